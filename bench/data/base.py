@@ -1,0 +1,67 @@
+"""The contract of a data set: ids, a label space, and 8-bit samples at one size."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from bench.types import LabelSpace
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One item.
+
+    Attributes:
+        id: its name within the data set (file stem).
+        image: (H, W, 3) uint8 RGB.
+        label: (H, W) int64 class ids.
+        instance: (H, W) int64 instance ids, or None.
+    """
+
+    id: str
+    image: np.ndarray
+    label: np.ndarray
+    instance: np.ndarray | None = None
+
+
+class Dataset(ABC):
+    """One split of a data set at one size.
+
+    Attributes:
+        name, split, space, size: registry name, split name, label space, (H, W) of every sample.
+        ids: sample ids in their fixed order.
+    """
+
+    name: ClassVar[str] = ""
+    split: str
+    space: LabelSpace
+    size: tuple[int, int]
+    ids: Sequence[str]
+
+    @abstractmethod
+    def load(self, sample_id: str) -> Sample:
+        """Decode one sample.
+
+        Raises:
+            UserError: a file is missing or corrupt, sizes or label values are wrong; names the file,
+                the value, and the remedy.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Content hash of the split: ids, file contents (or generator and seed), size, label space."""
+
+    def truth(
+        self, task: str, target: str, reference: str, classes: Sequence[int]
+    ) -> np.ndarray | None:
+        """The *true* image (H, W, 3) uint8 of ``task`` applied to the pair, where the data set can
+        render it (toyfaces: "transfer", "class_transfer", "shape_transfer"); None elsewhere."""
+        return None
+
+    def __len__(self) -> int:
+        return len(self.ids)

@@ -1,0 +1,100 @@
+"""Lazy registries: built-in names, entry points of installed packages, and ``./file.py:Class``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+
+from bench.errors import UserError, did_you_mean
+
+
+class Registry:
+    """Names to classes, imported on first use.
+
+    Args:
+        group: entry-point group, as ``sisbench.methods``; a package may add names there.
+        builtin: name -> ``"module:Attribute"``.
+    """
+
+    def __init__(self, group: str, builtin: Mapping[str, str]) -> None:
+        self.group = group
+        self.kind = group.rsplit(".", 1)[-1].removesuffix("s")
+        self._builtin = dict(builtin)
+
+    def names(self) -> list[str]:
+        """Every known name, built-in ones first, then those of installed packages."""
+        found = {point.name for point in entry_points(group=self.group)}
+        return list(self._builtin) + sorted(found - self._builtin.keys())
+
+    def get(self, name: str) -> type:
+        """The class called ``name``, or the one at ``path/to/file.py:Class``.
+
+        Raises:
+            UserError: unknown name (the nearest one is named), missing file, missing class.
+        """
+        if ".py" in name:
+            return self._from_file(name)
+        target = self._builtin.get(name)
+        if target is None:
+            for point in entry_points(group=self.group):
+                if point.name == name:
+                    loaded = point.load()
+                    if not isinstance(loaded, type):
+                        raise UserError(f"entry point {self.group}:{name} is no class")
+                    return loaded
+            raise UserError(
+                f"no {self.kind} is called '{name}'",
+                did_you_mean(name, self.names())
+                + f" A file of yours works too: ./my.py:My{self.kind.title()}",
+            )
+        module, _, attribute = target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def _from_file(self, spec: str) -> type:
+        path_text, _, attribute = spec.rpartition(":")
+        if not path_text or not attribute.isidentifier():
+            raise UserError(
+                f"'{spec}' does not name a class",
+                f"write it as path/to/file.py:My{self.kind.title()}",
+            )
+        module = load_file(Path(path_text))
+        found = getattr(module, attribute, None)
+        if not isinstance(found, type):
+            classes = [n for n, v in vars(module).items() if isinstance(v, type)]
+            raise UserError(
+                f"{path_text} has no class '{attribute}'", did_you_mean(attribute, classes)
+            )
+        return found
+
+
+def load_file(path: Path) -> ModuleType:
+    """Import a Python file by path, under a name of its own.
+
+    Raises:
+        UserError: the file is missing or cannot be imported (syntax error, missing import).
+    """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}", "give the path as seen from the current folder")
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    name = f"_sisbench_file_{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        del sys.modules[name]
+        raise UserError(
+            f"{path} cannot be imported: {error}", "run it with python to see where"
+        ) from error
+    return module

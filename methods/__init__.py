@@ -1,0 +1,39 @@
+"""Methods of semantic image synthesis behind one interface."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bench.registry import Registry
+
+if TYPE_CHECKING:
+    from bench.types import LabelSpace
+    from methods.base import Method
+
+registry = Registry(
+    "sisbench.methods",
+    {
+        "spade": "methods.spade:SPADE",
+        "sean": "methods.sean:SEAN",
+        "inade": "methods.inade:INADE",
+        "v-inade": "methods.inade:VINADE",
+        "scam": "methods.scam:SCAM",
+        "ca2sis": "methods.ca2sis:CA2SIS",
+        "sca-dm": "methods.sca_dm:SCADM",
+    },
+)
+
+
+def create(name: str, space: LabelSpace | str, **options: Any) -> Method:
+    """A method built for a label space, in its official size unless ``options`` say otherwise.
+
+    Args:
+        name: registry name, as ``"sean"``, or ``"./file.py:Class"``.
+        space: a label space, or the name of one, as ``"celebamask_hq"``.
+        options: fields of the method's ``Options``.
+
+    Raises:
+        UserError: unknown name or option; the nearest one is named.
+    """
+    method: Method = registry.get(name)(**options)
+    return method.setup(space)

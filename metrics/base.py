@@ -1,0 +1,119 @@
+"""A metric is map + reduce over rows: one row a sample, one figure a set. No torch at import."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from bench.types import LabelSpace
+
+Rows = Mapping[str, "np.ndarray"]
+"""Column name -> (n, ...) array; row i belongs to sample id i of the set."""
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """What a row maker sees: 8-bit images, each decoded once for all of them.
+
+    Attributes:
+        ids: sample ids.
+        image: (B, 3, H, W) uint8: generated images, or real ones when a reference set is mapped.
+        target: (B, 3, H, W) uint8 photographs that the images are compared with pair by pair; None
+            where there is no paired truth (a transfer on a data set without one).
+        label: (B, H, W) int64, the label map that was drawn; -1 marks holes.
+        reference: (B, 3, H, W) uint8 style references, or None.
+        classes: (B, C) bool, the classes that were edited, or None.
+        space: label space of ``label``.
+    """
+
+    ids: Sequence[str]
+    image: Tensor
+    target: Tensor | None
+    label: Tensor
+    reference: Tensor | None
+    classes: Tensor | None
+    space: LabelSpace
+
+
+class RowMaker(ABC):
+    """The map half: turns images into rows. Several metrics share one (FID and KID: Inception).
+
+    Class attributes:
+        name: as ``inception``; rows are stored under it.
+        needs: subset of {"target", "reference", "label", "classes"} that must not be None.
+    """
+
+    name: ClassVar[str] = ""
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of all that changes a row: weights sha256, preprocessing, dtype, code version."""
+
+    @abstractmethod
+    def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
+        """One row a sample: column -> (B, ...). Depends on each sample alone, never on the batch."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a metric says of a set.
+
+    Attributes:
+        value: in the metric's unit.
+        n: generated samples that entered; n_real: real ones, None where no real set is used.
+        se: standard error of sampling; ci: 95 % interval. None where not defined.
+        per_class: class name -> value (NaN where undefined).
+        extra: further named figures (other conventions, counts), JSON-able.
+        marks: remarks that must be printed with the figure, as "indicative".
+    """
+
+    value: float
+    n: int
+    n_real: int | None = None
+    se: float | None = None
+    ci: tuple[float, float] | None = None
+    per_class: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    marks: tuple[str, ...] = ()
+
+
+class Metric(ABC):
+    """The reduce half: rows of a set (and of a real set) to a figure.
+
+    Class attributes:
+        name, title: registry name, name in tables (with the unit's sign where it has one).
+        direction: "up" (higher is better) or "down".
+        bounds: (lowest, highest) possible value in ``unit``; None is open.
+        unit: "" | "%" | "dB" | "s" | ...; ``scale`` turns a stored value into what tables print.
+        digits: decimals in tables.
+        maker: row maker's name.
+        real: "" (no real set), "test" or "train": default reference set; a protocol may say otherwise.
+        tasks: tasks for which the figure is defined.
+        source: paper and section.
+    """
+
+    name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    direction: ClassVar[str] = "down"
+    bounds: ClassVar[tuple[float | None, float | None]] = (None, None)
+    unit: ClassVar[str] = ""
+    scale: ClassVar[float] = 1.0
+    digits: ClassVar[int] = 2
+    maker: ClassVar[str] = ""
+    real: ClassVar[str] = ""
+    tasks: ClassVar[tuple[str, ...]] = ("reconstruct",)
+    source: ClassVar[str] = ""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+        """The figure of ``rows``; ``real`` are the reference set's rows for set-level distances."""

@@ -1,0 +1,35 @@
+"""Parsers: networks that read a label map back from a photograph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bench.registry import Registry
+
+if TYPE_CHECKING:
+    from bench.types import LabelSpace
+    from segmenters.base import Segmenter
+
+registry = Registry(
+    "sisbench.segmenters",
+    {
+        "toy": "segmenters.toy:ToyParser",
+        "celebamask_unet": "segmenters.celebamask_unet:CelebAMaskUNet",
+        "bisenet_face": "segmenters.bisenet:BiSeNetFace",
+        "mit_ade20k": "segmenters.mit_ade20k:MITADE20K",
+        "segformer": "segmenters.segformer:SegFormer",
+    },
+)
+
+
+def create(name: str, space: LabelSpace | str, **options: Any) -> Segmenter:
+    """A parser for a label space, without weights yet (``load`` brings them).
+
+    Raises:
+        UserError: unknown name, or a parser that does not know the label space.
+    """
+    from bench.types import LabelSpace
+
+    found = LabelSpace.named(space) if isinstance(space, str) else space
+    parser: Segmenter = registry.get(name)(found, **options)
+    return parser
