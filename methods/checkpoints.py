@@ -126,6 +126,12 @@ class KeyMap:
             raise KeyError(f"the module has no tensor '{entry.ours}'")
         self._entries[entry.ours] = entry
 
+    @property
+    def spectral_names(self) -> list[str]:
+        """Our tensors that are spectrally normalised in training."""
+        entries = self._entries.values()
+        return [e.ours for e in entries if any(k.endswith("weight_orig") for k in e.official)]
+
     def official_shapes(self) -> dict[str, Shape]:
         """Every key and shape of the official state dict, as its manifest lists them."""
         return self._expected(self._entries.values())
