@@ -4,7 +4,7 @@ RUN/run.json                    manifest: configuration, protocol, provenance, c
 RUN/cells/NAME-KEY/cell.json    what the content key was made of
 RUN/cells/NAME-KEY/items/*.parquet   one row a sample: id, reference, classes, error, seconds, ...
 RUN/cells/NAME-KEY/images/ID.png     8-bit RGB
-RUN/cells/NAME-KEY/labels/ID.png     label map that was drawn, where it is not the target's (255 = hole)
+RUN/cells/NAME-KEY/labels/ID.png     the label map drawn, if not the target's (255 = hole)
 RUN/cells/NAME-KEY/rows/*.npz   rows of the metrics
 RUN/scores.json                 every figure, or the reason for its absence
 RUN/report/                     tables, charts, grids, report.html
@@ -103,9 +103,9 @@ class CellView:
 
     Attributes:
         folder: the cell's folder.
-        about: its entry in the manifest: ``key``, ``method`` {label, title, paper, size, weights, ...},
-            ``dataset`` {label, name, split, fingerprint, n, config}, ``task`` {name, slug, classes, ...},
-            ``status`` ("done" | "partial" | "impossible" | "failed"), ``reason``.
+        about: its entry in the manifest: ``key``, ``method`` {label, title, paper, size, weights},
+            ``dataset`` {label, name, split, fingerprint, n, config}, ``task`` {name, slug,
+            classes}, ``status`` ("done" | "partial" | "impossible" | "failed"), ``reason``.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""The leaf types that everything shares: label spaces, batches, and noise that belongs to a sample."""
+"""The leaf types that everything shares: label spaces, batches, noise that belongs to a sample."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HOLE = -1
-"""Label of a pixel that belongs to no class: what a shape swap leaves behind. One-hot: all zeros."""
+"""Label of a pixel of no class, as a shape swap leaves behind; its one-hot column is all zeros."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ class Batch:
             )
         if self.instance is not None and self.instance.shape != self.label.shape:
             raise UserError(
-                f"Batch.instance must be {tuple(self.label.shape)}, got {tuple(self.instance.shape)}"
+                f"Batch.instance must be {tuple(self.label.shape)}, "
+                f"got {tuple(self.instance.shape)}"
             )
 
     def __len__(self) -> int:
@@ -195,8 +196,8 @@ class Batch:
 class Noise:
     """Standard normal noise that depends on (seed, sample id, name) and on nothing else.
 
-    Neither batch size, order of samples, order of draws, rank nor device changes a value. A longer draw
-    under the same name begins with the shorter one (row-major).
+    Neither batch size, order of samples, order of draws, rank nor device changes a value. A longer
+    draw under the same name begins with the shorter one (row-major).
 
     Args:
         ids: sample ids of the batch, in its order.
@@ -247,7 +248,5 @@ class GivenNoise:
             )
         value = self.values[name]
         if tuple(value.shape[1:]) != shape:
-            raise UserError(
-                f"noise '{name}' must be (B, {', '.join(map(str, shape))}), got {tuple(value.shape)}"
-            )
+            raise UserError(f"noise '{name}' must be (B, *{shape}), got {tuple(value.shape)}")
         return value

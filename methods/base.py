@@ -52,7 +52,8 @@ def class_mask(classes: Classes, present: Tensor) -> Tensor:
     if isinstance(classes, Tensor):
         if classes.shape != present.shape or classes.dtype != torch.bool:
             raise UserError(
-                f"a class mask must be bool {tuple(present.shape)}, got {classes.dtype} {tuple(classes.shape)}"
+                f"a class mask must be bool {tuple(present.shape)}, "
+                f"got {classes.dtype} {tuple(classes.shape)}"
             )
         return classes.to(present.device)
     mask = torch.zeros_like(present)
@@ -64,7 +65,7 @@ def class_mask(classes: Classes, present: Tensor) -> Tensor:
 
 
 def present_classes(label: Tensor, num_classes: int) -> Tensor:
-    """Which classes a label map holds: (B, H, W) int64 -> (B, C) bool. Other values are left out."""
+    """Which classes a label map holds: (B, H, W) int64 -> (B, C) bool; others are left out."""
     flat = label.flatten(1)
     inside = (flat >= 0) & (flat < num_classes)
     counts = torch.zeros(label.shape[0], num_classes, dtype=torch.int64, device=label.device)
@@ -104,7 +105,7 @@ class Style:
     ) -> Style:
         if self.codes.shape != other.codes.shape:
             raise UserError(
-                f"styles of different shape: {tuple(self.codes.shape)} and {tuple(other.codes.shape)}"
+                f"styles of different shape: {tuple(self.codes.shape)}, {tuple(other.codes.shape)}"
             )
         return replace(
             self,
@@ -115,7 +116,7 @@ class Style:
 
 
 class GlobalStyle(Style):
-    """One style vector for the whole photograph, codes (B, D): it cannot be swapped class by class."""
+    """One style vector for the whole photograph, codes (B, D): single classes cannot be swapped."""
 
     def _combine(
         self, other: Style, merge: typing.Callable[[Tensor, Tensor], Tensor], mask: Tensor
@@ -148,7 +149,7 @@ class Layout:
 
     def swap(self, other: Layout, classes: Classes = None) -> Layout:
         """The shape of ``classes`` from ``other``: this one's pixels of them become holes, then the
-        other's are painted over whatever is there. Nothing is repaired: FID-Sh measures just that."""
+        other's are painted over whatever is there. Nothing is repaired: FID-Sh measures that."""
         mask = class_mask(classes, self.present)
         gone, painted = _chosen(self.label, mask), _chosen(other.label, mask)
         label = self.label.masked_fill(gone, HOLE)
@@ -194,8 +195,8 @@ class _Can:
 class Method(ABC):
     """A semantic image synthesis method behind one interface.
 
-    Subclasses write ``build``, ``encode_style`` and ``render``; the tasks come with it. Networks are
-    held in eval mode and every public call runs in inference mode.
+    Subclasses write ``build``, ``encode_style`` and ``render``; the tasks come with it. Networks
+    are held in eval mode and every public call runs in inference mode.
 
     Class attributes:
         name, title, paper: registry name, name in tables, citation with arXiv id or DOI.
@@ -237,9 +238,9 @@ class Method(ABC):
     def load(
         self: Self, space: LabelSpace | str, weights: Path | str | None, device: str = "cpu"
     ) -> Self:
-        """Build for ``space`` and load ``weights``: an official checkpoint (file or folder), a sisbench
-        safetensors file, ``"seeded:N"`` (the declared test source), or None for a method that learns
-        nothing.
+        """Build for ``space`` and load ``weights``: an official checkpoint (file or folder), a
+        sisbench safetensors file, ``"seeded:N"`` (the declared test source), or None for a method
+        that learns nothing.
 
         Raises:
             UserError: the file is missing or does not fit; None for a method with parameters.
@@ -253,7 +254,7 @@ class Method(ABC):
         """Load official state dicts by module name, as ``{"netG": {...}, "netE": {...}}``.
 
         Raises:
-            UserError: keys are missing, unexpected or mis-shaped (all are listed, with a likely cause).
+            UserError: keys are missing, unexpected or mis-shaped (each is listed).
         """
         from methods.checkpoints import load_official
 
@@ -353,8 +354,9 @@ class Method(ABC):
         subject: Classes,
         layout: str = "target",
     ) -> Tensor:
-        """render(L(x), S(x).swap(S(r), subject)): background of x, subject of r. ``layout="reference"``
-        draws r's label map instead (the formula of the SCAM paper; its figures and metric use x's)."""
+        """render(L(x), S(x).swap(S(r), subject)): background of x, subject of r.
+        ``layout="reference"`` draws r's label map instead (the formula of the SCAM paper; its
+        figures and metric use x's)."""
         style = self.encode_style(target).swap(self.encode_style(reference), subject)
         return self.render(
             self.encode_layout(reference if layout == "reference" else target), style, noise

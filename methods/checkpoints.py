@@ -29,7 +29,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class _Entry:
-    """How one of our tensors is made: official keys with shapes, and the function that joins them."""
+    """How one of our tensors is made: official keys with shapes, and what joins them."""
 
     ours: str
     official: dict[str, Shape]
@@ -39,9 +39,9 @@ class _Entry:
 class KeyMap:
     """The exact correspondence between one official state dict and one of our modules.
 
-    Every tensor of ``module.state_dict()`` must be covered by one of ``same``, ``take``, ``spectral``,
-    ``stack`` or ``analytic``; every official key that we do not use by ``unused``. What is left over on
-    either side is an error at load.
+    Every tensor of ``module.state_dict()`` must be covered by one of ``same``, ``take``,
+    ``spectral``, ``stack`` or ``analytic``; every official key that we do not use by ``unused``.
+    What is left over on either side is an error at load.
 
     Args:
         module: the module whose tensors are filled.
@@ -66,12 +66,12 @@ class KeyMap:
         self._add(_Entry(ours, {key: self._shapes[ours]}, lambda found: found[key]))
 
     def view(self, ours: str, official: str, shape: Shape) -> None:
-        """``ours`` is the official tensor of ``shape``, reshaped (a 1x1 convolution as a matrix)."""
+        """``ours`` is the official tensor of ``shape``, reshaped (1x1 convolution as a matrix)."""
         own = self._shapes[ours]
         self._add(_Entry(ours, {official: shape}, lambda found: found[official].reshape(own)))
 
     def spectral(self, ours: str, official: str | None = None) -> None:
-        """``ours`` (a ``weight``) is spectrally normalised there: weight_orig / sigma, folded here."""
+        """``ours`` (a ``weight``) is spectrally normalised there; folded here."""
         stem = (official or ours).removesuffix("weight")
         out, *rest = self._shapes[ours]
         numel = 1
@@ -85,7 +85,7 @@ class KeyMap:
         self._add(_Entry(ours, keys, lambda found: fold_spectral(found, stem)))
 
     def stack(self, ours: str, official: list[str]) -> None:
-        """``ours`` is the official tensors (each of shape ``ours[1:]``) stacked on a new first axis."""
+        """``ours`` is the official tensors (each of shape ``ours[1:]``) stacked on a first axis."""
         shape = self._shapes[ours][1:]
         keys = dict.fromkeys(official, shape)
         self._add(_Entry(ours, keys, lambda found: torch.stack([found[k] for k in official])))
@@ -185,8 +185,9 @@ class KeyMap:
 
 
 def _folded(entry: _Entry, official: Mapping[str, Tensor]) -> _Entry:
-    """Where a file holds the normalised ``weight`` itself (saved after folding, or by PyTorch before
-    1.0, which lacks ``weight_v``), that is what an entry takes instead of weight_orig / sigma."""
+    """Where a file holds the normalised ``weight`` itself (saved after folding, or by PyTorch
+    before 1.0, which lacks ``weight_v``), that is what an entry takes instead of weight_orig /
+    sigma."""
     stem = next(
         (k.removesuffix("weight_v") for k in entry.official if k.endswith("weight_v")), None
     )
@@ -205,7 +206,7 @@ def _leftover(key: str, expected: Mapping[str, Shape]) -> bool:
 
 
 def fold_spectral(found: Mapping[str, Tensor], stem: str) -> Tensor:
-    """weight_orig / sigma with sigma = u^T W v, W seen as (out, rest), as torch's eval-mode hook has it."""
+    """weight_orig / sigma with sigma = u^T W v, W seen as (out, rest)."""
     weight, u, v = (found[f"{stem}weight_{part}"] for part in ("orig", "u", "v"))
     return weight / torch.dot(u, torch.mv(weight.flatten(1), v))
 
@@ -237,7 +238,7 @@ def likely_cause(official: Mapping[str, Tensor], expected: Mapping[str, Shape]) 
         if axes == [1] and value.ndim == 4:
             return (
                 f"{key} takes {value.shape[1]} channels where {want[1]} are expected: "
-                "trained for another number of classes (label space, don't-care or instance channel)"
+                "trained for another number of classes (label space, don't-care, instances)"
             )
         return (
             "the file was trained at another width or size: check the method's options (ngf, ...)"
@@ -301,7 +302,7 @@ def _plain_state(raw: Any, path: Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """What a sisbench safetensors file says of itself (method, space, options, training), else None."""
+    """What a sisbench safetensors file says of itself (method, space, options), else None."""
     if path.suffix != ".safetensors" or not path.is_file():
         return None
     from safetensors import SafetensorError, safe_open
@@ -315,7 +316,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 
 
 def save_weights(method: Method, path: Path, training: Mapping[str, Any]) -> None:
-    """Write ``method.net`` as safetensors with method, space, options and ``training`` in its header."""
+    """Write ``method.net`` as safetensors; its header says how it was built and trained."""
     from safetensors.torch import save_file
 
     about = {
@@ -414,7 +415,7 @@ def _adopt_options(method: Method, about: Mapping[str, Any], path: Path | None) 
         if key in saved and getattr(method.options, key) != saved[key]:
             method_value = getattr(method.options, key)
             raise UserError(
-                f"{path} was trained with {key}={saved[key]!r}, the configuration says {method_value!r}",
+                f"{path} was trained with {key}={saved[key]!r}, not with {method_value!r}",
                 "leave the option out: it is taken from the file",
             )
     method.options = type(method.options)(**saved)

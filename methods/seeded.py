@@ -1,7 +1,8 @@
 """Seeded test weights in the official layout: the same on every machine, made from key names alone.
 
-They stand in for checkpoints where only the code is under test (``weights: seeded:0``); every table that
-rests on them is marked. The stream of a key is NumPy's frozen ``RandomState(crc32(key) ^ seed)``.
+They stand in for checkpoints where only the code is under test (``weights: seeded:0``); every
+table that rests on them is marked. The stream of a key is NumPy's frozen ``RandomState(crc32(key)
+^ seed)``.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def _singular_vectors(weight: Tensor, start: np.ndarray) -> tuple[Tensor, Tensor
 
 
 def seeded_state(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
-    """Values for every key: floats as above, ``*num_batches_tracked`` zero, ``weight_u``/``weight_v``
-    the leading singular vectors of their ``weight_orig``.
+    """Values for every key: floats as above, ``*num_batches_tracked`` zero,
+    ``weight_u``/``weight_v`` the leading singular vectors of their ``weight_orig``.
 
     Args:
         shapes: official key -> shape.

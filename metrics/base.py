@@ -58,7 +58,7 @@ class RowMaker(ABC):
 
     @abstractmethod
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
-        """One row a sample: column -> (B, ...). Depends on each sample alone, never on the batch."""
+        """One row a sample: column -> (B, ...); it depends on that sample alone."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ class Metric(ABC):
         unit: "" | "%" | "dB" | "s" | ...; ``scale`` turns a stored value into what tables print.
         digits: decimals in tables.
         maker: row maker's name.
-        real: "" (no real set), "test" or "train": default reference set; a protocol may say otherwise.
+        real: "" (no real set), "test" or "train": default reference set; a protocol may
+            say otherwise.
         tasks: tasks for which the figure is defined.
         source: paper and section.
     """

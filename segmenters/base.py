@@ -44,8 +44,8 @@ class Segmenter(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 RGB -> (B, h, w) int64 class ids of ``space``, at the parser's own size
-        (``compare_size``): label maps meet it there, by PIL's nearest rule."""
+        """(B, 3, H, W) uint8 RGB -> (B, h, w) int64 class ids of ``space``, at the parser's own
+        size (``compare_size``): label maps meet it there, by PIL's nearest rule."""
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -48,13 +48,13 @@ class Dataset(ABC):
         """Decode one sample.
 
         Raises:
-            UserError: a file is missing or corrupt, sizes or label values are wrong; names the file,
-                the value, and the remedy.
+            UserError: a file is missing or corrupt, sizes or label values are wrong; names
+                the file, the value and the remedy.
         """
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Content hash of the split: ids, file contents (or generator and seed), size, label space."""
+        """Content hash of the split: ids, file contents or generator, size, label space."""
 
     def truth(
         self, task: str, target: str, reference: str, classes: Sequence[int]

@@ -1,4 +1,5 @@
-"""Label maps as networks want them: resized by torch's nearest rule, one-hot, with instance edges."""
+"""Label maps as networks want them: resized by torch's nearest rule, one-hot, with instance
+edges."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from bench.types import HOLE
 
 
 def nearest_indices(source: int, target: int, device: torch.device) -> Tensor:
-    """Source index of each target position under torch's ``nearest``: floor(i * source / target)."""
+    """Source index of each target position under torch's ``nearest``: floor(i * source /
+    target)."""
     return torch.arange(target, device=device) * source // target
 
 
@@ -33,7 +35,8 @@ def one_hot(label: Tensor, num_classes: int, dtype: torch.dtype = torch.float32)
 
 
 def instance_edges(instance: Tensor) -> Tensor:
-    """(B, H, W) ids -> (B, 1, H, W) float32, 1 where a pixel differs from one of its four neighbours."""
+    """(B, H, W) ids -> (B, 1, H, W) float32, 1 where a pixel differs from one of its four
+    neighbours."""
     edges = torch.zeros_like(instance, dtype=torch.bool)
     across = instance[:, :, 1:] != instance[:, :, :-1]
     down = instance[:, 1:, :] != instance[:, :-1, :]
@@ -45,7 +48,8 @@ def instance_edges(instance: Tensor) -> Tensor:
 
 
 def region_means(features: Tensor, label: Tensor, num_classes: int) -> Tensor:
-    """Mean feature of each class: (B, D, h, w), (B, h, w) -> (B, C, D); absent classes give zeros."""
+    """Mean feature of each class: (B, D, h, w), (B, h, w) -> (B, C, D); absent classes give
+    zeros."""
     planes = one_hot(label, num_classes, features.dtype).flatten(2)  # (B, C, h*w)
     sums = planes @ features.flatten(2).transpose(1, 2)  # (B, C, D)
     return sums / planes.sum(2, keepdim=True).clamp_min(1)
