@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from bench.errors import UserError, did_you_mean
 
@@ -32,7 +33,7 @@ class Registry:
         found = {point.name for point in entry_points(group=self.group)}
         return list(self._builtin) + sorted(found - self._builtin.keys())
 
-    def get(self, name: str) -> type:
+    def get(self, name: str) -> Any:
         """The class called ``name``, or the one at ``path/to/file.py:Class``.
 
         Raises:
@@ -56,7 +57,7 @@ class Registry:
         module, _, attribute = target.partition(":")
         return getattr(importlib.import_module(module), attribute)
 
-    def _from_file(self, spec: str) -> type:
+    def _from_file(self, spec: str) -> Any:
         path_text, _, attribute = spec.rpartition(":")
         if not path_text or not attribute.isidentifier():
             raise UserError(

@@ -26,6 +26,16 @@ from bench.errors import UserError
 
 SCHEMA = 1
 
+SEEDED = "seeded weights"
+"""Mark of a figure whose method ran on seeded test weights: it says nothing about the method."""
+
+CEILING = "ceiling"
+"""Mark of a figure of the real photographs themselves, as a parser's mIoU; never ranked."""
+
+BASIS = ("extractor", "parser", "resize", "compare_at", "convention")
+"""Keys of ``Score.extra`` (strings) that say what a figure rests on; captions print them, and
+figures that differ in one are not ranked against each other."""
+
 
 @dataclass(frozen=True)
 class Score:

@@ -1,0 +1,185 @@
+"""The plan of a run: cells (method x data set x task), each under its content key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import methods
+from bench.config import DatasetConfig, MethodConfig, RunConfig, TaskConfig
+from bench.data import Dataset, open_dataset
+from bench.errors import Unavailable, UserError
+from bench.protocol import Protocol, get_protocol
+from bench.store import SCHEMA
+from bench.tasks import Item, plan_items
+
+BUNDLED = "bundled:"
+_WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one data set at one task.
+
+    Attributes:
+        key: hash of all that its images depend on.
+        items: the images, in order; () when ``reason`` says why there are none.
+        weights: where the method's weights are (a path, ``seeded:N``, or None).
+        identity: content hash of the weights.
+        reason: why the cell cannot be filled; "" when it can.
+    """
+
+    method: MethodConfig
+    dataset: DatasetConfig
+    task: TaskConfig
+    key: str
+    items: tuple[Item, ...] = field(repr=False)
+    weights: str | None
+    identity: str
+    reason: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Folder within the run: readable, and unique by its key."""
+        label = "--".join((self.method.shown, self.dataset.shown, self.task.slug))
+        return f"cells/{re.sub(r'[^A-Za-z0-9._+-]+', '-', label)[:80]}-{self.key[:12]}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole run.
+
+    Attributes:
+        datasets: opened, by label; ``prints`` holds their fingerprints.
+        cells: in the order in which they are worked off (methods outermost: each is loaded once).
+    """
+
+    config: RunConfig
+    protocol: Protocol
+    datasets: Mapping[str, Dataset]
+    prints: Mapping[str, str]
+    cells: Sequence[Cell]
+
+
+def run_protocol(config: RunConfig) -> Protocol:
+    """The protocol that a configuration names, with its changes.
+
+    Raises:
+        UserError: unknown preset or field.
+    """
+    if isinstance(config.protocol, str):
+        return get_protocol(config.protocol)
+    changes = dict(config.protocol)
+    base = changes.pop("base", None)
+    if not isinstance(base, str):
+        raise UserError("'protocol' with fields needs 'base': the preset that it changes")
+    return get_protocol(base, changes)
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """Open the data sets, find the weights, key every cell.
+
+    Raises:
+        UserError: a data set that cannot be opened, an unknown method, option or class.
+    """
+    protocol = run_protocol(config)
+    datasets = {d.shown: open_dataset(d.name, **d.arguments) for d in config.datasets}
+    prints = {label: dataset.fingerprint() for label, dataset in datasets.items()}
+    cells: list[Cell] = []
+    for method in config.methods:
+        methods.registry.get(method.name)(**method.options)  # an unknown option ends the run here
+        weights, identity, missing = _find_weights(method)
+        for d in config.datasets:
+            for task in config.tasks:
+                items = tuple(
+                    plan_items(task, protocol, datasets[d.shown].ids, datasets[d.shown].space)
+                )
+                reason = missing or _class_reason(method, task)
+                key = _key(method, identity, prints[d.shown], task, protocol, items)
+                cells.append(Cell(method, d, task, key, items, weights, identity, reason))
+    return Plan(config, protocol, datasets, prints, cells)
+
+
+def _class_reason(method: MethodConfig, task: TaskConfig) -> str:
+    """Why the method's class is unable to do the task, "" if it may be able to."""
+    from methods.base import why_not
+
+    cls = methods.registry.get(method.name)
+    return "" if task.name in cls.can else why_not(cls(**method.options), task.name) or ""
+
+
+def _find_weights(method: MethodConfig) -> tuple[str | None, str, str]:
+    """(weights, content hash, why there are none)."""
+    if method.weights is None or method.weights.startswith("seeded:"):
+        return method.weights, method.weights or "none", ""
+    try:
+        path = resolve_weights(method.weights)
+    except Unavailable as error:
+        return None, "missing", str(error.message)
+    return str(path), weights_hash(path), ""
+
+
+def resolve_weights(name: str) -> Path:
+    """A path, ``bundled:NAME`` (comes with sisbench), or a name of the weights registry.
+
+    Raises:
+        Unavailable: the file is not there.
+    """
+    if name.startswith(BUNDLED):
+        path = Path(__file__).parent / "bundled" / f"{name.removeprefix(BUNDLED)}.safetensors"
+        if not path.is_file():
+            raise Unavailable(f"no bundled weights '{name}'", f"looked for {path.name}")
+        return path
+    path = Path(name)
+    if path.exists():
+        return path
+    from bench import weights
+
+    if name in weights.load_registry():
+        return Path(weights.path(name))
+    raise Unavailable(f"no weights at {name}", "give a path or a name of: sisbench weights list")
+
+
+def weights_hash(path: Path) -> str:
+    """sha256 of a weights file, or over the weight files of a folder."""
+    from methods.checkpoints import sha256_of
+
+    if path.is_file():
+        return sha256_of(path)
+    files = sorted(p for p in path.iterdir() if p.suffix in _WEIGHT_SUFFIXES)
+    joined = "".join(f"{p.name}:{sha256_of(p)};" for p in files)
+    return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def _key(
+    method: MethodConfig,
+    identity: str,
+    fingerprint: str,
+    task: TaskConfig,
+    protocol: Protocol,
+    items: Sequence[Item],
+) -> str:
+    """Content key: method, options, weights, data, task, generation part of the protocol,
+    schema."""
+    source = method.name
+    if ".py" in source:  # a file of the user's is part of the content
+        source += hashlib.sha256(Path(source.rpartition(":")[0]).read_bytes()).hexdigest()
+    about: dict[str, Any] = {
+        "schema": SCHEMA,
+        "method": source,
+        "options": method.options,
+        "weights": identity,
+        "data": fingerprint,
+        "task": task.model_dump(
+            mode="json", exclude=set() if "interpolate" in task.name else {"alpha"}
+        ),
+        "items": [[i.id, i.target, i.reference, list(i.classes), i.alpha] for i in items],
+        "protocol": protocol.generation,
+    }
+    text = json.dumps(about, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

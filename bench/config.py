@@ -1,0 +1,243 @@
+"""A run's YAML as strict models: an unknown key is an error that names the nearest one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bench.errors import UserError, did_you_mean
+
+Model = TypeVar("Model", bound=BaseModel)
+
+TaskName = Literal[
+    "reconstruct",
+    "transfer",
+    "class_transfer",
+    "shape_transfer",
+    "subject_transfer",
+    "sample",
+    "mixed",
+    "interpolate_style",
+    "interpolate_shape",
+]
+WITH_CLASSES = ("class_transfer", "shape_transfer", "mixed")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatasetConfig(Strict):
+    """A data set: its name, the arguments of its class (root, split, size, limit, ...), a label."""
+
+    name: str
+    label: str = ""
+    train: dict[str, Any] | None = Field(
+        None, description="arguments that open the training split, for figures against it"
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, raw: Any) -> Any:
+        """Every key beside name, label and train is an argument of the data set's class."""
+        if isinstance(raw, str):
+            return {"name": raw}
+        if not isinstance(raw, Mapping) or "arguments" in raw:
+            return raw
+        own = {k: v for k, v in raw.items() if k in ("name", "label", "train")}
+        return own | {"arguments": {k: v for k, v in raw.items() if k not in own}}
+
+    @property
+    def shown(self) -> str:
+        """Label in tables: given, or ``name[split]``."""
+        split = self.arguments.get("split")
+        return self.label or (f"{self.name}[{split}]" if split else self.name)
+
+
+class MethodConfig(Strict):
+    """A method: registry name (or ./file.py:Class), weights, construction options, label."""
+
+    name: str
+    label: str = ""
+    weights: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, raw: Any) -> Any:
+        return {"name": raw} if isinstance(raw, str) else raw
+
+    @property
+    def shown(self) -> str:
+        """Label, unique within a run; made of the name (or the class of a file) by default."""
+        return self.label or self.name.rsplit(":", 1)[-1]
+
+
+class TaskConfig(Strict):
+    """A task and, where it edits classes, which ones.
+
+    Attributes:
+        name: see the table of tasks in the documentation.
+        classes: names or ids edited together; None draws one a sample from the protocol's list.
+        alpha: for interpolations, weights of the reference, each in [0, 1].
+    """
+
+    name: TaskName
+    classes: tuple[str | int, ...] | None = None
+    alpha: tuple[float, ...] = (0.25, 0.5, 0.75)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, raw: Any) -> Any:
+        """``reconstruct``, or ``{shape_transfer: {classes: [hair]}}``."""
+        if isinstance(raw, str):
+            return {"name": raw}
+        if isinstance(raw, Mapping) and "name" not in raw and len(raw) == 1:
+            name, rest = next(iter(raw.items()))
+            return {"name": name, **(rest if isinstance(rest, Mapping) else {"classes": rest})}
+        return raw
+
+    @field_validator("alpha")
+    @classmethod
+    def _in_range(cls, alpha: tuple[float, ...]) -> tuple[float, ...]:
+        if not alpha or any(not 0 <= a <= 1 for a in alpha):
+            raise ValueError(f"every alpha must be within [0, 1], got {list(alpha)}")
+        return alpha
+
+    @property
+    def slug(self) -> str:
+        """``shape_transfer[hair]``: unique within a run, used in tables and folders."""
+        if self.classes:
+            return f"{self.name}[{'+'.join(map(str, self.classes))}]"
+        return self.name
+
+
+class EngineConfig(Strict):
+    """How the work is done; nothing here changes a figure.
+
+    Attributes:
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
+        batch_size: images a forward; halved when the device runs out of memory.
+        workers: threads that decode images ahead.
+    """
+
+    device: str = "auto"
+    batch_size: int = Field(4, ge=1)
+    workers: int = Field(2, ge=0)
+
+
+class RunConfig(Strict):
+    """One run.
+
+    Attributes:
+        name, output: name and folder of the run (default runs/NAME).
+        protocol: a preset's name, or {base: NAME, field: value, ...}.
+        methods, datasets, tasks: the axes of the plan.
+        metrics: names; None takes every metric that a task defines.
+        parsers: parser names by label space; None takes the protocol's.
+        layout_editor: a method that edits label maps before every other one, or None.
+        weights: paths of metric weights by registry name, where they are not in the registry.
+        engine: device, batch size, workers.
+    """
+
+    name: str
+    output: str = ""
+    protocol: str | dict[str, Any] = "sisbench1"
+    methods: tuple[MethodConfig, ...] = Field(min_length=1)
+    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
+    tasks: tuple[TaskConfig, ...] = Field((TaskConfig(name="reconstruct"),), min_length=1)
+    metrics: tuple[str, ...] | None = None
+    parsers: dict[str, str] = Field(default_factory=dict)
+    weights: dict[str, str] = Field(default_factory=dict)
+    engine: EngineConfig = Field(default_factory=lambda: EngineConfig.model_validate({}))
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        if not _LABEL.fullmatch(name):
+            raise ValueError("letters, digits, '.', '_', '+', '-' and blanks only")
+        return name
+
+    @model_validator(mode="after")
+    def _unique(self) -> RunConfig:
+        for what, labels in (
+            ("methods", [m.shown for m in self.methods]),
+            ("datasets", [d.shown for d in self.datasets]),
+            ("tasks", [t.slug for t in self.tasks]),
+        ):
+            doubled = sorted({x for x in labels if labels.count(x) > 1})
+            if doubled:
+                raise ValueError(
+                    f"{what}: {', '.join(doubled)} is there twice; give each a 'label'"
+                )
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept."""
+        return Path(self.output or f"runs/{self.name}")
+
+
+def validated(model: type[Model], raw: Any, where: str) -> Model:
+    """``raw`` as ``model``.
+
+    Raises:
+        UserError: every fault in one message, with its place and, for unknown keys, the nearest
+        one.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            place = ".".join(str(p) for p in fault["loc"]) or "(top)"
+            message = fault["msg"].removeprefix("Value error, ")
+            if fault["type"] == "extra_forbidden":
+                known = _fields_at(model, fault["loc"][:-1])
+                message = f"unknown key; {did_you_mean(str(fault['loc'][-1]), known)}"
+            elif fault["type"] == "missing":
+                message = "this key is required"
+            elif "input" in fault and not isinstance(fault["input"], Mapping | list | tuple):
+                message += f", got {fault['input']!r}"
+            faults.append(f"{place}: {message}")
+        raise UserError(f"{where}: " + "; ".join(faults), "see docs/configuration.md") from error
+
+
+def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """Field names of the sub-model at ``place`` (indices of lists are skipped)."""
+    current: Any = model
+    for step in place:
+        if isinstance(step, str) and step in getattr(current, "model_fields", {}):
+            current = current.model_fields[step].annotation
+            for inner in getattr(current, "__args__", ()):
+                if isinstance(inner, type) and issubclass(inner, BaseModel):
+                    current = inner
+    return list(getattr(current, "model_fields", {}))
+
+
+def load_config(path: Path) -> RunConfig:
+    """A run's configuration from YAML; relative paths in it are as seen from the current folder.
+
+    Raises:
+        UserError: missing file, no YAML, unknown keys, wrong values.
+    """
+    if not path.is_file():
+        raise UserError(f"no configuration file {path}", "sisbench demo writes one to start from")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, Mapping):
+        raise UserError(
+            f"{path}: expected keys like methods, datasets, tasks; got {type(raw).__name__}"
+        )
+    return validated(RunConfig, {"name": path.stem, **raw}, str(path))

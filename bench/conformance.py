@@ -1,0 +1,274 @@
+"""The conformance kit: the adapter contract clause by clause, on any method, also
+``./file.py:Class``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import methods
+from bench.data.base import Sample
+from bench.data.loader import to_batch
+from bench.errors import Unavailable, UserError
+from bench.types import Batch, LabelSpace, Noise, ZeroNoise
+
+TOLERANCE = 2 / 255
+"""Largest difference of two renderings that count as the same: a step of the 8-bit scale, [-1,
+1]."""
+_PLAIN_ERRORS = (
+    UserError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one clause gave: ``ok`` is None where the clause does not apply."""
+
+    clause: str
+    ok: bool | None
+    detail: str
+
+
+def check_batch(space: LabelSpace, size: tuple[int, int], n: int = 3) -> Batch:
+    """``n`` samples to check with: toy faces for celebamask_hq, blocks of random classes
+    elsewhere."""
+    if space.name == "celebamask_hq" and len(space) == 19:
+        from bench.data.toyfaces import ToyFaces
+
+        data = ToyFaces("val", size=size, n=n)
+        return to_batch([data.load(i) for i in data.ids], space)
+    rng = np.random.default_rng(0)
+    samples = []
+    for k in range(n):
+        blocks = rng.integers(0, len(space), (4, 4))
+        rows, columns = (np.arange(s) * 4 // s for s in size)
+        label = blocks[rows[:, None], columns[None]]
+        colours = rng.integers(0, 256, (len(space), 3))
+        image = np.clip(colours[label] + rng.normal(0, 12, (*size, 3)), 0, 255).astype(np.uint8)
+        samples.append(Sample(f"check-{k}", image, label.astype(np.int64)))
+    return to_batch(samples, space)
+
+
+def check_method(
+    name: str, space: str, weights: str | None, options: dict[str, Any], device: str = "cpu"
+) -> Iterator[Finding]:
+    """Every clause in turn; a clause that raises has failed, and the rest goes on.
+
+    Args:
+        name: registry name or ``./file.py:Class``.
+        space: name of a label space.
+        weights: as in a configuration; None takes seeded test weights where the method has an
+        official
+            layout, and nothing where it learns nothing.
+        options: construction options.
+        device: torch device.
+
+    Raises:
+        UserError: the method cannot be built or loaded at all.
+    """
+    method: methods.Method = methods.create(name, space, **options)
+    if weights is None and method.key_maps():
+        weights = "seeded:0"
+    method.load(space, weights, device)
+    batch = check_batch(method.space, tuple(method.size)).to(device)
+    kit = _Kit(method, batch)
+    for clause, test in kit.clauses():
+        try:
+            outcome = test()
+            ok, detail = (None, outcome) if outcome.startswith("n/a") else (True, outcome)
+        except AssertionError as error:
+            ok, detail = False, str(error)
+        except _PLAIN_ERRORS as error:
+            first = (str(error).splitlines() or [""])[0]
+            ok, detail = False, f"{type(error).__name__}: {first[:200]}"
+        yield Finding(clause, ok, detail)
+
+
+class _Kit:
+    """The clauses, on one loaded method and one batch of three samples."""
+
+    def __init__(self, method: methods.Method, batch: Batch) -> None:
+        self.method, self.batch = method, batch
+        self.noise = Noise(batch.ids, 0)
+        self.styled = "reconstruct" in method.can
+
+    def clauses(self) -> list[tuple[str, Callable[[], str]]]:
+        return [
+            ("name, title and paper are stated", self.names),
+            ("at least one task follows from what is overridden", self.tasks),
+            ("renders (B, 3, H, W) float in [-1, 1], finite", self.output),
+            ("same input and noise, same image", self.repeat),
+            ("randomness comes from the noise source alone", self.no_global_rng),
+            ("a sample's image does not depend on its batch", self.batch_free),
+            ("inputs are not modified", self.inputs_kept),
+            ("style: codes and presence are addressable by class", self.style),
+            ("swap and lerp keep their laws", self.algebra),
+            ("transfer from oneself is reconstruction", self.self_transfer),
+            ("every task in `can` runs, the others say why not", self.every_task),
+            ("holes of a swapped label map are drawn", self.holes),
+        ]
+
+    def _any(self, batch: Batch, noise: Any) -> Any:
+        return (self.method.reconstruct if self.styled else self.method.sample)(batch, noise)
+
+    def names(self) -> str:
+        missing = [f for f in ("name", "title", "paper") if not getattr(self.method, f)]
+        assert not missing, f"class attributes are empty: {', '.join(missing)}"
+        return f"{self.method.title} ({self.method.paper})"
+
+    def tasks(self) -> str:
+        assert self.method.can, "neither encode_style nor sample_style gives a task"
+        return ", ".join(sorted(self.method.can))
+
+    def output(self) -> str:
+        image = self._any(self.batch, self.noise)
+        expected = (len(self.batch), 3, *self.method.size)
+        assert tuple(image.shape) == expected, f"got {tuple(image.shape)}, expected {expected}"
+        assert image.is_floating_point(), f"dtype is {image.dtype}, expected a float"
+        assert bool(image.isfinite().all()), "the image holds NaN or infinity"
+        low, high = float(image.min()), float(image.max())
+        assert low >= -1.001 and high <= 1.001, f"range is [{low:.3f}, {high:.3f}]"
+        assert high - low > 1e-4, "the image is constant"
+        return f"range [{low:.2f}, {high:.2f}]"
+
+    def repeat(self) -> str:
+        return _same(self._any(self.batch, self.noise), self._any(self.batch, self.noise))
+
+    def no_global_rng(self) -> str:
+        import torch
+
+        images = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            images.append(self._any(self.batch, self.noise))
+        return _same(*images)
+
+    def batch_free(self) -> str:
+        together = self._any(self.batch, self.noise)
+        worst = 0.0
+        for k in (2, 0, 1):
+            alone = self._any(self.batch[k : k + 1], Noise(self.batch.ids[k : k + 1], 0))
+            worst = max(worst, float((alone - together[k : k + 1]).abs().max()))
+        assert worst <= TOLERANCE, f"alone and in a batch of 3 differ by {worst:.4f}"
+        return f"largest difference {worst:.1e}"
+
+    def inputs_kept(self) -> str:
+        image, label = self.batch.image.clone(), self.batch.label.clone()
+        self._any(self.batch, self.noise)
+        assert bool((image == self.batch.image).all()), "batch.image was written to"
+        assert bool((label == self.batch.label).all()), "batch.label was written to"
+        return ""
+
+    def style(self) -> str:
+        import torch
+
+        from methods.base import GlobalStyle, present_classes
+
+        if not self.styled:
+            return "n/a: no reference style"
+        with torch.inference_mode():
+            style = self.method.encode_style(self.batch)
+        b, c = len(self.batch), self.method.num_classes
+        assert tuple(style.present.shape) == (b, c), f"present is {tuple(style.present.shape)}"
+        assert style.codes.shape[0] == b, f"codes are {tuple(style.codes.shape)}"
+        if isinstance(style, GlobalStyle):
+            assert "class_transfer" not in self.method.can, (
+                "encode_style returns GlobalStyle: annotate it '-> GlobalStyle'"
+            )
+            return f"one global vector {tuple(style.codes.shape[1:])}"
+        assert style.codes.shape[1] == c, (
+            f"codes are {tuple(style.codes.shape)}, expected (B, {c}, ...)"
+        )
+        truth = present_classes(self.batch.label, c)
+        assert bool((style.present == truth).all()), "present is not what the label maps hold"
+        return f"codes {tuple(style.codes.shape[1:])} a sample"
+
+    def algebra(self) -> str:
+        import torch
+
+        if not self.styled:
+            return "n/a: no reference style"
+        with torch.inference_mode():
+            a, b = (
+                self.method.encode_style(self.batch[:1]),
+                self.method.encode_style(self.batch[1:2]),
+            )
+            whole = a.swap(b)
+            assert _close(whole.codes, b.codes), "swapping every class is not the other style"
+            assert _close(a.swap(a).codes, a.codes), "swapping with itself changes the style"
+            assert _close(a.lerp(b, 0.0).codes, a.codes), "lerp at 0 is not the own style"
+            assert _close(a.lerp(b, 1.0).codes, b.codes), "lerp at 1 is not the other style"
+            if "class_transfer" in self.method.can:
+                one = a.swap(b, [1])
+                assert _close(one.codes[:, 1], b.codes[:, 1]), "swap of class 1 misses it"
+                assert _close(one.codes[:, 0], a.codes[:, 0]), "swap of class 1 changes class 0"
+        return ""
+
+    def self_transfer(self) -> str:
+        if not self.styled:
+            return "n/a: no reference style"
+        image = self.method.reconstruct(self.batch, self.noise)
+        return _same(image, self.method.transfer(self.batch, self.batch, self.noise))
+
+    def every_task(self) -> str:
+        from methods.base import TASKS, why_not
+
+        target, reference, noise = self.batch[:1], self.batch[1:2], Noise(self.batch.ids[:1], 0)
+        for task in TASKS:
+            if task in self.method.can:
+                image = _run(self.method, task, target, reference, noise)
+                assert bool(image.isfinite().all()), f"{task}: NaN or infinity"
+                continue
+            assert why_not(self.method, task), f"{task}: no reason is given"
+            if task in ("sample", "class_transfer", "mixed") and self.styled:
+                try:
+                    _run(self.method, task, target, reference, noise)
+                except Unavailable:
+                    continue
+                raise AssertionError(f"{task} is not in `can`, yet it runs")
+        return ""
+
+    def holes(self) -> str:
+        if "shape_transfer" not in self.method.can:
+            return "n/a: no shape transfer"
+        present = [int(c) for c in self.batch.label[0].unique()][1:3]
+        image = self.method.shape_transfer(
+            self.batch[:1], self.batch[1:2], ZeroNoise(), present or [0]
+        )
+        assert bool(image.isfinite().all()), "NaN or infinity"
+        return ""
+
+
+def _run(method: methods.Method, task: str, x: Batch, r: Batch, noise: Any) -> Any:
+    call: dict[str, Callable[[], Any]] = {
+        "reconstruct": lambda: method.reconstruct(x, noise),
+        "transfer": lambda: method.transfer(x, r, noise),
+        "class_transfer": lambda: method.transfer(x, r, noise, [1]),
+        "shape_transfer": lambda: method.shape_transfer(x, r, noise, [1]),
+        "subject_transfer": lambda: method.subject_transfer(x, r, noise, [1]),
+        "sample": lambda: method.sample(x, noise),
+        "mixed": lambda: method.mixed(x, noise, [1]),
+        "interpolate_style": lambda: method.interpolate_style(x, r, noise, 0.5),
+        "interpolate_shape": lambda: method.interpolate_shape(x, r, noise, 0.5),
+    }
+    return call[task]()
+
+
+def _close(a: Any, b: Any) -> bool:
+    return bool((a - b).abs().max() <= 1e-5 * max(1.0, float(b.abs().max())))
+
+
+def _same(a: Any, b: Any) -> str:
+    worst = float((a - b).abs().max())
+    assert worst <= TOLERANCE, f"they differ by {worst:.4f}"
+    return f"largest difference {worst:.1e}"

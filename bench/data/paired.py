@@ -1,0 +1,152 @@
+"""Paired folders: photographs and label maps joined by file stem, never by sorted position."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.data.base import Dataset, Sample
+from bench.data.images import (
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    check_aspect,
+    check_label,
+    read_ids,
+    read_image,
+)
+from bench.errors import UserError
+from bench.types import LabelSpace
+
+_SHOWN = 5
+
+
+def as_size(size: int | Sequence[int] | None, default: tuple[int, int]) -> tuple[int, int]:
+    """``256`` or ``[H, W]`` as (H, W).
+
+    Raises:
+        UserError: not one or two positive whole numbers.
+    """
+    if size is None:
+        return default
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or any(not isinstance(v, int) or v < 1 for v in pair):
+        raise UserError(f"'size' must be a side or [height, width] in pixels, got {size!r}")
+    return (pair[0], pair[1])
+
+
+def natural_key(stem: str) -> tuple[int, int, str]:
+    """Sort key: numbers by value before names, so that 2 stands before 10."""
+    return (0, int(stem), stem) if stem.isdigit() else (1, 0, stem)
+
+
+def by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Files of ``folder`` by stem, in natural order.
+
+    Raises:
+        UserError: no such folder, no such files, or two files of one stem.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}", "check 'root' and 'split'")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes)
+    if not files:
+        raise UserError(f"{folder} holds no files of type {', '.join(suffixes)}")
+    found: dict[str, Path] = {}
+    for path in files:
+        if path.stem in found:
+            raise UserError(f"two files of one stem: {found[path.stem]} and {path}", "remove one")
+        found[path.stem] = path
+    return dict(sorted(found.items(), key=lambda item: natural_key(item[0])))
+
+
+def pair(left: dict[str, Path], right: dict[str, Path], what: str) -> None:
+    """Refuse stems without a partner.
+
+    Raises:
+        UserError: names some of them and both folders.
+    """
+    alone = [s for s in left if s not in right] + [s for s in right if s not in left]
+    if alone:
+        names = ", ".join(alone[:_SHOWN]) + (", ..." if len(alone) > _SHOWN else "")
+        folders = f"{next(iter(left.values())).parent} and {next(iter(right.values())).parent}"
+        raise UserError(
+            f"{len(alone)} of {len(left)} items have no {what}: {names} (in {folders})",
+            "a photograph and its label map share their file stem",
+        )
+
+
+def choose(ids: Sequence[str], limit: int | None, where: object) -> tuple[str, ...]:
+    """The first ``limit`` ids.
+
+    Raises:
+        UserError: nothing is left, or a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"'limit' must be at least 1, got {limit}")
+    chosen = tuple(ids if limit is None else ids[:limit])
+    if not chosen:
+        raise UserError(f"no items in {where}", "check 'root' and 'split'")
+    return chosen
+
+
+class PairedFolders(Dataset):
+    """images/STEM.jpg + labels/STEM.png (+ instances/STEM.png), at one size.
+
+    Raises:
+        UserError: missing folders, unpaired or doubled stems.
+    """
+
+    def __init__(
+        self,
+        space: LabelSpace,
+        split: str,
+        images: Path,
+        labels: Path,
+        instances: Path | None,
+        size: int | Sequence[int] | None,
+        limit: int | None,
+    ) -> None:
+        self.space, self.split = space, split
+        self._images = by_stem(images, IMAGE_SUFFIXES)
+        self._labels = by_stem(labels, LABEL_SUFFIXES)
+        pair(self._images, self._labels, "partner")
+        self._instances = by_stem(instances, LABEL_SUFFIXES) if instances else None
+        if self._instances is not None:
+            pair(self._images, self._instances, "instance map")
+        self.ids = choose(tuple(self._images), limit, images)
+        first = self._images[self.ids[0]]
+        self.size = as_size(size, (0, 0)) if size is not None else read_image(first, None)[1]
+
+    def load(self, sample_id: str) -> Sample:
+        """Decode and validate one pair (see ``Dataset.load``)."""
+        if sample_id not in self._images:
+            raise UserError(f"no item '{sample_id}' in {self.name or 'the data set'} {self.split}")
+        image, image_size = read_image(self._images[sample_id], self.size)
+        path = self._labels[sample_id]
+        label, label_size = read_ids(path, self.size)
+        check_aspect(image_size, label_size, path)
+        check_label(label, self.space, path)
+        instance = None
+        if self._instances is not None:
+            instance, _ = read_ids(self._instances[sample_id], self.size)
+        return Sample(sample_id, image, label, instance)
+
+    def files(self, sample_id: str) -> list[Path]:
+        """Every file that one sample is made of."""
+        groups = (self._images, self._labels, self._instances or {})
+        return [group[sample_id] for group in groups if sample_id in group]
+
+    def fingerprint(self) -> str:
+        """sha256 over label space, size, ids and the contents of all their files."""
+        return files_fingerprint(self)
+
+
+def files_fingerprint(dataset: Dataset) -> str:
+    """sha256 of a data set whose ``files(id)`` lists the files of a sample."""
+    digest = hashlib.sha256(f"{dataset.space!r}{dataset.size}{dataset.split}".encode())
+    for sample_id in dataset.ids:
+        digest.update(sample_id.encode())
+        for path in dataset.files(sample_id):  # type: ignore[attr-defined]
+            digest.update(path.name.encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""What made a figure: versions, machine, code; recorded with every run."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_LIBRARIES = (
+    "sisbench",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "pillow",
+    "opencv-python-headless",
+    "torch-fidelity",
+    "lpips",
+    "facenet-pytorch",
+    "transformers",
+)
+
+
+def library_versions() -> dict[str, str | None]:
+    """Installed version of every library that a figure can depend on; None where it is not
+    there."""
+    found: dict[str, str | None] = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _git(*arguments: str) -> str:
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return ""
+    try:
+        run = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return run.stdout.strip()
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Versions, commit, platform, device and time of a run."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "libraries": library_versions(),
+        "commit": _git("rev-parse", "HEAD") or None,
+        "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "device": device,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+    }
