@@ -334,7 +334,14 @@ def save_weights(method: Method, path: Path, training: Mapping[str, Any]) -> Non
 
 
 def load_official(method: Method, official: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Load official state dicts by module name into ``method`` (see ``Method.load_state``)."""
+    """Load official state dicts by module name into ``method`` (see ``Method.load_state``).
+
+    A method whose checkpoints come in versions has ``adapt_to(official)``: it rebuilds itself for
+    the one at hand before keys are compared.
+    """
+    adapt = getattr(method, "adapt_to", None)
+    if adapt is not None:
+        adapt(official)
     maps = method.key_maps()
     unknown = [m for m in official if m not in maps and m not in _DISCRIMINATORS]
     missing = [m for m in maps if m not in official]

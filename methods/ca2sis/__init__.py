@@ -1,0 +1,5 @@
+"""CA2-SIS: semantic image synthesis with class-adaptive cross-attention."""
+
+from methods.ca2sis.method import CA2SIS, CA2Layout
+
+__all__ = ["CA2SIS", "CA2Layout"]

@@ -1,0 +1,370 @@
+"""CA2-SIS behind the common interface: layouts are mask embeddings, styles 1280 numbers a class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import Unavailable, UserError
+from bench.types import HOLE, Batch, LabelSpace
+from methods.base import (
+    Classes,
+    Layout,
+    Method,
+    NoiseSource,
+    Style,
+    class_mask,
+    draw,
+    present_classes,
+)
+from methods.ca2sis.network import MASK_SIDE, CA2SISNet, RegionStyleEncoder
+from methods.checkpoints import KeyMap
+from methods.layers.grouped_style import GroupedStyleEncoder
+
+_DONT_CARE = 255
+_LEVELS = 5
+
+
+@dataclass(frozen=True)
+class CA2Layout(Layout):
+    """A label map and its mask embeddings, which are what is drawn.
+
+    Attributes:
+        embedding: (B, ne, E) float, one row a class; without a row for the background, ne = C - 1
+        and rows start at class 1.
+    """
+
+    embedding: Tensor = field(kw_only=True)
+
+    def swap(self, other: Layout, classes: Classes = None) -> CA2Layout:
+        """``other``'s mask embeddings for ``classes``; ``label`` is the map that this asks for.
+
+        A background without embedding comes along only when every other class does; alone it is
+        left as it is. Nothing is repaired.
+        """
+        mask, theirs = self._mask(classes), self._embedding_of(other)
+        drawn = super().swap(other, mask)
+        rows = self._rows(mask)
+        return replace(
+            self,
+            label=drawn.label,
+            present=drawn.present,
+            instance=drawn.instance,
+            embedding=torch.where(rows, theirs, self.embedding),
+        )
+
+    def lerp(self, other: Layout, alpha: float, classes: Classes = None) -> CA2Layout:
+        """(1 - alpha) * this + alpha * other on the embeddings of ``classes``; 1 gives ``swap``.
+
+        In between no label map is asked for where the two differ: those pixels are holes.
+        """
+        if alpha == 0:
+            return self
+        swapped = self.swap(other, classes)
+        if alpha == 1:
+            return swapped
+        mask, theirs = self._mask(classes), self._embedding_of(other)
+        mixed = torch.lerp(self.embedding, theirs, alpha)
+        return replace(
+            self,
+            label=torch.where(self.label == swapped.label, self.label, HOLE),
+            present=torch.where(mask, self.present | other.present, self.present),
+            embedding=torch.where(self._rows(mask), mixed, self.embedding),
+        )
+
+    def _mask(self, classes: Classes) -> Tensor:
+        mask = class_mask(classes, self.present).clone()
+        if self.embedding.shape[1] < mask.shape[1]:
+            mask[:, 0] = mask[:, 1:].all(1)
+        return mask
+
+    def _rows(self, mask: Tensor) -> Tensor:
+        return mask[:, mask.shape[1] - self.embedding.shape[1] :, None]
+
+    def _embedding_of(self, other: Layout) -> Tensor:
+        if not isinstance(other, CA2Layout) or other.embedding.shape != self.embedding.shape:
+            raise UserError(
+                f"a CA2-SIS layout of shape {tuple(self.embedding.shape)} meets another kind",
+                "encode both label maps with the same method",
+            )
+        return other.embedding
+
+
+@dataclass(frozen=True)
+class Options:
+    """Construction options; the defaults are the official configuration of the label space.
+
+    Attributes:
+        label_nc: classes without the don't-care channel; None takes them from the label space.
+        contain_dontcare_label: one more channel, for value 255 (ADE20K: for class 150); None is
+            True for ade20k alone.
+        exclude_bg: no mask embedding for class 0; None is True for celebamask_hq alone.
+        label_shift: class k in channel k - 1, class 0 in the don't-care channel: what the ADE20K
+            loader means to do. Off, as the published code drops the shifted copy.
+        att_loss: trained with the attention loss; the network is the same.
+        style_dim: numbers a class and resolution.
+        style_enc_feat_dim: features a class after the style encoder's first layer.
+        mapping_dim: width of the noise in the diversity mode (256 before January 2024).
+        noise_encoder: whether there is a mapping network; None is True but for the ablations.
+        tanh: tanh at the output; None is True, but False for the ablations and for a checkpoint
+            without mapping network, whose code had none.
+        ds_mode: "cityscapes" draws images twice as wide as high; None follows the label space.
+        resolution: height of the images, a multiple of 64 (official: 256).
+        no_embedding, sean_style_encoder, no_group_conv: ablations of Table 3.
+        multi_scale_style_enc: the opposite of ``sean_style_encoder``.
+        ngf: must be 32, the width that is built in.
+        ndf, n_layers_D, num_D: width, layers and number of the discriminators in training.
+    """
+
+    label_nc: int | None = None
+    contain_dontcare_label: bool | None = None
+    exclude_bg: bool | None = None
+    label_shift: bool = False
+    att_loss: bool = True
+    style_dim: int = 256
+    style_enc_feat_dim: int = 4
+    mapping_dim: int = 16
+    noise_encoder: bool | None = None
+    tanh: bool | None = None
+    ds_mode: str | None = None
+    resolution: int = 256
+    no_embedding: bool = False
+    sean_style_encoder: bool = False
+    no_group_conv: bool = False
+    multi_scale_style_enc: bool | None = None
+    ngf: int = 32
+    ndf: int = 64
+    n_layers_D: int = 3
+    num_D: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("style_dim", "style_enc_feat_dim", "mapping_dim", "label_nc"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.resolution < 64 or self.resolution % 64:
+            raise ValueError(f"resolution must be a multiple of 64, got {self.resolution}")
+        if self.ds_mode not in (None, "celeba", "ade20k", "cityscapes", "deepfashion", "custom"):
+            raise ValueError(
+                "ds_mode must be celeba, ade20k, cityscapes, deepfashion or custom, "
+                f"got {self.ds_mode!r}"
+            )
+        if self.ngf != 32:
+            raise ValueError(f"ngf is 32 in every CA2-SIS network, got {self.ngf}")
+        if self.multi_scale_style_enc is self.sean_style_encoder:
+            raise ValueError("multi_scale_style_enc must be the opposite of sean_style_encoder")
+        if self.sean_style_encoder and (self.no_group_conv or self.noise_encoder):
+            raise ValueError("sean_style_encoder goes with neither no_group_conv nor noise_encoder")
+
+    @property
+    def ablation(self) -> bool:
+        """Whether this is a network of the older code (no mapping network, no tanh)."""
+        return self.no_embedding or self.sean_style_encoder or self.no_group_conv
+
+
+class CA2SIS(Method):
+    """CA2-SIS: cross-attention from pixels to per-class style codes, and mask embeddings as layout.
+
+    Inference is deterministic and does not depend on the batch. Without the final tanh (older
+    checkpoints) values may leave [-1, 1]; quantisation clips them, as the official code does.
+    """
+
+    name = "ca2sis"
+    title = "CA2-SIS"
+    paper = (
+        "Fontanini et al., Semantic Image Synthesis via Class-Adaptive Cross-Attention, "
+        "IEEE Access 2025, arXiv:2308.16071"
+    )
+    Options = Options
+    files: Mapping[str, tuple[str, ...]] = {"netG": ("latest_net_G.pth", "*_net_G.pth", "ema.pth")}
+    prefixes: Mapping[str, str] = {"netG": "ema_model.netG."}
+
+    options: Options
+    net: CA2SISNet
+
+    # ---- construction -------------------------------------------------------------------------
+
+    def build(self, space: LabelSpace) -> nn.Module:
+        o = self.options
+        wide = (o.ds_mode or space.name) == "cityscapes"
+        self.size = (o.resolution, o.resolution * (2 if wide else 1))
+        classes, code_dim = self.num_classes, o.style_dim
+        encoder: nn.Module
+        if o.sean_style_encoder:
+            encoder = RegionStyleEncoder(classes, code_dim)
+        else:
+            encoder = GroupedStyleEncoder(
+                classes, o.style_enc_feat_dim, o.style_dim, grouped=not o.no_group_conv
+            )
+            code_dim *= _LEVELS
+        if o.label_shift and (self._exclude_bg or not self._dont_care):
+            raise UserError(
+                "label_shift puts class 0 into the don't-care channel",
+                "set contain_dontcare_label: true and exclude_bg: false with it",
+            )
+        return CA2SISNet(
+            classes,
+            self._exclude_bg,
+            (self.size[0] // 16, self.size[1] // 16),
+            encoder,
+            code_dim,
+            o.mapping_dim if self._has_mapping else 0,
+            embedder=not o.no_embedding,
+            tanh=not o.ablation if o.tanh is None else o.tanh,
+        )
+
+    @property
+    def num_classes(self) -> int:
+        nc = self.options.label_nc
+        return len(self.space) if nc is None else nc + int(self._dont_care)
+
+    @property
+    def _dont_care(self) -> bool:
+        given = self.options.contain_dontcare_label
+        return self.space.name == "ade20k" if given is None else given
+
+    @property
+    def _exclude_bg(self) -> bool:
+        given = self.options.exclude_bg
+        return self.space.name == "celebamask_hq" if given is None else given
+
+    @property
+    def _has_mapping(self) -> bool:
+        given = self.options.noise_encoder
+        return not self.options.ablation if given is None else given
+
+    def adapt_to(self, official: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Rebuild for the version of a checkpoint: files from before the attention loss lack the
+        mapping network (and their code the tanh); its noise was 256 wide before it was 16."""
+        state = official.get("netG", {})
+        if "reshape_conv.weight" not in state:
+            return  # another network's file: the comparison of keys says so
+        trunk = state.get("noise_encoder.shared.0.weight")
+        changes: dict[str, object] = {}
+        if trunk is None and self.options.noise_encoder is None:
+            changes["noise_encoder"] = False
+            if self.options.tanh is None:
+                changes["tanh"] = False
+        elif trunk is not None and trunk.ndim == 2 and "mapping_dim" not in self.given_options:
+            changes["mapping_dim"] = trunk.shape[1]
+        if any(getattr(self.options, key) != value for key, value in changes.items()):
+            self.options = replace(self.options, **changes)
+            self.setup(self.space).to(self.device)
+
+    def key_maps(self) -> Mapping[str, KeyMap]:
+        keys = KeyMap(self.net)
+        if self._has_mapping:
+            for layer in range(4):
+                for part in ("weight", "bias"):
+                    branches = [
+                        f"noise_encoder.unshared.{c}.{2 * layer}.{part}"
+                        for c in range(self.num_classes)
+                    ]
+                    keys.stack(f"noise_encoder.unshared.{layer}.{part}", branches)
+        else:
+            keys.ignore(r"^noise_encoder\.")
+        if self.options.no_embedding:  # trained and saved, though nothing uses it
+            width = self.net.base[0] * self.net.base[1]
+            keys.unused("encs.encs.0.weight", (width, MASK_SIDE * MASK_SIDE))
+            keys.unused("encs.encs.0.bias", (width,))
+        keys.same()
+        return {"netG": keys}
+
+    # ---- the contract -------------------------------------------------------------------------
+
+    def encode_layout(self, batch: Batch) -> CA2Layout:
+        """The label map and its mask embeddings."""
+        label = self._labels(batch)
+        rows = self.net.embed(self._channels(label))
+        if self.options.label_shift:
+            rows = self._by_class(rows)
+        present = present_classes(label, self.num_classes)
+        return CA2Layout(label, present, batch.instance, embedding=rows)
+
+    def encode_style(self, batch: Batch) -> Style:
+        """Codes (B, C, 1280), five resolutions of 256, coarse first; a class that is absent has the
+        code that training gave to absent ones, not zero."""
+        label = self._labels(batch)
+        codes = self.net.style_encoder(batch.image, self._channels(label))
+        return Style(self._by_class(codes), present_classes(label, self.num_classes))
+
+    def sample_style(self, batch: Batch, noise: NoiseSource) -> Style:
+        """Codes from the mapping network, zero for classes that the label map lacks.
+
+        Raises:
+            Unavailable: the checkpoint has no mapping network.
+        """
+        if not self._has_mapping:
+            raise Unavailable(self.cannot()["sample"])
+        label = self._labels(batch)
+        z = draw(noise, "z", len(batch), self.options.mapping_dim, like=batch.image)
+        present = present_classes(label, self.num_classes)
+        codes = self._by_class(self.net.noise_encoder(z))
+        return Style(codes * present[:, :, None], present)
+
+    def render(self, layout: Layout, style: Style, noise: NoiseSource) -> Tensor:
+        """(B, 3, H, W); the network draws no noise of its own."""
+        return self.net.decode(self._by_channel(layout), style.codes)
+
+    def cannot(self) -> Mapping[str, str]:
+        if self._has_mapping:
+            return {}
+        reason = "these weights have no mapping network: nothing to draw styles from"
+        return {"sample": reason, "mixed": reason}
+
+    @torch.inference_mode()
+    def attention_maps(self, batch: Batch) -> dict[str, Tensor]:
+        """What the pixels of a reconstruction attend to.
+
+        Returns:
+            stage ("cross2" at 1/16 of the size ... "cross6" at full size) -> (B, C, h, w) logits
+            before the softmax, mean over heads: what the attention loss compares with the label
+            map (the paper says softmax maps of each head).
+        """
+        maps: list[Tensor] = []
+        codes = self.encode_style(batch).codes
+        self.net.decode(self._by_channel(self.encode_layout(batch)), codes, maps)
+        return {f"cross{i + 2}": found for i, found in enumerate(maps)}
+
+    # ---- channels -----------------------------------------------------------------------------
+
+    def _labels(self, batch: Batch) -> Tensor:
+        """The label map with don't-care pixels in their class.
+
+        Raises:
+            UserError: a value that no channel stands for.
+        """
+        label, classes = batch.label, self.num_classes
+        if self._dont_care:
+            channel_of_it = 0 if self.options.label_shift else classes - 1
+            label = label.masked_fill(label == _DONT_CARE, channel_of_it)
+        low, high = (int(v) for v in label.aminmax())
+        if low < HOLE or high >= classes:
+            raise UserError(
+                f"label values must lie in 0..{classes - 1}, got {low}..{high}",
+                "check label_nc, contain_dontcare_label and the label space",
+            )
+        return label
+
+    def _channels(self, label: Tensor) -> Tensor:
+        """Class ids -> the network's channels."""
+        if not self.options.label_shift:
+            return label
+        shifted = torch.where(label == 0, self.num_classes - 1, label - 1)
+        return torch.where(label == HOLE, label, shifted)
+
+    def _by_class(self, rows: Tensor) -> Tensor:
+        """(B, C, ...) by channel -> by class id."""
+        return rows.roll(1, 1) if self.options.label_shift else rows
+
+    def _by_channel(self, layout: Layout) -> Tensor:
+        """Mask embeddings in the order of the network's channels."""
+        if not isinstance(layout, CA2Layout):
+            raise UserError(
+                f"CA2-SIS draws its own layouts, got a {type(layout).__name__}",
+                "make it with encode_layout",
+            )
+        return layout.embedding.roll(-1, 1) if self.options.label_shift else layout.embedding

@@ -1,0 +1,174 @@
+"""The networks of CA2-SIS: mask embedder, style encoders, mapping network and generator."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bench.types import HOLE
+from methods.ca2sis.transformer import StyleTransformer
+from methods.layers.grouped_style import GroupedStyleEncoder
+from methods.layers.labels import one_hot, region_means, resize_labels
+from methods.layers.res_block import ResBlock
+
+MASK_SIDE = 128
+_HIDDEN = 512
+_STAGES = ((512, 256), (256, 128), (128, 64), (64, 32), (32, 32))
+
+
+class MaskEmbedder(nn.Module):
+    """One linear map, shared by all classes, from a class's region at 128x128 to an embedding
+    (CA2-SIS section III-A)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.encs = nn.ModuleList([nn.Linear(MASK_SIDE * MASK_SIDE, width)])
+
+    def forward(self, label: Tensor, num_classes: int) -> Tensor:
+        """(B, H, W) int64 -> (B, num_classes, width)"""
+        planes = one_hot(resize_labels(label, (MASK_SIDE, MASK_SIDE)), num_classes)
+        return self.encs[0](planes.flatten(2).to(self.encs[0].weight.dtype))
+
+
+class PlainMask(nn.Module):
+    """The ablation without embedder: the one-hot map at the size of the first feature map."""
+
+    def __init__(self, base: tuple[int, int]) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, label: Tensor, num_classes: int) -> Tensor:
+        """(B, H, W) int64 -> (B, num_classes, h * w)"""
+        return one_hot(resize_labels(label, self.base), num_classes).flatten(2)
+
+
+class RegionStyleEncoder(nn.Module):
+    """The ablation with SEAN's style encoder: one resolution, mean over the region, zeros for
+    absent classes (SEAN section 3.1; here 256 wide)."""
+
+    def __init__(self, num_classes: int, code_dim: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+        def act() -> list[nn.Module]:
+            return [nn.InstanceNorm2d(1), nn.LeakyReLU(0.2, True)]
+
+        self.model = nn.Sequential(
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(3, 32, 3),
+            *act(),
+            nn.Conv2d(32, 64, 3, 2, 1),
+            *act(),
+            nn.Conv2d(64, 128, 3, 2, 1),
+            *act(),
+            nn.ConvTranspose2d(128, 256, 3, 2, 1, 1),
+            *act(),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(256, code_dim, 3),
+            nn.Tanh(),
+        )
+
+    def forward(self, image: Tensor, label: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], (B, H, W) int64 -> (B, num_classes, code_dim)"""
+        features = self.model(image)
+        small = resize_labels(label, (features.shape[-2], features.shape[-1]))
+        return region_means(features, small, self.num_classes)
+
+
+class ClassLinear(nn.Module):
+    """One linear layer a class, all in one product."""
+
+    def __init__(self, num_classes: int, inp: int, out: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(inp)
+        self.weight = nn.Parameter(torch.empty(num_classes, out, inp).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(num_classes, out).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(C, B, inp) -> (C, B, out)"""
+        return torch.baddbmm(self.bias[:, None], x, self.weight.transpose(1, 2))
+
+
+class MappingNetwork(nn.Module):
+    """Style codes from noise: a shared trunk, then one branch a class (CA2-SIS section III-E)."""
+
+    def __init__(self, num_classes: int, noise_dim: int, code_dim: int) -> None:
+        super().__init__()
+        trunk: list[nn.Module] = []
+        for i in range(4):
+            trunk += [nn.Linear(_HIDDEN if i else noise_dim, _HIDDEN), nn.ReLU(True)]
+        self.shared = nn.Sequential(*trunk)
+        self.num_classes = num_classes
+        widths = (_HIDDEN, _HIDDEN, _HIDDEN, code_dim)
+        self.unshared = nn.ModuleList(ClassLinear(num_classes, _HIDDEN, width) for width in widths)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, noise_dim) -> (B, num_classes, code_dim)"""
+        x = self.shared(z).expand(self.num_classes, -1, -1)
+        for layer in self.unshared[:-1]:
+            x = layer(x).relu()
+        return self.unshared[-1](x).transpose(0, 1)
+
+
+class CA2SISNet(nn.Module):
+    """Everything that the official ``netG`` holds.
+
+    Args:
+        num_classes: channels of the one-hot map.
+        exclude_bg: whether channel 0 has no mask embedding.
+        base: (h, w) of the first feature map, a sixteenth of the image.
+        style_encoder: the encoder, (image, label) -> codes.
+        code_dim: width of a code.
+        mapping_dim: width of the noise, 0 for no mapping network.
+        embedder: False gives the ablation without mask embedder.
+        tanh: whether the image passes a tanh.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        exclude_bg: bool,
+        base: tuple[int, int],
+        style_encoder: nn.Module,
+        code_dim: int,
+        mapping_dim: int,
+        embedder: bool,
+        tanh: bool,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.embedded = num_classes - int(exclude_bg)
+        self.base = base
+        self.tanh = tanh
+        self.encs = MaskEmbedder(base[0] * base[1]) if embedder else PlainMask(base)
+        self.style_encoder = style_encoder
+        if mapping_dim:
+            self.noise_encoder = MappingNetwork(num_classes, mapping_dim, code_dim)
+        self.reshape_conv = nn.Conv2d(self.embedded, _STAGES[0][0], 1)
+        for i, (inp, out) in enumerate(_STAGES):
+            heads, head_dim = (4, 32) if i == 4 else (8, 64)
+            self.add_module(f"res{i + 2}", ResBlock(inp, out, up=i > 0))
+            cross = StyleTransformer(out, code_dim, heads, head_dim, self_attention=i < 3)
+            self.add_module(f"cross{i + 2}", cross)
+        self.out_conv = nn.Conv2d(_STAGES[-1][1], 3, 1)
+
+    def embed(self, label: Tensor) -> Tensor:
+        """Mask embeddings of the embedded channels: (B, H, W) int64 -> (B, ne, E)."""
+        first = self.num_classes - self.embedded
+        return self.encs((label - first).clamp_min(HOLE), self.embedded)
+
+    def decode(
+        self, embedding: Tensor, codes: Tensor, maps: list[Tensor] | None = None
+    ) -> Tensor:
+        """Draw: (B, ne, E), (B, C, D) -> (B, 3, H, W).
+
+        ``maps`` receives the attention logits of the five stages (see ``StyleTransformer``).
+        """
+        x = self.reshape_conv(embedding.unflatten(2, self.base))
+        for i in range(2, 2 + len(_STAGES)):
+            x = getattr(self, f"res{i}")(x)
+            x = getattr(self, f"cross{i}")(x, codes, maps)
+        x = self.out_conv(x)
+        return x.tanh() if self.tanh else x

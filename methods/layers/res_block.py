@@ -1,0 +1,42 @@
+"""The residual block without conditioning that CA2-SIS and Semantic-VAE build their decoders of."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from methods.layers.labels import interpolate_nearest
+
+_GROUPS = 32
+
+
+class ResBlock(nn.Module):
+    """Norm, SiLU, convolution, twice; with ``up``, both branches are doubled in size (nearest).
+
+    Args:
+        inp, out: channels, multiples of 32.
+        up: whether to double the size.
+    """
+
+    def __init__(self, inp: int, out: int, up: bool) -> None:
+        super().__init__()
+        self.up = up
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(_GROUPS, inp), nn.SiLU(), nn.Conv2d(inp, out, 3, 1, 1)
+        )
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(_GROUPS, out), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(out, out, 3, 1, 1)
+        )
+        self.skip_connection = nn.Identity() if inp == out else nn.Conv2d(inp, out, 1)
+        last = self.out_layers[3]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inp, h, w) -> (B, out, h, w), or (B, out, 2h, 2w) with ``up``."""
+        norm, act, conv = self.in_layers
+        hidden, shortcut = act(norm(x)), self.skip_connection(x)
+        if self.up:  # a 1x1 convolution commutes with the enlargement: it runs on the small map
+            hidden, shortcut = interpolate_nearest(hidden), interpolate_nearest(shortcut)
+        norm, act, _, last = self.out_layers
+        hidden = act(norm(conv(hidden)))
+        return shortcut + last(hidden)
