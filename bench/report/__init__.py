@@ -1,0 +1,3 @@
+"""From the scores and images of a run to tables, charts, grids and one page. Never imports torch."""
+
+from __future__ import annotations

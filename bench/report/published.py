@@ -1,0 +1,368 @@
+"""Figures that papers print, and measured figures set under them; never ranked together."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.errors import UserError, did_you_mean
+from bench.report.quality import Material
+from bench.report.tables import Cell, Column, Row, Table, assemble, describe
+from bench.store import SEEDED, Score
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+
+PAPERS: Mapping[str, str] = MappingProxyType(
+    {"ca2sis": "CA2-SIS", "scadm": "SCA-DM", "scam": "SCAM", "semantic_vae": "Semantic-VAE"}
+)
+
+_PER_CENT = frozenset({"miou", "accuracy", "user_preference"})
+_TASKS: Mapping[str, str] = MappingProxyType(
+    {"reconstruction": "reconstruct", "diversity": "sample"}
+)
+_DIFFERENCE = "Difference: measured − published"
+_SEGMENTATION = frozenset({"miou", "accuracy"})
+
+
+@dataclass(frozen=True)
+class Published:
+    """One figure as printed.
+
+    Attributes:
+        value: as printed (per cent for mIoU and accuracy); text: its digits in the file.
+        task: in this harness's words.
+    """
+
+    source: str
+    table: str
+    dataset: str
+    task: str
+    method: str
+    metric: str
+    value: float
+    text: str
+
+    @property
+    def stored(self) -> float:
+        """The value in the unit that scores are stored in (fractions for percentages)."""
+        return self.value / 100 if self.metric in _PER_CENT else self.value
+
+
+@lru_cache(maxsize=4)
+def load_published(path: Path = RESULTS / "published" / "published.csv") -> tuple[Published, ...]:
+    """Every published figure, in the file's order.
+
+    Raises:
+        UserError: the file is missing, lacks a column, or a value is no number.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"the published figures are not at {path}",
+            "run from a checkout: results/ is no part of the installed package",
+        )
+    with path.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        wanted = ("source", "table", "dataset", "task", "method", "metric", "value")
+        missing = [name for name in wanted if name not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(f"{path} lacks the columns {', '.join(missing)}")
+        return tuple(_figure(row, path, line) for line, row in enumerate(reader, 2))
+
+
+def _figure(row: Mapping[str, str], path: Path, line: int) -> Published:
+    try:
+        value = float(row["value"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}:{line}: value {row['value']!r} is no number") from error
+    task = _TASKS.get(row["task"], row["task"])
+    names = {k: row[k] for k in ("source", "table", "dataset", "method", "metric")}
+    return Published(**names, task=task, value=value, text=row["value"])
+
+
+class SpecColumn(BaseModel):
+    """One column of a paper table; ``task`` is a slug, or a task whose only variant is meant."""
+
+    model_config = ConfigDict(extra="forbid")
+    dataset: str
+    task: str
+    metric: str
+
+
+class Spec(BaseModel):
+    """A paper's table: which figures stand where, and what must be said about them.
+
+    Attributes:
+        source, table: as in published.csv; title: heading.
+        columns: in the paper's order.
+        methods: published name -> label, title or registry name in a run, where they differ.
+        remarks: sentences for the caption.
+        rank_published: False where the paper's own ranking is not meaningful.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    source: str
+    table: str
+    title: str
+    columns: list[SpecColumn] = Field(min_length=1)
+    methods: dict[str, str] = Field(default_factory=dict)
+    remarks: list[str] = Field(default_factory=list)
+    rank_published: bool = True
+
+    @property
+    def cited(self) -> str:
+        """``SCA-DM, Table 1`` or ``SCA-DM, Section 4.4``."""
+        section = self.table.removeprefix("text ")
+        place = f"Section {section}" if section != self.table else f"Table {self.table}"
+        return f"{PAPERS.get(self.source, self.source)}, {place}"
+
+
+def load_specs(versus: str, folder: Path = RESULTS / "tables") -> dict[str, Spec]:
+    """Specifications by name: all of a paper (``ca2sis``), one (``ca2sis_table1``), or a YAML file.
+
+    Raises:
+        UserError: no such paper, table or file; a file that breaks the schema.
+    """
+    if versus.endswith((".yaml", ".yml")):
+        path = Path(versus)
+        if not path.is_file():
+            raise UserError(f"no table specification {path}", "see results/tables for examples")
+        return {path.stem: _spec(path)}
+    known = sorted(folder.glob("*.yaml"))
+    paths = [p for p in known if p.stem == versus or p.stem.startswith(f"{versus}_")]
+    if not paths:
+        names = [
+            *dict.fromkeys(re.split("_(?:table|text)", p.stem)[0] for p in known),
+            *(p.stem for p in known),
+        ]
+        raise UserError(f"no published table is called '{versus}'", did_you_mean(versus, names))
+    return {p.stem: _spec(p) for p in paths}
+
+
+def _spec(path: Path) -> Spec:
+    try:
+        return Spec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{path}: '{where}': {first['msg']}", f"keys: {', '.join(Spec.model_fields)}"
+        ) from error
+
+
+def describe_metric(name: str, run: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """As ``tables.describe``; a metric that the run did not use is described by its class."""
+    import metrics
+
+    if name in run or name not in metrics.registry.names():
+        return describe(name, run)
+    found = metrics.registry.get(name)
+    fields = ("title", "direction", "unit", "scale", "digits")
+    return {field: getattr(found, field) for field in fields}
+
+
+def paper_table(name: str, spec: Spec, material: Material | None, protocol: str = "") -> Table:
+    """A paper's table; with ``material`` the run's figures and the differences stand under it.
+
+    Three blocks of rows: published, measured, measured - published. Each ranks by itself.
+
+    Args:
+        name: name of the specification.
+        material: the run, or None for the published figures alone.
+        protocol: the one protocol whose scores are shown.
+    """
+    figures = [f for f in load_published() if (f.source, f.table) == (spec.source, spec.table)]
+    columns = _columns(spec, material.metrics if material else {})
+    methods = dict.fromkeys(f.method for f in figures)
+    printed = f"Published: {spec.cited}"
+    rows = [Row(f"published/{m}", m, printed, ranked=spec.rank_published) for m in methods]
+    cells: dict[tuple[str, str], Cell] = {}
+    at = {(f.method, f.dataset, f.task, f.metric): f for f in figures}
+    for row in rows:
+        for column, where in zip(columns, spec.columns, strict=True):
+            known = at.get((row.title, where.dataset, where.task, where.metric))
+            cells[row.key, column.key] = (
+                Cell(value=known.stored, text=_as_printed(known, column))
+                if known
+                else Cell(reason="not in the paper's table")
+            )
+    caption = [f"Figures as printed in {spec.cited}."]
+    if material is not None:
+        measured = _measured(spec, material, protocol, columns, cells)
+        measured = [r for r in measured if not r.ceiling or _filled(r, columns, cells)]
+        rows += measured + _differences(spec, material, rows, measured, columns, cells)
+        caption += _remarks(spec, material, protocol, rows)
+    datasets = list(dict.fromkeys(c.dataset for c in spec.columns))
+    title = f"{spec.title} ({datasets[0]})" if len(datasets) == 1 else spec.title
+    return assemble(name, title, columns, rows, cells, [*caption, *spec.remarks])
+
+
+def _as_printed(figure: Published, column: Column) -> str:
+    """The paper's own digits, unless this table's unit differs from the paper's."""
+    same = abs(figure.stored * column.scale - figure.value) < 1e-9 * max(1.0, abs(figure.value))
+    unknown = column.scale == 1.0 and figure.metric in _PER_CENT
+    return figure.text if same or unknown else column.printed(figure.stored)
+
+
+def _columns(spec: Spec, metrics: Mapping[str, Mapping[str, Any]]) -> list[Column]:
+    datasets = {c.dataset for c in spec.columns}
+    several = len({(c.dataset, c.task) for c in spec.columns}) > 1
+    columns = []
+    for c in spec.columns:
+        group = f"{c.dataset}, {c.task}" if len(datasets) > 1 else c.task if several else ""
+        key = f"{c.dataset}/{c.task}/{c.metric}"
+        columns.append(Column(key, group=group, **describe_metric(c.metric, metrics)))
+    return columns
+
+
+def _key(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _match(spec: Spec, material: Material, published: str) -> str | None:
+    """Label of the run's method that a published name stands for."""
+    wanted = _key(spec.methods.get(published, published))
+    for row in material.methods:
+        names = [row.key, row.title]
+        for cell in material.cells:
+            if cell.about["method"]["label"] == row.key:
+                names.append(str(cell.about["method"].get("name", "")))
+        if not row.ceiling and wanted in map(_key, names):
+            return row.key
+    return None
+
+
+def _place(material: Material, where: SpecColumn) -> tuple[str, str] | str:
+    """(data set, task slug) of a column in the run, or the reason for a dash."""
+    slugs = [t for d, t in material.places if d == where.dataset]
+    near = [t for t in slugs if t == where.task] or [
+        t for t in slugs if t.split("[")[0] == where.task
+    ]
+    if len(near) > 1:
+        return f"the run has several tasks {where.task}: {', '.join(near)}"
+    return (where.dataset, near[0]) if near else f"the run has no {where.dataset}, {where.task}"
+
+
+def _measured(
+    spec: Spec,
+    material: Material,
+    protocol: str,
+    columns: Sequence[Column],
+    cells: dict[tuple[str, str], Cell],
+) -> list[Row]:
+    scores: dict[tuple[str, ...], Score] = {
+        (s.method, s.dataset, s.task, s.metric): s
+        for s in material.scores
+        if s.protocol == protocol
+    }
+    places = [_place(material, where) for where in spec.columns]
+    rows = []
+    for method in material.methods:
+        row = Row(f"measured/{method.key}", method.title, f"Measured: protocol {protocol}")
+        rows.append(replace(row, ceiling=method.ceiling))
+        for column, where, place in zip(columns, spec.columns, places, strict=True):
+            if isinstance(place, str):
+                cells[row.key, column.key] = Cell(reason=place)
+                continue
+            score = scores.get((method.key, *place, where.metric))
+            cells[row.key, column.key] = material.cell(score, method.key, *place)
+    return rows
+
+
+def _differences(
+    spec: Spec,
+    material: Material,
+    published: Sequence[Row],
+    measured: Sequence[Row],
+    columns: Sequence[Column],
+    cells: dict[tuple[str, str], Cell],
+) -> list[Row]:
+    labels = {row.key for row in measured}
+    rows = []
+    for row in published:
+        label = f"measured/{_match(spec, material, row.title)}"
+        if label not in labels:
+            continue
+        new = Row(f"difference/{row.title}", row.title, _DIFFERENCE, ranked=False)
+        rows.append(new)
+        for column in columns:
+            ours, theirs = cells[label, column.key], cells[row.key, column.key]
+            if ours.value is None or theirs.value is None:
+                cells[new.key, column.key] = Cell(reason="one of the two figures is absent")
+                continue
+            gap = ours.value - theirs.value
+            text = column.printed(gap)
+            signed = text if text.startswith("-") or not text.strip("0.") else f"+{text}"
+            cells[new.key, column.key] = Cell(
+                value=gap, text=signed.replace("-", "−"), marks=_seeded(ours)
+            )
+    return rows
+
+
+def _filled(row: Row, columns: Sequence[Column], cells: Mapping[tuple[str, str], Cell]) -> bool:
+    return any(cells[row.key, c.key].value is not None for c in columns)
+
+
+def _seeded(cell: Cell) -> tuple[str, ...]:
+    return tuple(m for m in cell.marks if m == SEEDED)
+
+
+def _remarks(spec: Spec, material: Material, protocol: str, rows: Sequence[Row]) -> list[str]:
+    titles = [r.title for r in rows if r.key.startswith("published/")]
+    lost = [t for t in titles if _match(spec, material, t) is None]
+    said = [
+        "Papers measure under protocols of their own: figures of different blocks are not ranked"
+        " against each other."
+    ]
+    if _SEGMENTATION & {c.metric for c in spec.columns}:
+        said.append(_evaluator(material, protocol))
+    if lost:
+        said.append(f"Published but not in this run: {', '.join(lost)}.")
+    return said
+
+
+def _evaluator(material: Material, protocol: str) -> str:
+    """The sentence without which no measured mIoU or accuracy stands beside a paper's."""
+    found = {
+        tuple(str(s.extra.get(k) or "not recorded") for k in _EVALUATOR)
+        for s in material.scores
+        if s.protocol == protocol and s.metric in _SEGMENTATION and s.value is not None
+    }
+    if not found:
+        return "No segmentation score was measured under this protocol."
+    named = "; or ".join(
+        ", ".join(f"{said} {value}" for said, value in zip(_EVALUATOR.values(), one, strict=True))
+        for one in sorted(found)
+    )
+    return f"Measured segmentation scores: {named}. The papers do not state theirs."
+
+
+_EVALUATOR: Mapping[str, str] = MappingProxyType(
+    {
+        "parser": "evaluator",
+        "resize": "resize",
+        "compare_at": "compared at",
+        "convention": "convention",
+    }
+)
+
+
+def paper_tables(versus: str, material: Material | None, protocols: Sequence[str]) -> list[Table]:
+    """Every table that ``versus`` names (see ``load_specs``), once for each protocol."""
+    tables = []
+    for name, spec in load_specs(versus).items():
+        for protocol in protocols:
+            tables.append(paper_table(f"{name}-{protocol}", spec, material, protocol))
+        if material is None:
+            tables.append(paper_table(name, spec, None))
+    return tables

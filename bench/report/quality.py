@@ -1,0 +1,159 @@
+"""Quality tables of a run: one for each protocol, data set and task, or protocols side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError, did_you_mean
+from bench.report.tables import Cell, Column, Row, Table, assemble, describe
+from bench.store import BASIS, CEILING, CellView, RunStore, Score
+
+_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that a report is made from.
+
+    Attributes:
+        manifest: run.json; cells: its cells; scores, metrics: scores.json.
+    """
+
+    root: Path
+    manifest: Mapping[str, Any]
+    cells: Sequence[CellView]
+    scores: Sequence[Score]
+    metrics: Mapping[str, Mapping[str, Any]]
+
+    @staticmethod
+    def of(run: Path) -> Material:
+        """Read a run folder.
+
+        Raises:
+            UserError: no run there, or a damaged file.
+        """
+        store = RunStore(run)
+        scores, metrics = store.scores()
+        return Material(run, store.manifest(), store.cells(), scores, metrics)
+
+    @cached_property
+    def methods(self) -> list[Row]:
+        """Every method of the run, in plan order, then those that only scores know."""
+        planned = {c.about["method"]["label"]: c.about["method"]["title"] for c in self.cells}
+        ceilings = {s.method for s in self.scores if CEILING in s.marks}
+        titles = planned | {s.method: s.title for s in self.scores}
+        return [Row(label, title, ceiling=label in ceilings) for label, title in titles.items()]
+
+    @cached_property
+    def protocols(self) -> list[str]:
+        """Protocol ids that have scores, in order of appearance."""
+        return list(dict.fromkeys(s.protocol for s in self.scores))
+
+    @cached_property
+    def places(self) -> list[tuple[str, str]]:
+        """(data set, task) of the plan and the scores, in order of appearance."""
+        planned = [(c.about["dataset"]["label"], c.about["task"]["slug"]) for c in self.cells]
+        return list(dict.fromkeys([*planned, *((s.dataset, s.task) for s in self.scores)]))
+
+    def cell_of(self, method: str, dataset: str, task: str) -> CellView | None:
+        """The cell of the plan, or None."""
+        for cell in self.cells:
+            about = cell.about
+            where = (about["method"]["label"], about["dataset"]["label"], about["task"]["slug"])
+            if where == (method, dataset, task):
+                return cell
+        return None
+
+    def column(self, metric: str, where: str, group: str) -> Column:
+        """A column as the run's metric descriptions say."""
+        return Column(where, group=group, **describe(metric, self.metrics))
+
+    def cell(self, score: Score | None, method: str, dataset: str, task: str) -> Cell:
+        """A score as a table cell; without one, a dash with the reason that the plan gives."""
+        planned = self.cell_of(method, dataset, task)
+        status = str(planned.about.get("status", "")) if planned else ""
+        if score is None and any(r.ceiling for r in self.methods if r.key == method):
+            return Cell(reason="not defined for the real photographs")
+        if score is None:
+            reason = str(planned.about.get("reason") or "") if planned else ""
+            return Cell(reason=reason or "not measured in this run")
+        marks = [m for m in score.marks if m != CEILING]
+        if status == "partial" and score.value is not None:
+            marks.append("the cell is partial: some images are missing")
+        return Cell(
+            value=score.value,
+            reason=score.reason,
+            se=score.se,
+            ci=score.ci,
+            n=score.n,
+            n_real=score.n_real,
+            marks=tuple(marks),
+            basis=basis(score),
+        )
+
+
+def basis(score: Score) -> str:
+    """What a figure rests on: ``parser celebamask_unet 1a2b3c...; resize nearest``, hashes cut."""
+    said = [f"{k.replace('_', ' ')} {score.extra[k]}" for k in BASIS if score.extra.get(k)]
+    return _HASH.sub(r"\1", "; ".join(said))
+
+
+def quality_tables(
+    material: Material, protocols: Sequence[str] = (), *, uncertainty: bool = False
+) -> list[Table]:
+    """One table for each (protocol, data set, task); with two or more ``protocols`` one for each
+    (data set, task) whose columns are labelled by protocol.
+
+    Raises:
+        UserError: a protocol without scores.
+    """
+    for wanted in protocols:
+        if wanted not in material.protocols:
+            raise UserError(
+                f"this run has no scores under protocol '{wanted}'",
+                did_you_mean(wanted, material.protocols) + " sisbench score RUN -p NAME adds some",
+            )
+    sets = [list(protocols)] if len(protocols) > 1 else [[p] for p in protocols]
+    tables = []
+    for chosen in sets or [[p] for p in material.protocols]:
+        for dataset, task in material.places:
+            table = _table(material, chosen, dataset, task, uncertainty)
+            if table is not None:
+                tables.append(table)
+    return tables
+
+
+def _table(
+    material: Material, protocols: Sequence[str], dataset: str, task: str, uncertainty: bool
+) -> Table | None:
+    here = [s for s in material.scores if (s.dataset, s.task) == (dataset, task)]
+    columns: list[Column] = []
+    cells: dict[tuple[str, str], Cell] = {}
+    for protocol in protocols:
+        scores = {(s.metric, s.method): s for s in here if s.protocol == protocol}
+        for metric in dict.fromkeys(metric for metric, _ in scores):
+            key = f"{dataset}/{task}/{metric}@{protocol}"
+            group = f"protocol {protocol}" if len(protocols) > 1 else ""
+            columns.append(material.column(metric, key, group))
+            for row in material.methods:
+                score = scores.get((metric, row.key))
+                cells[row.key, key] = material.cell(score, row.key, dataset, task)
+    if not columns:
+        return None
+    named = {s.method for s in here}
+    rows = [r for r in material.methods if not r.ceiling or r.key in named]
+    label = " and ".join(protocols)
+    return assemble(
+        f"{dataset}-{task}-{'-'.join(protocols)}",
+        f"{dataset}, {task}",
+        columns,
+        rows,
+        cells,
+        [f"{'Protocols' if len(protocols) > 1 else 'Protocol'} {label}."],
+        uncertainty=uncertainty,
+    )

@@ -1,0 +1,279 @@
+"""One table in every format: Markdown, LaTeX, CSV, HTML, console; best bold, second underlined."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Mapping
+from html import escape
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from bench.report.tables import DAGGER, Cell, Table, symbol
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+
+def _flat(text: str) -> str:
+    """One line, without control characters."""
+    return re.sub(r"[\x00-\x1f\x7f\s]+", " ", text).strip()
+
+
+# ------------------------------------------------------------------------------------ Markdown
+
+
+def _md(text: str) -> str:
+    text = re.sub(r"([\\`*_|\[\]~#])", r"\\\1", _flat(text))
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _md_cell(cell: Cell) -> str:
+    text = f"{cell.text} ± {cell.error}" if cell.error else cell.text
+    text = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}[cell.rank].format(text)
+    raised = ([DAGGER] if cell.seeded else []) + [symbol(n) for n in cell.notes]
+    return text + (f"<sup>{','.join(raised)}</sup>" if raised else "")
+
+
+def to_markdown(table: Table) -> str:
+    """GitHub Markdown: ``**best**``, ``<u>second</u>``; footnotes below."""
+    several = len(table.groups()) > 1
+    heads = [f"{c.header} ({c.group})" if several else c.header for c in table.columns]
+    groups = table.groups()
+    title = f"{table.title}; {groups[0][0]}" if len(groups) == 1 else table.title
+    lines = [f"### {_md(title)}", ""]
+    lines.append("| " + " | ".join(["Method", *map(_md, heads)]) + " |")
+    lines.append("| --- |" + " ---: |" * len(heads))
+    for block, members in table.blocks():
+        if block:
+            lines.append(f"| *{_md(block)}* |" + " |" * len(heads))
+        for y in members:
+            row = table.rows[y]
+            name = f"*{_md(row.title)}*" if row.ceiling else _md(row.title)
+            name += DAGGER if table.seeded(y) else ""
+            lines.append("| " + " | ".join([name, *map(_md_cell, table.cells[y])]) + " |")
+    legend = ["**Best**, <u>second best</u>."] if _ranked(table) else []
+    said = (f"**{_md(s)}**" if s.startswith(DAGGER) else _md(s) for s in table.caption)
+    lines += ["", " ".join([*said, *legend]), ""]
+    lines += [f"<sup>{symbol(i)}</sup> {_md(note)}  " for i, note in enumerate(table.notes)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _ranked(table: Table) -> bool:
+    return any(cell.rank for line in table.cells for cell in line)
+
+
+# --------------------------------------------------------------------------------------- LaTeX
+
+_TEX: Mapping[str, str] = MappingProxyType(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "±": r"$\pm$",
+        "−": r"$-$",
+        "–": "--",
+        "…": r"\ldots{}",
+        "†": r"$^{\dagger}$",
+        "×": r"$\times$",
+    }
+)
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(letter, letter) for letter in _flat(text))
+
+
+def _tex_cell(cell: Cell) -> str:
+    text = rf"{_tex(cell.text)} $\pm$ {cell.error}" if cell.error else _tex(cell.text)
+    text = {0: "%s", 1: r"\textbf{%s}", 2: r"\underline{%s}"}[cell.rank] % text
+    raised = ([r"$\dagger$"] if cell.seeded else []) + [symbol(n) for n in cell.notes]
+    return text + (rf"\textsuperscript{{{','.join(raised)}}}" if raised else "")
+
+
+def to_latex(table: Table) -> str:
+    """A ``table`` environment for the packages booktabs and textcomp: ``\\textbf`` best,
+    ``\\underline`` second best."""
+    width = len(table.columns)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\begin{{tabular}}{{l{'r' * width}}}",
+        r"\toprule",
+    ]
+    at, spans, rules = 2, [], []
+    for group, span in table.groups():
+        spans.append(rf"\multicolumn{{{span}}}{{c}}{{{_tex(group)}}}")
+        rules.append(rf"\cmidrule(lr){{{at}-{at + span - 1}}}")
+        at += span
+    if spans:
+        lines += [" & ".join(["", *spans]).strip() + r" \\", " ".join(rules)]
+    lines.append(" & ".join(["Method", *(_tex(c.header) for c in table.columns)]) + r" \\")
+    for block, members in table.blocks():
+        lines.append(r"\midrule")
+        if block:
+            lines.append(rf"\multicolumn{{{width + 1}}}{{l}}{{\textit{{{_tex(block)}}}}} \\")
+        for y in members:
+            row = table.rows[y]
+            name = rf"\textit{{{_tex(row.title)}}}" if row.ceiling else _tex(row.title)
+            name += r"$^{\dagger}$" if table.seeded(y) else ""
+            lines.append(" & ".join([name, *map(_tex_cell, table.cells[y])]) + r" \\")
+    legend = [r"\textbf{Best}, \underline{second best}."] if _ranked(table) else []
+    said = (rf"\textbf{{{_tex(s)}}}" if s.startswith(DAGGER) else _tex(s) for s in table.caption)
+    caption = " ".join([_tex(table.title) + ".", *said, *legend])
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    for i, note in enumerate(table.notes):
+        lines.append(rf"\par\smallskip\footnotesize \textsuperscript{{{symbol(i)}}} {_tex(note)}")
+    lines += [rf"\caption{{{caption}}}", rf"\label{{tab:{table.name}}}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+# ----------------------------------------------------------------------------------------- CSV
+
+
+def to_csv(table: Table) -> str:
+    """Stored values in full precision (fractions where tables print per cent), and for each column
+    ``_rank`` (1 best, 2 second best), ``_se``, ``_n``, ``_n_real`` and ``_note`` (marks, or the
+    reason of a dash). Column keys name data set, task, metric and protocol."""
+    stream = io.StringIO()
+    out = csv.writer(stream, lineterminator="\n")
+    parts = ("", "_rank", "_se", "_n", "_n_real", "_note")
+    out.writerow(
+        ["block", "method", "title", *(c.key + part for c in table.columns for part in parts)]
+    )
+    for row, line in zip(table.rows, table.cells, strict=True):
+        fields: list[object] = ["ceiling" if row.ceiling else row.block, row.key, _flat(row.title)]
+        for cell in line:
+            said = [table.notes[n] for n in cell.notes] + (["seeded weights"] * cell.seeded)
+            fields += [
+                _blank(cell.value),
+                cell.rank or "",
+                _blank(cell.se),
+                cell.n or "",
+                _blank(cell.n_real),
+                "; ".join(map(_flat, said)),
+            ]
+        out.writerow(fields)
+    return stream.getvalue()
+
+
+def _blank(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+# ---------------------------------------------------------------------------------------- HTML
+
+
+def _html(text: str) -> str:
+    return escape(_flat(text), quote=True)
+
+
+def _html_cell(cell: Cell) -> str:
+    text = _html(f"{cell.text} ± {cell.error}" if cell.error else cell.text)
+    text = {0: "{}", 1: "<strong>{}</strong>", 2: "<u>{}</u>"}[cell.rank].format(text)
+    raised = ([DAGGER] if cell.seeded else []) + [symbol(n) for n in cell.notes]
+    title = f' title="{_html(cell.reason)}"' if cell.value is None else ""
+    kind = ' class="dash"' if cell.value is None else ""
+    note = f"<sup>{','.join(raised)}</sup>" if raised else ""
+    return f"<td{kind}{title}>{text}{note}</td>"
+
+
+def to_html(table: Table) -> str:
+    """A ``<figure>`` with title, table, caption and footnotes; everything escaped."""
+    lines = ['<figure class="table">', f"<h3>{_html(table.title)}</h3>"]
+    lines += ['<div class="scroll"><table>', "<thead>"]
+    if table.groups():
+        spans = (f'<th colspan="{n}" scope="colgroup">{_html(g)}</th>' for g, n in table.groups())
+        lines.append(f"<tr><th></th>{''.join(spans)}</tr>")
+    heads = (f'<th scope="col">{_html(c.header)}</th>' for c in table.columns)
+    lines += [f'<tr><th scope="col">Method</th>{"".join(heads)}</tr>', "</thead>"]
+    for block, members in table.blocks():
+        lines.append("<tbody>")
+        if block:
+            span = len(table.columns) + 1
+            lines.append(f'<tr class="block"><th colspan="{span}">{_html(block)}</th></tr>')
+        for y in members:
+            row = table.rows[y]
+            kinds = ["ceiling"] * row.ceiling + ["seeded"] * table.seeded(y)
+            mark = f"<sup>{DAGGER}</sup>" if table.seeded(y) else ""
+            opening = f'<tr class="{" ".join(kinds)}">' if kinds else "<tr>"
+            name = f'<th scope="row">{_html(row.title)}{mark}</th>'
+            lines.append(f"{opening}{name}{''.join(map(_html_cell, table.cells[y]))}</tr>")
+        lines.append("</tbody>")
+    lines.append("</table></div>")
+    legend = "<strong>Best</strong>, <u>second best</u>." if _ranked(table) else ""
+    lines.append("<figcaption>")
+    warning = [s for s in table.caption if s.startswith(DAGGER)]
+    plain = [s for s in table.caption if not s.startswith(DAGGER)]
+    lines.append(f"<p>{_html(' '.join(plain))} {legend}</p>".replace(" </p>", "</p>"))
+    lines += [f'<p class="warning">{_html(s)}</p>' for s in warning]
+    if table.notes:
+        items = (f"<li><sup>{symbol(i)}</sup> {_html(n)}</li>" for i, n in enumerate(table.notes))
+        lines.append(f'<ul class="notes">{"".join(items)}</ul>')
+    return "\n".join([*lines, "</figcaption>", "</figure>"]) + "\n"
+
+
+def to_html_file(table: Table) -> str:
+    """``to_html`` as a document of its own."""
+    head = f'<!doctype html>\n<meta charset="utf-8">\n<title>{_html(table.title)}</title>\n'
+    return head + to_html(table)
+
+
+# ------------------------------------------------------------------------------------- console
+
+
+def to_rich(table: Table) -> RichTable:
+    """A rich table: bold best, underlined second best; nothing is read as markup."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    caption = Text(" ".join(table.caption))
+    for i, note in enumerate(table.notes):
+        caption.append(f"\n{symbol(i)} {_flat(note)}")
+    rich = RichTable(title=Text(table.title), caption=caption, caption_justify="left")
+    rich.add_column(Text("Method"))
+    several = len(table.groups()) > 1
+    for column in table.columns:
+        head = f"{column.group}\n{column.header}" if several else column.header
+        rich.add_column(Text(head), justify="right")
+    for block, members in table.blocks():
+        if block:
+            rich.add_section()
+            rich.add_row(Text(_flat(block), style="italic"))
+        for y in members:
+            name = Text(_flat(table.rows[y].title))
+            name.append(DAGGER if table.seeded(y) else "")
+            rich.add_row(name, *(_rich_cell(cell) for cell in table.cells[y]))
+    return rich
+
+
+def _rich_cell(cell: Cell) -> Text:
+    from rich.text import Text
+
+    shown = f"{cell.text} ± {cell.error}" if cell.error else cell.text
+    text = Text(shown, style={0: "", 1: "bold", 2: "underline"}[cell.rank])
+    raised = ([DAGGER] if cell.seeded else []) + [symbol(n) for n in cell.notes]
+    text.append(f" {','.join(raised)}" if raised else "", style="not bold not underline dim")
+    return text
+
+
+RENDERERS: Mapping[str, Callable[[Table], str]] = MappingProxyType(
+    {"md": to_markdown, "tex": to_latex, "csv": to_csv, "html": to_html_file}
+)
+"""File suffix -> renderer."""
