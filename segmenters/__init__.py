@@ -22,14 +22,16 @@ registry = Registry(
 )
 
 
-def create(name: str, space: LabelSpace | str, **options: Any) -> Segmenter:
+def create(name: str, /, space: LabelSpace | str, **options: Any) -> Segmenter:
     """A parser for a label space, without weights yet (``load`` brings them).
 
     Raises:
-        UserError: unknown name, or a parser that does not know the label space.
+        UserError: unknown name or option, or a parser that does not know the label space.
     """
     from bench.types import LabelSpace
+    from segmenters.base import accept_options
 
     found = LabelSpace.named(space) if isinstance(space, str) else space
-    parser: Segmenter = registry.get(name)(found, **options)
+    owner = registry.get(name)
+    parser: Segmenter = owner(found, **accept_options(owner, name, options))
     return parser
