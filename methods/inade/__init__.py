@@ -1,0 +1,7 @@
+"""INADE and V-INADE: instance-adaptive normalisation (Tan et al., CVPR 2021)."""
+
+from __future__ import annotations
+
+from methods.inade.method import INADE, VINADE
+
+__all__ = ["INADE", "VINADE"]

@@ -1,0 +1,170 @@
+"""Options of INADE and the four official configurations they default to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bench.errors import UserError
+from bench.types import LabelSpace
+
+UPSAMPLINGS = {"normal": 5, "more": 6, "most": 7}
+_NORM_G = "spectralspadesyncbatch3x3"
+_FILES = ("netG", "netE", "netD")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Construction options, by their official names; None takes the value that the label space's
+    official configuration has (ours for a space without one: one square of 256 pixels).
+
+    Attributes:
+        label_nc: classes without the don't-care one.
+        contain_dontcare_label: whether one more class follows, into which label 255 falls.
+        semantic_nc: classes plus the edge channel (only checked: the generator never sees edges).
+        no_instance: must be False, as the official network cuts the edge channel blindly.
+        ngf: channels of the last block.
+        z_dim: length of the global noise.
+        noise_nc: length of an instance's noise.
+        crop_size: width of the image.
+        aspect_ratio: width / height.
+        num_upsampling_layers: "normal" (5), "more" (6) or "most" (7).
+        use_vae: whether the instance encoder is there.
+        add_sketch: the sketch branch of the journal extension.
+        norm_G: must be the official normalisation.
+        norm_D, ndf, num_D, n_layers_D: the discriminator, which only training builds.
+        files: the official file of each module (only checked).
+    """
+
+    label_nc: int | None = None
+    contain_dontcare_label: bool | None = None
+    semantic_nc: int | None = None
+    no_instance: bool = False
+    ngf: int = 64
+    z_dim: int = 256
+    noise_nc: int | None = None
+    crop_size: int | None = None
+    aspect_ratio: float | None = None
+    num_upsampling_layers: str | None = None
+    use_vae: bool = False
+    add_sketch: bool = False
+    norm_G: str = _NORM_G
+    norm_D: str = "spectralinstance"
+    ndf: int = 64
+    num_D: int = 2
+    n_layers_D: int = 4
+    files: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.no_instance:
+            raise ValueError("no_instance must be False: the network relies on the edge channel")
+        if self.norm_G != _NORM_G:
+            raise ValueError(f"norm_G must be '{_NORM_G}', got '{self.norm_G}'")
+        if self.norm_D != "spectralinstance":
+            raise ValueError(f"norm_D must be 'spectralinstance', got '{self.norm_D}'")
+        if self.num_upsampling_layers not in (None, *UPSAMPLINGS):
+            raise ValueError(
+                f"num_upsampling_layers must be one of {', '.join(UPSAMPLINGS)}, "
+                f"got '{self.num_upsampling_layers}'"
+            )
+        unknown = [name for name in self.files if name not in _FILES]
+        if unknown:
+            raise ValueError(f"files names the unknown modules {', '.join(unknown)}")
+        numbers = ("ngf", "z_dim", "noise_nc", "crop_size", "ndf", "num_D", "n_layers_D")
+        for name in (*numbers, "aspect_ratio"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+
+@dataclass(frozen=True)
+class VAEOptions(Options):
+    """The same with the instance encoder."""
+
+    use_vae: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.use_vae:
+            raise ValueError("use_vae must be True: without the encoder the method is 'inade'")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the networks are built from; every value is known.
+
+    Attributes:
+        classes: number of semantic classes, a don't-care class included.
+        dontcare: class id that label 255 stands for, or None.
+        start: (h, w) of the grid that the generator begins with.
+        size: (H, W) of the image.
+    """
+
+    classes: int
+    dontcare: int | None
+    ngf: int
+    z_dim: int
+    noise_nc: int
+    upsampling: str
+    start: tuple[int, int]
+    size: tuple[int, int]
+    sketch: bool
+
+
+@dataclass(frozen=True)
+class _Official:
+    dontcare: bool = False
+    noise_nc: int = 64
+    crop_size: int = 256
+    aspect_ratio: float = 1.0
+    upsampling: str = "normal"
+
+
+_OFFICIAL = {
+    "celebamask_hq": _Official(),
+    "ade20k": _Official(dontcare=True),
+    "cityscapes": _Official(crop_size=512, aspect_ratio=2.0, upsampling="more"),
+    "deepfashion": _Official(noise_nc=8),
+}
+
+
+def resolve(options: Options, space: LabelSpace) -> Config:
+    """The configuration for ``space``.
+
+    Raises:
+        UserError: the number of classes is not that of the label space, or no image size follows.
+    """
+    official = _OFFICIAL.get(space.name, _Official())
+    dontcare = _or(options.contain_dontcare_label, official.dontcare)
+    label_nc = _or(options.label_nc, len(space) - dontcare)
+    classes = label_nc + dontcare
+    if classes != len(space):
+        raise UserError(
+            f"inade: label_nc {label_nc}{' and the don’t-care class' if dontcare else ''} make "
+            f"{classes} classes, the label space '{space.name}' has {len(space)}",
+            "leave label_nc and contain_dontcare_label out: they follow from the label space",
+        )
+    if options.semantic_nc not in (None, classes + 1):
+        raise UserError(
+            f"inade: semantic_nc must be classes + 1 = {classes + 1}, got {options.semantic_nc}"
+        )
+    upsampling = _or(options.num_upsampling_layers, official.upsampling)
+    factor = 2 ** UPSAMPLINGS[upsampling]
+    width = _or(options.crop_size, official.crop_size) // factor
+    height = round(width / _or(options.aspect_ratio, official.aspect_ratio))
+    if width < 1 or height < 1:
+        raise UserError(f"inade: crop_size must be at least {factor} with '{upsampling}'")
+    return Config(
+        classes=classes,
+        dontcare=label_nc if dontcare else None,
+        ngf=options.ngf,
+        z_dim=options.z_dim,
+        noise_nc=_or(options.noise_nc, official.noise_nc),
+        upsampling=upsampling,
+        start=(height, width),
+        size=(height * factor, width * factor),
+        sketch=options.add_sketch,
+    )
+
+
+def _or(value, default):  # type: ignore[no-untyped-def]
+    return default if value is None else value
