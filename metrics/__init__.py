@@ -9,8 +9,32 @@ from bench.registry import Registry
 if TYPE_CHECKING:
     from metrics.base import Metric, RowMaker
 
-registry = Registry("sisbench.metrics", {})
-makers = Registry("sisbench.row_makers", {})
+registry = Registry(
+    "sisbench.metrics",
+    {
+        "fid": "metrics.frechet:FID",
+        "r_fid": "metrics.frechet:RFID",
+        "s_fid": "metrics.frechet:SFID",
+        "fid_sh": "metrics.frechet:FIDSh",
+        "fid_infinity": "metrics.frechet:FIDInfinity",
+        "kid": "metrics.kid:KID",
+        "psnr": "metrics.pixel:PSNR",
+        "psnr_pooled": "metrics.pixel:PSNRPooled",
+        "ssim": "metrics.pixel:SSIM",
+        "miou": "metrics.segmentation:MIoU",
+        "accuracy": "metrics.segmentation:Accuracy",
+        "class_iou": "metrics.segmentation:ClassIoU",
+    },
+)
+makers = Registry(
+    "sisbench.row_makers",
+    {
+        "inception": "metrics.inception:Inception",
+        "psnr": "metrics.pixel:PSNRRows",
+        "ssim": "metrics.pixel:SSIMRows",
+        "confusion": "metrics.segmentation:ConfusionRows",
+    },
+)
 
 
 def create(name: str, **options: Any) -> Metric:
@@ -19,11 +43,30 @@ def create(name: str, **options: Any) -> Metric:
     Raises:
         UserError: unknown name; the nearest one is named.
     """
-    found: Metric = registry.get(name)(**options)
-    return found
+    return _made(registry, name, options)
 
 
 def create_maker(name: str, **options: Any) -> RowMaker:
-    """The row maker called ``name``, as ``"inception"``."""
-    found: RowMaker = makers.get(name)(**options)
-    return found
+    """The row maker called ``name``, as ``"inception"``.
+
+    Raises:
+        UserError: unknown name or option.
+        Unavailable: weights that it needs are not here.
+    """
+    return _made(makers, name, options)
+
+
+def _made(registry: Registry, name: str, options: dict[str, Any]) -> Any:
+    import inspect
+
+    from bench.errors import UserError, did_you_mean
+
+    found = registry.get(name)
+    known = inspect.signature(found).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    for option in options:
+        if option not in known and not open_ended:
+            raise UserError(
+                f"{registry.kind} '{name}' has no option '{option}'", did_you_mean(option, known)
+            )
+    return found(**options)

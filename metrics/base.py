@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench.errors import Unavailable, UserError
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -30,6 +32,9 @@ class ImageBatch:
         reference: (B, 3, H, W) uint8 style references, or None.
         classes: (B, C) bool, the classes that were edited, or None.
         space: label space of ``label``.
+        reference_label: (B, H, W) int64, label map of ``reference``, or None.
+        target_label: (B, H, W) int64, the target's own label map where ``label`` differs, or None.
+        original: (B, 3, H, W) uint8, the method's own image of the target before an edit, or None.
     """
 
     ids: Sequence[str]
@@ -39,6 +44,9 @@ class ImageBatch:
     reference: Tensor | None
     classes: Tensor | None
     space: LabelSpace
+    reference_label: Tensor | None = None
+    target_label: Tensor | None = None
+    original: Tensor | None = None
 
 
 class RowMaker(ABC):
@@ -46,7 +54,7 @@ class RowMaker(ABC):
 
     Class attributes:
         name: as ``inception``; rows are stored under it.
-        needs: subset of {"target", "reference", "label", "classes"} that must not be None.
+        needs: fields of ``ImageBatch`` that must not be None ("target", "classes", ...).
     """
 
     name: ClassVar[str] = ""
@@ -59,6 +67,30 @@ class RowMaker(ABC):
     @abstractmethod
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
         """One row a sample: column -> (B, ...); it depends on that sample alone."""
+
+    def check(self, batch: ImageBatch) -> None:
+        """Refuse a batch that lacks what this maker needs.
+
+        Raises:
+            Unavailable: a needed field is None.
+            UserError: images are not (B, 3, H, W) uint8.
+        """
+        absent = sorted(field for field in self.needs if getattr(batch, field) is None)
+        if absent:
+            raise Unavailable(
+                f"{self.name} needs {', '.join(absent)}, and this task has none",
+                "the figure is not defined here; leave it out for this task",
+            )
+        for name in ("image", "target", "reference", "original"):
+            value = getattr(batch, name)
+            if value is not None and (
+                value.ndim != 4 or value.shape[1] != 3 or str(value.dtype) != "torch.uint8"
+            ):
+                raise UserError(
+                    f"{self.name}: {name} must be (B, 3, H, W) uint8, "
+                    f"got {tuple(value.shape)} {value.dtype}",
+                    "quantise once, by rounding, before scoring",
+                )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,133 @@
+"""What the feature networks share: verified weights, folded batch norms, TensorFlow-1 resize."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+DTYPES = ("float32", "bf16")
+
+
+def code_hash(*parts: object) -> str:
+    """Hash of what changes a row: the parts in their order, as text."""
+    return hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """``float32`` or ``bf16``.
+
+    Raises:
+        UserError: any other name.
+    """
+    import torch
+
+    if name not in DTYPES:
+        raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}")
+    return {"float32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def weights_file(name: str, given: Path | str | None) -> tuple[Path, str]:
+    """(path, sha256) of the registered file, or of the one given.
+
+    Raises:
+        Unavailable: it is not there; the message says how to get it.
+    """
+    from bench import weights
+
+    found = weights.resolve(name, given)
+    return found, weights.sha256_of(found)
+
+
+def read_plain_state(path: Path) -> dict[str, Tensor]:
+    """Tensors of a state dict file (torch or safetensors); pickled objects are refused.
+
+    Raises:
+        UserError: not such a file.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        raw: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise UserError(f"{path} cannot be read as plain tensors: {reason}") from error
+    if not isinstance(raw, Mapping) or not raw:
+        raise UserError(f"{path} holds no state dict (a {type(raw).__name__})")
+    return {str(k): v for k, v in raw.items() if isinstance(v, torch.Tensor)}
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """``module.load_state_dict`` with an error that users can read.
+
+    Raises:
+        UserError: missing, unexpected or mis-shaped keys.
+    """
+    own = module.state_dict()
+    missing = sorted(k for k in own if k not in state and not k.endswith("num_batches_tracked"))
+    extra = sorted(k for k in state if k not in own)
+    bad = sorted(k for k in own if k in state and own[k].shape != state[k].shape)
+    if missing or extra or bad:
+        raise UserError(
+            f"{where} does not fit {type(module).__name__}: {len(missing)} keys missing "
+            f"{missing[:3]}, {len(extra)} unexpected {extra[:3]}, {len(bad)} of another shape "
+            f"{bad[:3]}",
+            "this is another network's file; see: sisbench weights list",
+        )
+    module.load_state_dict({k: state.get(k, v) for k, v in own.items()})
+
+
+def fold_batchnorm(module: nn.Module) -> None:
+    """Fold every child pair (``conv``, ``bn``) into one convolution, in place (eval statistics)."""
+    import torch
+    from torch import nn
+
+    for block in module.modules():
+        conv, norm = getattr(block, "conv", None), getattr(block, "bn", None)
+        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+            continue
+        if norm.running_mean is None or norm.running_var is None:
+            raise ValueError("a batch norm without running statistics cannot be folded")
+        with torch.no_grad():
+            gain = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
+            shift = norm.bias.double() - norm.running_mean.double() * gain
+            if conv.bias is not None:
+                shift += conv.bias.double() * gain
+            conv.weight.copy_(conv.weight.double() * gain[:, None, None, None])
+            conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
+        block.bn = nn.Identity()
+
+
+def resize_tf1(x: Tensor, size: int) -> Tensor:
+    """Bilinear resize as TensorFlow 1 does it: source index i * (in / out), no half pixel, no
+    antialias, clamped at the far edge; separable, so two index_select and one lerp an axis.
+
+    Args:
+        x: (B, C, H, W) float.
+
+    Returns:
+        (B, C, size, size) of the same dtype.
+    """
+    import torch
+
+    for dim in (2, 3):
+        n = x.shape[dim]
+        source = torch.arange(size, device=x.device, dtype=torch.float32) * (n / size)
+        low = source.long().clamp_(max=n - 1)
+        high = (low + 1).clamp_(max=n - 1)
+        weight = (source - low).to(x.dtype).view(-1, *[1] * (3 - dim))
+        x = torch.lerp(x.index_select(dim, low), x.index_select(dim, high), weight)
+    return x

@@ -1,0 +1,387 @@
+"""Frechet distances between sets of features: FID under its several names, in float64.
+
+No matrix root is ever taken. With A the centred generated features / sqrt(n - 1) and L any factor
+of the reference covariance (S = L L^T), tr sqrt(S1 S) is the nuclear norm of A L, which is found
+from the smaller of its two Gram matrices and has no noise floor when n < d.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bench.errors import UserError
+from metrics.base import Figure, Metric, Rows
+from metrics.statistics import normal_interval
+
+_CHUNK = 4096
+_SVD_SIDE = 400
+_REFERENCES = 4
+INDICATIVE_BELOW = 5000
+"""Sets smaller than this make an extrapolation to infinite n indicative only (the bias of FID is
+not linear in 1/n there)."""
+
+
+@dataclass(frozen=True)
+class FrechetReference:
+    """Mean and covariance factor of a reference set.
+
+    Attributes:
+        mean: (d,) float64.
+        factor: (d, r) float64 with ``factor @ factor.T`` the covariance (divisor n - 1).
+        n: number of samples.
+    """
+
+    mean: np.ndarray
+    factor: np.ndarray
+    n: int
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> FrechetReference:
+        """Statistics of (n, d) features; kept in memory for the same features (by content).
+
+        Raises:
+            UserError: fewer than two rows, not a matrix, or not finite.
+        """
+        features = check_features(features, "reference features")
+        key = hashlib.sha256(np.ascontiguousarray(features).data).hexdigest() + str(features.shape)
+        if key not in _cache:
+            _cache[key] = cls._compute(features)
+            if len(_cache) > _REFERENCES:
+                _cache.popitem(last=False)
+        _cache.move_to_end(key)
+        return _cache[key]
+
+    @classmethod
+    def _compute(cls, features: np.ndarray) -> FrechetReference:
+        n, d = features.shape
+        mean = features.mean(axis=0, dtype=np.float64)
+        if n <= d:
+            return cls(mean, (features - mean).T / np.sqrt(n - 1), n)
+        covariance = np.zeros((d, d))
+        for part in _centred(features, mean):
+            covariance += part.T @ part
+        covariance /= n - 1
+        try:
+            factor = np.linalg.cholesky(covariance)
+        except np.linalg.LinAlgError:  # rank deficient, as with dead features
+            values, vectors = np.linalg.eigh(covariance)
+            factor = vectors * np.sqrt(np.clip(values, 0, None))
+        return cls(mean, factor, n)
+
+    @cached_property
+    def trace(self) -> float:
+        """Trace of the covariance."""
+        return float(np.sum(self.factor**2))
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """As columns that ``fid.reduce(rows, real)`` takes in place of features."""
+        return {"mean": self.mean, "factor": self.factor, "n": np.array(self.n)}
+
+    def save(self, path: Path) -> None:
+        """Write as npz."""
+        with path.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, mean=self.mean, factor=self.factor, n=self.n)
+
+    @classmethod
+    def load(cls, path: Path) -> FrechetReference:
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: missing or foreign file.
+        """
+        if not path.is_file():
+            raise UserError(f"no reference statistics at {path}", "score once to make them")
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return cls(stored["mean"], stored["factor"], int(stored["n"]))
+        except (KeyError, ValueError, OSError) as error:
+            raise UserError(
+                f"{path} holds no reference statistics (mean, factor, n): {error}"
+            ) from error
+
+
+_cache: OrderedDict[str, FrechetReference] = OrderedDict()
+
+
+def check_features(features: np.ndarray, what: str) -> np.ndarray:
+    """(n, d) float features, n >= 2 and finite.
+
+    Raises:
+        UserError: anything else.
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or features.shape[0] < 2:
+        raise UserError(
+            f"{what} must be (n, d) with n >= 2, got {features.shape}",
+            "a covariance needs at least two images",
+        )
+    if not np.isfinite(features).all():
+        raise UserError(f"{what} hold NaN or infinite values", "delete those rows, score again")
+    return features
+
+
+def _centred(features: np.ndarray, mean: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(features), _CHUNK):
+        yield features[start : start + _CHUNK] - mean
+
+
+def frechet(features: np.ndarray, reference: FrechetReference) -> float:
+    """|m1 - m2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2) in float64, divisor n - 1.
+
+    Args:
+        features: (n, d) generated.
+        reference: statistics of the real set, same d.
+
+    >>> x = np.random.default_rng(0).normal(size=(50, 8))
+    >>> abs(frechet(x + 1.0, FrechetReference.of(x)) - 8.0) < 1e-9
+    True
+    """
+    return _solve(features, reference, influence=False)[0]
+
+
+def frechet_influence(
+    features: np.ndarray, reference: FrechetReference
+) -> tuple[float, np.ndarray]:
+    """The distance and the derivative of it by the weight of every generated sample.
+
+    ``u_i`` is d FID / d w_i towards sample i from uniform weights (infinitesimal jackknife); it
+    sums to 0, and FID + u_i are pseudo-values: their mean is FID and sd(u) / sqrt(n) its standard
+    error. Closed form: 2 (x_i - m1).(m1 - m2) + [|x_i - m1|^2 - q_i] n/(n-1), minus its mean, with
+    q_i = y_i^T (L^T S1 L)^(-1/2) y_i and y_i = L^T (x_i - m1).
+
+    Returns:
+        (value, (n,) float64).
+    """
+    value, influence = _solve(features, reference, influence=True)
+    return value, influence
+
+
+def _solve(
+    features: np.ndarray, reference: FrechetReference, influence: bool
+) -> tuple[float, np.ndarray]:
+    features = check_features(features, "features")
+    n, d = features.shape
+    if reference.mean.shape != (d,):
+        raise UserError(
+            f"features have {d} dimensions, the reference has {reference.mean.shape[0]}",
+            "both sides need the same extractor",
+        )
+    mean = features.mean(axis=0, dtype=np.float64)
+    shift = mean - reference.mean
+    squares = np.concatenate([np.einsum("ij,ij->i", p, p) for p in _centred(features, mean)])
+    root, quadratic = _trace_root(features, mean, reference.factor, influence)
+    value = float(shift @ shift + squares.sum() / (n - 1) + reference.trace - 2 * root)
+    if not influence:
+        return value, np.empty(0)
+    linear = np.concatenate([p @ shift for p in _centred(features, mean)])
+    u = 2 * linear + (squares - quadratic) * (n / (n - 1))
+    return value, u - u.mean()
+
+
+def _trace_root(
+    features: np.ndarray, mean: np.ndarray, factor: np.ndarray, quadratic: bool
+) -> tuple[float, np.ndarray]:
+    """(tr sqrt(S1 S2), q) with q_i = y_i^T (L^T S1 L)^(-1/2) y_i, or an empty q."""
+    n, r = len(features), factor.shape[1]
+    nothing = np.empty(0)
+    if n <= r:
+        product = ((features - mean) @ factor) / np.sqrt(n - 1)  # (n, r)
+        if n <= _SVD_SIDE and not quadratic:
+            return float(np.linalg.svd(product, compute_uv=False).sum()), nothing
+        if n <= _SVD_SIDE:
+            left, singular, _ = np.linalg.svd(product, full_matrices=False)
+        else:
+            singular, left = _gram_roots(product @ product.T, quadratic)
+        if not quadratic:
+            return float(singular.sum()), nothing
+        return float(singular.sum()), (n - 1) * (left**2 @ singular)
+    gram = np.zeros((r, r))
+    for part in _centred(features, mean):
+        y = part @ factor
+        gram += y.T @ y
+    singular, right = _gram_roots(gram / (n - 1), quadratic)
+    if not quadratic:
+        return float(singular.sum()), nothing
+    inverse = np.divide(1, np.sqrt(singular), out=np.zeros_like(singular), where=singular > 0)
+    whiten = factor @ (right * inverse)  # (d, r)
+    return float(singular.sum()), np.concatenate(
+        [np.sum((part @ whiten) ** 2, axis=1) for part in _centred(features, mean)]
+    )
+
+
+def _gram_roots(gram: np.ndarray, vectors: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Square roots of the eigenvalues of a Gram matrix; rounding noise of null ones becomes 0."""
+    if vectors:
+        values, basis = np.linalg.eigh(gram)
+    else:
+        values, basis = np.linalg.eigvalsh(gram), np.empty(0)
+    noise = values[-1] * len(values) * np.finfo(np.float64).eps
+    return np.sqrt(np.where(values > noise, values, 0.0)), basis
+
+
+def frechet_infinity(
+    features: np.ndarray, reference: FrechetReference, seed: int = 0, points: int = 8
+) -> float:
+    """Intercept of a straight line through FID at ``points`` sizes against 1/n (sizes evenly
+    spaced from half of the set to all of it, drawn without replacement).
+
+    Source: Chong & Forsyth, CVPR 2020, section 4, with half of the set as the smallest size.
+    """
+    n = len(features)
+    order = np.random.default_rng(seed).permutation(n)
+    sizes = np.unique(np.linspace(max(2, n // 2), n, points).astype(int))
+    if len(sizes) < 2:
+        raise UserError(f"{n} images are too few to extrapolate from", "take plain FID or KID")
+    values = [frechet(features[order[:k]], reference) for k in sizes]
+    return float(np.polyfit(1.0 / sizes, values, 1)[1])
+
+
+def _reference(real: Rows | None, name: str) -> FrechetReference:
+    if real is None:
+        raise UserError(f"{name} needs the rows of a real set", "map the reference set first")
+    if "factor" in real:
+        return FrechetReference(real["mean"], real["factor"], int(real["n"]))
+    return FrechetReference.of(real["features"])
+
+
+class FID(Metric):
+    """Frechet Inception distance of generated images to the real set.
+
+    FID = |m1 - m2|^2 + tr(S1 + S2 - 2 sqrt(S1 S2)) over 2048 Inception features, mean and
+    covariance (n - 1) in float64, no epsilon. Lower is better, bounded by 0. Biased upwards by a
+    term that shrinks with n: compare only equal n and equal real sets (both are in the figure).
+    The standard error is the infinitesimal jackknife over the generated images; it covers neither
+    the bias nor the training seed.
+
+    Rows: ``features`` (n, d) float32. Real rows: ``features`` (m, d), or ``FrechetReference.rows``.
+
+    Args:
+        interval: compute the standard error and interval.
+
+    Source: Heusel et al., NeurIPS 2017, section 3 (definition); torch-fidelity's
+    ``inception-v3-compat`` (network and resize).
+
+    >>> x = np.random.default_rng(0).normal(size=(50, 8))
+    >>> round(FID().reduce({"features": x + 1}, {"features": x}).value, 6)
+    8.0
+    """
+
+    name = "fid"
+    title = "FID"
+    direction = "down"
+    bounds: ClassVar[tuple[float | None, float | None]] = (0.0, None)
+    digits = 2
+    maker = "inception"
+    real = "test"
+    tasks: ClassVar[tuple[str, ...]] = (
+        "reconstruct",
+        "transfer",
+        "class_transfer",
+        "sample",
+        "mixed",
+    )
+    source = "Heusel et al., NeurIPS 2017, section 3"
+
+    def __init__(self, interval: bool = True) -> None:
+        super().__init__(interval=interval)
+
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+        reference = _reference(real, self.name)
+        features = rows["features"]
+        if not self.options["interval"]:
+            return Figure(frechet(features, reference), len(features), reference.n)
+        value, influence = frechet_influence(features, reference)
+        se = float(np.sqrt(np.mean(influence**2) / len(influence)))
+        return Figure(
+            value=value,
+            n=len(features),
+            n_real=reference.n,
+            se=se,
+            ci=normal_interval(value, se, low=0.0),
+            extra=self._extra(features, reference),
+        )
+
+    def _extra(self, features: np.ndarray, reference: FrechetReference) -> dict[str, Any]:
+        shift = features.mean(axis=0, dtype=np.float64) - reference.mean
+        return {"mean_term": float(shift @ shift)}
+
+
+class RFID(FID):
+    """FID of reconstructed test images to the *training* photographs (SCAM's R-FID).
+
+    Same formula as ``fid``; only the real set differs.
+
+    >>> RFID.real
+    'train'
+    """
+
+    name = "r_fid"
+    title = "R-FID"
+    real = "train"
+    tasks = ("reconstruct",)
+    source = "Dufour et al. (SCAM), ECCV 2022, section 4"
+
+
+class SFID(FID):
+    """FID of style-swapped images to the test photographs (SCAM's S-FID as its paper says it; its
+    code takes the training photographs: a protocol may name that set).
+
+    >>> SFID.real
+    'test'
+    """
+
+    name = "s_fid"
+    title = "S-FID"
+    real = "test"
+    tasks = ("transfer", "subject_transfer")
+    source = "Dufour et al. (SCAM), ECCV 2022, section 4"
+
+
+class FIDSh(FID):
+    """FID of images whose layout took one part from another sample (shape transfer).
+
+    >>> FIDSh.tasks
+    ('shape_transfer',)
+    """
+
+    name = "fid_sh"
+    title = "FID-Sh"
+    real = "test"
+    tasks = ("shape_transfer",)
+    source = "Fontanini et al. (CA2-SIS), shape transfer"
+
+
+class FIDInfinity(FID):
+    """FID extrapolated to infinitely many generated images: intercept of a line against 1/n.
+
+    Marked indicative below 5000 images, where the bias is not linear in 1/n.
+
+    >>> x = np.random.default_rng(0).normal(size=(400, 4))
+    >>> figure = FIDInfinity().reduce({"features": x[:200]}, {"features": x[200:]})
+    >>> figure.marks
+    ('indicative',)
+    """
+
+    name = "fid_infinity"
+    title = "FID∞"
+    bounds = (None, None)
+    tasks = FID.tasks
+    source = "Chong & Forsyth, CVPR 2020, section 4"
+
+    def __init__(self) -> None:
+        super().__init__(interval=False)
+
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+        reference = _reference(real, self.name)
+        n = len(rows["features"])
+        value = frechet_infinity(rows["features"], reference, seed)
+        marks = ("indicative",) if min(n, reference.n) < INDICATIVE_BELOW else ()
+        return Figure(value, n, reference.n, marks=marks)

@@ -1,0 +1,333 @@
+"""Agreement of a parser's label maps with the drawn ones: mIoU and accuracy in every convention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.errors import UserError
+from bench.types import LabelSpace
+from metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
+from metrics.extractors import code_hash
+from metrics.statistics import bootstrap_confusion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from segmenters.base import Segmenter
+
+MIOU = "miou_dataset_union"
+ACCURACY = "acc_pixel_dataset"
+_TASKS = (
+    "reconstruct",
+    "transfer",
+    "class_transfer",
+    "shape_transfer",
+    "subject_transfer",
+    "sample",
+    "mixed",
+)
+
+
+def nearest(label: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H, W) label maps at ``size`` by PIL's nearest rule: source index
+    floor((i + 0.5) * scale), the positions summed up step by step as PIL does (ties round alike).
+
+    >>> import torch
+    >>> nearest(torch.arange(4).view(1, 1, 4), (1, 2)).tolist()
+    [[[1, 3]]]
+    """
+    import torch
+
+    for dim, wanted in ((1, size[0]), (2, size[1])):
+        have = label.shape[dim]
+        if have != wanted:
+            steps = np.full(wanted, have / wanted)
+            steps[0] /= 2
+            index = torch.from_numpy(np.cumsum(steps).astype(np.int64))
+            label = label.index_select(dim, index.clamp_(max=have - 1).to(label.device))
+    return label
+
+
+def confusion_counts(
+    truth: Tensor, prediction: Tensor, classes: int, ignore: int | None
+) -> tuple[Tensor, Tensor]:
+    """Counts an image, by one bincount.
+
+    Args:
+        truth: (B, h, w) int64; -1 (a hole) and ``ignore`` are left out.
+        prediction: (B, h, w) int64 in [0, classes).
+
+    Returns:
+        (B, K, K) int64, rows = truth; (B, K) int64 predictions at pixels that were left out.
+
+    Raises:
+        UserError: a label is out of range.
+    """
+    import torch
+
+    left_out = truth < 0
+    if ignore is not None:
+        left_out = left_out | (truth == ignore)
+    rows = truth.masked_fill(left_out, classes)  # one more row collects what is left out
+    b = len(truth)
+    for what, values in (("label map", rows), ("parser", prediction)):
+        top = classes if what == "label map" else classes - 1
+        if values.numel() and (int(values.min()) < 0 or int(values.max()) > top):
+            raise UserError(
+                f"{what}: class {int(values.max())} in a space of {classes} classes",
+                "the parser and the label map must share one label space",
+            )
+    image = torch.arange(b, device=truth.device).view(b, 1, 1)
+    index = (image * (classes + 1) + rows) * classes + prediction
+    counts = torch.bincount(index.flatten(), minlength=b * (classes + 1) * classes)
+    counts = counts.view(b, classes + 1, classes)
+    return counts[:, :classes], counts[:, classes]
+
+
+class ConfusionRows(RowMaker):
+    """Confusion matrix an image between the drawn label map and what a parser sees in the image.
+
+    The label map is brought to the parser's output size by PIL's nearest rule.
+
+    Args:
+        parser: registry name of a segmenter, or a loaded segmenter.
+        space: label space; only with a name.
+        weights: the parser's file; None takes the registered one.
+        device: where the parser runs.
+
+    Rows: ``confusion`` (B, K, K) int32, rows = truth; ``ignored`` (B, K) int32, predictions at
+    pixels that are left out (holes and the ignore label).
+
+    Raises:
+        Unavailable: the parser's weights are not here.
+    """
+
+    name = "confusion"
+    needs = frozenset({"label"})
+
+    def __init__(
+        self,
+        parser: str | Segmenter,
+        space: LabelSpace | str | None = None,
+        weights: Path | str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if isinstance(parser, str):
+            import segmenters
+
+            if space is None:
+                raise UserError(f"confusion: parser '{parser}' needs a label space")
+            file = None if weights is None else Path(weights)
+            parser = segmenters.create(parser, space).load(file, device)
+        self.parser = parser
+
+    def fingerprint(self) -> str:
+        space = self.parser.space
+        return code_hash(
+            self.name, 1, self.parser.fingerprint(), space.name, space.classes, space.ignore
+        )
+
+    def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
+        self.check(batch)
+        space = self.parser.space
+        if batch.space.classes != space.classes:
+            raise UserError(
+                f"the parser knows '{space.name}' ({len(space)} classes), the label maps are "
+                f"'{batch.space.name}' ({len(batch.space)})",
+                "choose a parser for this label space",
+            )
+        found = self.parser(batch.image)
+        label = nearest(batch.label.to(found.device), (found.shape[1], found.shape[2]))
+        matrix, ignored = confusion_counts(label, found, len(space), space.ignore)
+        return {
+            "confusion": matrix.cpu().numpy().astype(np.int32),
+            "ignored": ignored.cpu().numpy().astype(np.int32),
+        }
+
+
+def _iou(tp: np.ndarray, truth: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """IoU of every class, NaN where the union is empty; any leading shape."""
+    union = truth + found - tp
+    return np.divide(tp, union, out=np.full(np.shape(union), np.nan), where=union > 0)
+
+
+def _mean(values: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
+    """Mean over the last axis of what is not NaN (and ``where``); NaN where nothing is left."""
+    keep = np.isfinite(values) if where is None else np.isfinite(values) & where
+    total, count = np.where(keep, values, 0).sum(-1), keep.sum(-1)
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+
+
+def conventions(
+    confusion: np.ndarray, ignored: np.ndarray, ignore: int | None = None
+) -> dict[str, float]:
+    """Every named convention of mIoU and accuracy from the confusions of single images.
+
+    Args:
+        confusion: (n, K, K) counts, rows = truth; ignored: (n, K) predictions at left-out pixels.
+        ignore: class id that is the ignore label itself (ADE20K's 0): no class of the means.
+
+    Returns:
+        name -> value in [0, 1]; NaN where undefined. Names: ``miou_dataset_*`` pool all pixels,
+        ``miou_image_*`` average over images; ``_union`` counts classes in truth or prediction,
+        ``_gt`` those in the truth, ``_absent0`` / ``_absent1`` undefined ones as 0 / 1, ``_nobg``
+        leaves class 0 out.
+    """
+    keep = np.arange(confusion.shape[1]) != (-1 if ignore is None else ignore)
+    tp = np.diagonal(confusion, axis1=1, axis2=2).astype(np.float64)  # (n, K)
+    truth, found = confusion.sum(2, dtype=np.float64), confusion.sum(1, dtype=np.float64)
+    pooled_tp, pooled_truth, pooled_found = tp.sum(0), truth.sum(0), found.sum(0)
+    each = np.where(keep, _iou(tp, truth, found), np.nan)
+    whole = np.where(keep, _iou(pooled_tp, pooled_truth, pooled_found), np.nan)
+    as_fp = np.where(keep, _iou(pooled_tp, pooled_truth, pooled_found + ignored.sum(0)), np.nan)
+    no_background = np.arange(len(whole)) != 0
+    valid, every = truth.sum(), truth.sum() + float(ignored.sum())
+    recall = np.divide(
+        pooled_tp, pooled_truth, out=np.full(len(whole), np.nan), where=pooled_truth > 0
+    )
+    share = np.divide(tp.sum(1), truth.sum(1), out=np.full(len(tp), np.nan), where=truth.sum(1) > 0)
+    values = {
+        "miou_dataset_union": _mean(whole),
+        "miou_dataset_all_absent0": np.nan_to_num(whole[keep]).mean(),
+        "miou_dataset_gt": _mean(whole, pooled_truth > 0),
+        "miou_dataset_union_nobg": _mean(whole, no_background),
+        "miou_image_union": _mean(_mean(each)),
+        "miou_image_gt": _mean(_mean(each, truth > 0)),
+        "miou_image_absent1": np.nan_to_num(each[:, keep], nan=1.0).mean(),
+        "miou_image_absent0": np.nan_to_num(each[:, keep]).mean(),
+        "miou_image_union_nobg": _mean(_mean(each, no_background)),
+        "miou_pooled_pairs": _mean(each.reshape(-1)),
+        "miou_dataset_union_ignored_as_fp": _mean(as_fp),
+        "acc_pixel_dataset": pooled_tp.sum() / valid if valid else np.nan,
+        "acc_pixel_image_mean": _mean(share),
+        "acc_pixel_ignored_as_wrong": pooled_tp.sum() / every if every else np.nan,
+        "acc_class_mean_gt": _mean(np.where(keep, recall, np.nan)),
+        "fwiou": float(np.nansum(pooled_truth * np.nan_to_num(whole)) / valid) if valid else np.nan,
+    }
+    return {name: float(value) for name, value in values.items()}
+
+
+class _FromConfusion(Metric):
+    """What the three figures share: one confusion, a label space, every convention in ``extra``."""
+
+    direction = "up"
+    bounds = (0.0, 100.0)
+    unit = "%"
+    scale = 100.0
+    digits = 2
+    maker = "confusion"
+    tasks = _TASKS
+    convention = ""
+
+    def __init__(self, space: LabelSpace | str | None = None) -> None:
+        super().__init__(space=space)
+        self.space = LabelSpace.named(space) if isinstance(space, str) else space
+
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+        confusion, ignored = rows["confusion"], rows["ignored"]
+        k = confusion.shape[1]
+        if self.space is not None and len(self.space) != k:
+            raise UserError(
+                f"{self.name}: confusions of {k} classes, '{self.space.name}' has {len(self.space)}"
+            )
+        ignore = None if self.space is None else self.space.ignore
+        keep = np.arange(k) != (-1 if ignore is None else ignore)
+        estimate = bootstrap_confusion(
+            confusion, lambda t, g, p: self._value(t, g, p, keep), seed=seed
+        )
+        named = conventions(confusion, ignored, ignore)
+        per_class, extra = self._details(confusion, ignored, keep)
+        extra |= {name: value for name, value in named.items() if np.isfinite(value)}
+        return Figure(
+            value=named[self.convention],
+            n=len(confusion),
+            se=estimate.se,
+            ci=estimate.ci,
+            per_class=per_class,
+            extra=extra,
+        )
+
+    def _value(
+        self, tp: np.ndarray, truth: np.ndarray, found: np.ndarray, keep: np.ndarray
+    ) -> np.ndarray:
+        return _mean(np.where(keep, _iou(tp, truth, found), np.nan))
+
+    def _details(
+        self, confusion: np.ndarray, ignored: np.ndarray, keep: np.ndarray
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        pooled = confusion.sum(0, dtype=np.int64)
+        truth = pooled.sum(1)
+        iou = _iou(np.diagonal(pooled).astype(float), truth, pooled.sum(0))
+        names = self.space.classes if self.space else tuple(map(str, range(len(iou))))
+        left_out = int(ignored.sum())
+        valid = int(truth.sum())
+        extra = {
+            "classes_in_mean": int(np.sum(np.isfinite(iou) & keep)),
+            "ignored_share": left_out / max(1, valid + left_out),
+            "pixel_share": {
+                n: float(t / max(1, valid)) for n, t, k in zip(names, truth, keep) if k
+            },
+        }
+        return {n: float(v) for n, v, k in zip(names, iou, keep) if k}, extra
+
+
+class MIoU(_FromConfusion):
+    """Mean intersection over union of the classes, all pixels of the set pooled.
+
+    IoU_c = TP_c / (G_c + P_c - TP_c) from the summed confusion; mean over classes whose union is
+    not empty (``miou_dataset_union``). Every other named convention is in ``extra``. Higher is
+    better. Interval: bootstrap over images.
+
+    Rows: ``confusion`` (n, K, K), ``ignored`` (n, K).
+
+    Args:
+        space: label space, for class names and for an ignore label that is a class id.
+
+    >>> rows = {"confusion": np.array([[[3, 1], [0, 4]]]), "ignored": np.zeros((1, 2), int)}
+    >>> round(MIoU().reduce(rows).value, 4)
+    0.775
+    """
+
+    name = "miou"
+    title = "mIoU"
+    convention = MIOU
+    source = "pooled Jaccard index, macro mean over classes with a non-empty union"
+
+
+class ClassIoU(_FromConfusion):
+    """IoU of every class (``per_class``); its value is their mean, as ``miou``.
+
+    >>> rows = {"confusion": np.array([[[3, 1], [0, 4]]]), "ignored": np.zeros((1, 2), int)}
+    >>> ClassIoU().reduce(rows).per_class
+    {'0': 0.75, '1': 0.8}
+    """
+
+    name = "class_iou"
+    title = "IoU by class"
+    convention = MIOU
+    source = MIoU.source
+
+
+class Accuracy(_FromConfusion):
+    """Share of valid pixels whose class the parser finds, all pixels of the set pooled.
+
+    Acc = trace(C) / sum(C). Higher is better. Other conventions are in ``extra``;
+    ``per_class`` holds IoU.
+
+    >>> rows = {"confusion": np.array([[[3, 1], [0, 4]]]), "ignored": np.zeros((1, 2), int)}
+    >>> Accuracy().reduce(rows).value
+    0.875
+    """
+
+    name = "accuracy"
+    title = "Acc"
+    convention = ACCURACY
+    source = "pixel accuracy of the MIT scene-parsing evaluation"
+
+    def _value(
+        self, tp: np.ndarray, truth: np.ndarray, found: np.ndarray, keep: np.ndarray
+    ) -> np.ndarray:
+        return tp.sum(-1) / np.maximum(truth.sum(-1), 1)
