@@ -1,3 +1,7 @@
-"""From the scores and images of a run to tables, charts, grids and one page. Never imports torch."""
+"""From scores and images of a run to tables, charts, grids and one page. Never imports torch."""
 
 from __future__ import annotations
+
+from bench.report.build import FORMATS, build_report, console_tables
+
+__all__ = ["FORMATS", "build_report", "console_tables"]

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError, did_you_mean
+from bench.report.charts import Chart, charts
+from bench.report.grids import Grid, LoadSample, grids
+from bench.report.page import report_page
 from bench.report.published import paper_tables
 from bench.report.quality import Material, quality_tables
 from bench.report.render import RENDERERS, to_rich
 from bench.report.tables import Table
-from bench.store import CellView, write_atomic
+from bench.store import write_atomic
 
 FORMATS = tuple(RENDERERS)
 
@@ -30,7 +33,7 @@ def report_tables(
     """Quality tables, then the paper tables that ``versus`` names."""
     tables = quality_tables(material, protocols, uncertainty=uncertainty)
     if versus:
-        tables += paper_tables(versus, material, protocols or material.protocols)
+        tables += paper_tables(versus, material, material.chosen(protocols) or material.protocols)
     return tables
 
 
@@ -61,24 +64,15 @@ def unique(names: Sequence[str]) -> list[str]:
     return out
 
 
-def seconds(cell: CellView) -> list[float]:
-    """Seconds an image, of the images that were made."""
-    return [r["seconds"] for r in cell.items() if r.get("seconds") and not r.get("error")]
-
-
-def timing_csv(cells: Sequence[CellView]) -> str:
+def timing_csv(material: Material) -> str:
     """One row a cell: images, median and mean seconds an image. Kept apart from the tables, which
     are the same bytes for the same scores."""
     stream = io.StringIO()
     out = csv.writer(stream, lineterminator="\n")
     out.writerow(["method", "dataset", "task", "images", "median_seconds", "mean_seconds"])
-    for cell in cells:
-        taken = seconds(cell)
-        if taken:
-            about = cell.about
-            where = (about["method"]["label"], about["dataset"]["label"], about["task"]["slug"])
-            middle, mean = statistics.median(taken), statistics.fmean(taken)
-            out.writerow([*where, len(taken), f"{middle:.6g}", f"{mean:.6g}"])
+    for where, taken in material.seconds.items():
+        middle, mean = statistics.median(taken), statistics.fmean(taken)
+        out.writerow([*where, len(taken), f"{middle:.6g}", f"{mean:.6g}"])
     return stream.getvalue()
 
 
@@ -102,3 +96,44 @@ def console_tables(
     material = Material.of(run)
     tables = report_tables(material, versus=versus, protocols=protocols, uncertainty=uncertainty)
     return [to_rich(t) for t in tables]
+
+
+def _write_pictures(folder: Path, pictures: Sequence[Chart | Grid]) -> None:
+    for name, picture in zip(unique([p.name for p in pictures]), pictures, strict=True):
+        picture.write(folder, name)
+
+
+def build_report(
+    run: Path,
+    *,
+    formats: Sequence[str] = FORMATS,
+    versus: str | None = None,
+    load_sample: LoadSample | None = None,
+    protocols: Sequence[str] = (),
+    uncertainty: bool = False,
+) -> Path:
+    """Write RUN/report (tables, charts, grids, timing.csv, report.html); returns the page.
+
+    Args:
+        formats: of the tables: "md", "tex", "csv", "html".
+        versus: set the run under a paper's figures: ``ca2sis``, ``ca2sis_table1``, or a YAML file.
+        load_sample: (data set config, sample id) -> (image (H, W, 3) uint8, label map (H, W) int);
+            without it grids show generated images only.
+        protocols: several are shown side by side; () gives every protocol tables of its own.
+        uncertainty: print standard errors.
+
+    Raises:
+        UserError: no run there, unknown format, protocol or paper table.
+    """
+    material = Material.of(run)
+    tables = report_tables(material, versus=versus, protocols=protocols, uncertainty=uncertainty)
+    drawn = charts(material, material.chosen(protocols))
+    made = grids(material, load_sample)
+    report = run / "report"
+    write_tables(fresh(report / "tables"), tables, formats)
+    _write_pictures(fresh(report / "charts"), drawn)
+    _write_pictures(fresh(report / "grids"), made)
+    write_atomic(report / "timing.csv", timing_csv(material).encode())
+    page = report / "report.html"
+    write_atomic(page, report_page(material, tables, drawn, made).encode())
+    return page

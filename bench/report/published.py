@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import UserError, did_you_mean
-from bench.report.quality import Material
+from bench.report.quality import Material, short
 from bench.report.tables import Cell, Column, Row, Table, assemble, describe
 from bench.store import SEEDED, Score
 
@@ -204,6 +204,7 @@ def paper_table(name: str, spec: Spec, material: Material | None, protocol: str 
         caption += _remarks(spec, material, protocol, rows)
     datasets = list(dict.fromkeys(c.dataset for c in spec.columns))
     title = f"{spec.title} ({datasets[0]})" if len(datasets) == 1 else spec.title
+    title = f"{title}, against {protocol}" if protocol else title
     return assemble(name, title, columns, rows, cells, [*caption, *spec.remarks])
 
 
@@ -344,7 +345,7 @@ def _evaluator(material: Material, protocol: str) -> str:
         ", ".join(f"{said} {value}" for said, value in zip(_EVALUATOR.values(), one, strict=True))
         for one in sorted(found)
     )
-    return f"Measured segmentation scores: {named}. The papers do not state theirs."
+    return f"Measured segmentation scores: {short(named)}. The papers do not state theirs."
 
 
 _EVALUATOR: Mapping[str, str] = MappingProxyType(

@@ -69,6 +69,39 @@ class Material:
                 return cell
         return None
 
+    @cached_property
+    def seconds(self) -> dict[tuple[str, str, str], list[float]]:
+        """(method, data set, task) -> seconds of each image that was made."""
+        found = {}
+        for cell in self.cells:
+            about = cell.about
+            where = (about["method"]["label"], about["dataset"]["label"], about["task"]["slug"])
+            taken = [r["seconds"] for r in cell.items() if r["seconds"] and not r["error"]]
+            if taken:
+                found[where] = taken
+        return found
+
+    def chosen(self, wanted: Sequence[str]) -> list[str]:
+        """Protocol ids for names or ids (``ca2sis2024`` stands for ``ca2sis2024@3f2a9c01``).
+
+        Raises:
+            UserError: no scores under one of them, or several variants of a name.
+        """
+        return [self._protocol(name) for name in wanted]
+
+    def _protocol(self, name: str) -> str:
+        if name in self.protocols:
+            return name
+        near = [p for p in self.protocols if p.split("@")[0] == name]
+        if len(near) == 1:
+            return near[0]
+        if near:
+            raise UserError(f"'{name}' stands for several protocols: {', '.join(near)}", "name one")
+        raise UserError(
+            f"this run has no scores under protocol '{name}'",
+            did_you_mean(name, self.protocols) + " sisbench score RUN -p NAME adds some",
+        )
+
     def column(self, metric: str, where: str, group: str) -> Column:
         """A column as the run's metric descriptions say."""
         return Column(where, group=group, **describe(metric, self.metrics))
@@ -100,7 +133,12 @@ class Material:
 def basis(score: Score) -> str:
     """What a figure rests on: ``parser celebamask_unet 1a2b3c...; resize nearest``, hashes cut."""
     said = [f"{k.replace('_', ' ')} {score.extra[k]}" for k in BASIS if score.extra.get(k)]
-    return _HASH.sub(r"\1", "; ".join(said))
+    return short("; ".join(said))
+
+
+def short(text: str) -> str:
+    """``text`` with long hashes cut to 12 digits."""
+    return _HASH.sub(r"\1", text)
 
 
 def quality_tables(
@@ -112,12 +150,7 @@ def quality_tables(
     Raises:
         UserError: a protocol without scores.
     """
-    for wanted in protocols:
-        if wanted not in material.protocols:
-            raise UserError(
-                f"this run has no scores under protocol '{wanted}'",
-                did_you_mean(wanted, material.protocols) + " sisbench score RUN -p NAME adds some",
-            )
+    protocols = material.chosen(protocols)
     sets = [list(protocols)] if len(protocols) > 1 else [[p] for p in protocols]
     tables = []
     for chosen in sets or [[p] for p in material.protocols]:
@@ -150,7 +183,7 @@ def _table(
     label = " and ".join(protocols)
     return assemble(
         f"{dataset}-{task}-{'-'.join(protocols)}",
-        f"{dataset}, {task}",
+        f"{dataset}, {task} ({label})",
         columns,
         rows,
         cells,

@@ -184,12 +184,13 @@ def _html(text: str) -> str:
     return escape(_flat(text), quote=True)
 
 
-def _html_cell(cell: Cell) -> str:
+def _html_cell(cell: Cell, opens: bool) -> str:
     text = _html(f"{cell.text} ± {cell.error}" if cell.error else cell.text)
     text = {0: "{}", 1: "<strong>{}</strong>", 2: "<u>{}</u>"}[cell.rank].format(text)
     raised = ([DAGGER] if cell.seeded else []) + [symbol(n) for n in cell.notes]
     title = f' title="{_html(cell.reason)}"' if cell.value is None else ""
-    kind = ' class="dash"' if cell.value is None else ""
+    kinds = ["dash"] * (cell.value is None) + ["opens"] * opens
+    kind = f' class="{" ".join(kinds)}"' if kinds else ""
     note = f"<sup>{','.join(raised)}</sup>" if raised else ""
     return f"<td{kind}{title}>{text}{note}</td>"
 
@@ -198,6 +199,7 @@ def to_html(table: Table) -> str:
     """A ``<figure>`` with title, table, caption and footnotes; everything escaped."""
     lines = ['<figure class="table">', f"<h3>{_html(table.title)}</h3>"]
     lines += ['<div class="scroll"><table>', "<thead>"]
+    opens = [x > 0 and c.group != table.columns[x - 1].group for x, c in enumerate(table.columns)]
     if table.groups():
         spans = (f'<th colspan="{n}" scope="colgroup">{_html(g)}</th>' for g, n in table.groups())
         lines.append(f"<tr><th></th>{''.join(spans)}</tr>")
@@ -214,7 +216,8 @@ def to_html(table: Table) -> str:
             mark = f"<sup>{DAGGER}</sup>" if table.seeded(y) else ""
             opening = f'<tr class="{" ".join(kinds)}">' if kinds else "<tr>"
             name = f'<th scope="row">{_html(row.title)}{mark}</th>'
-            lines.append(f"{opening}{name}{''.join(map(_html_cell, table.cells[y]))}</tr>")
+            cells = "".join(map(_html_cell, table.cells[y], opens))
+            lines.append(f"{opening}{name}{cells}</tr>")
         lines.append("</tbody>")
     lines.append("</table></div>")
     legend = "<strong>Best</strong>, <u>second best</u>." if _ranked(table) else ""

@@ -1,0 +1,228 @@
+"""Qualitative grids: one row a sample; label map, reference, target, then every method."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.errors import UserError
+from bench.report.quality import Material
+from bench.report.tables import DAGGER, scrub, slug
+from bench.store import CellView, write_atomic
+from bench.types import LabelSpace
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont
+
+LoadSample = Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]
+"""(configuration of a data set, sample id) -> (image (H, W, 3) uint8, label map (H, W) int)."""
+
+TILE = 192
+_GAP = 6
+_HOLE_COLOUR = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A drawn grid; ``note`` says what is missing from it."""
+
+    name: str
+    title: str
+    picture: Image
+    note: str = ""
+
+    def write(self, folder: Path, name: str) -> None:
+        """``folder/name.png``."""
+        write_atomic(folder / f"{name}.png", self.encoded("PNG"))
+
+    def encoded(self, kind: str) -> bytes:
+        """The file's bytes as "PNG", or as "JPEG" for the page."""
+        stream = io.BytesIO()
+        options: dict[str, Any] = {"quality": 90, "subsampling": 0} if kind == "JPEG" else {}
+        self.picture.save(stream, kind, **options)
+        return stream.getvalue()
+
+
+def grids(material: Material, load_sample: LoadSample | None, rows: int = 4) -> list[Grid]:
+    """One grid for each data set and task that has images of at least one method."""
+    made = []
+    for dataset, task in material.places:
+        cells = [
+            c
+            for c in material.cells
+            if (c.about["dataset"]["label"], c.about["task"]["slug"]) == (dataset, task)
+        ]
+        items = {c.key: {r["id"]: r for r in c.items() if not r["error"]} for c in cells}
+        cells = [c for c in cells if items[c.key]]
+        picked = pick([list(items[c.key]) for c in cells], rows)
+        if picked:
+            own = [items[cells[0].key][name] for name in picked]
+            made.append(_grid(material, dataset, task, cells, own, load_sample))
+    return made
+
+
+def pick(ids: Sequence[Sequence[str]], rows: int) -> list[str]:
+    """At most ``rows`` ids that every list has, spread evenly over the first list's order."""
+    common = [i for i in ids[0] if all(i in set(other) for other in ids[1:])] if ids else []
+    if len(common) <= rows:
+        return common
+    return [common[round(k * (len(common) - 1) / (rows - 1))] for k in range(rows)]
+
+
+def _grid(
+    material: Material,
+    dataset: str,
+    task: str,
+    cells: Sequence[CellView],
+    items: Sequence[Mapping[str, Any]],
+    load_sample: LoadSample | None,
+) -> Grid:
+    """Columns by title, each with one picture a sample."""
+    columns: dict[str, list[np.ndarray]] = {}
+    note = "The data set was not opened: generated images only." if load_sample is None else ""
+    palette = _palette(cells[0].about["dataset"].get("space"))
+    if load_sample is not None:
+        try:
+            columns = _real(cells[0].about["dataset"]["config"], items, load_sample, palette)
+        except UserError as error:
+            note = f"The data set could not be opened, generated images only: {error.message}"
+    edited = _edited(cells, items, palette)
+    if edited:
+        columns = {"edited label map": edited} | columns
+        columns = {k: columns[k] for k in sorted(columns, key=lambda k: k != "label map")}
+    for cell in cells:
+        title = str(cell.about["method"]["title"]) + (DAGGER if _seeded(cell) else "")
+        while title in columns:
+            title += " "
+        columns[title] = [cell.image(str(item["id"])) for item in items]
+    lacking = [
+        c.about["method"]["title"]
+        for c in material.cells
+        if (c.about["dataset"]["label"], c.about["task"]["slug"]) == (dataset, task)
+        and c.key not in {other.key for other in cells}
+    ]
+    if lacking:
+        note = f"{note} No images: {', '.join(lacking)}.".strip()
+    names = [str(item.get("target") or item["id"]) for item in items]
+    picture = draw(columns, names)
+    return Grid(slug(f"{dataset}-{task}"), f"{dataset}, {task}", picture, scrub(note))
+
+
+def _seeded(cell: CellView) -> bool:
+    weights = cell.about["method"].get("weights") or {}
+    return str(weights.get("source", "")).startswith("seeded:")
+
+
+def _real(
+    config: Mapping[str, Any],
+    items: Sequence[Mapping[str, Any]],
+    load_sample: LoadSample,
+    palette: np.ndarray,
+) -> dict[str, list[np.ndarray]]:
+    targets = [load_sample(config, str(i.get("target") or i["id"])) for i in items]
+    columns = {"label map": [colourise(label, palette) for _, label in targets]}
+    if all(i["reference"] for i in items):
+        columns["reference"] = [load_sample(config, str(i["reference"]))[0] for i in items]
+    return columns | {"target": [image for image, _ in targets]}
+
+
+def _edited(
+    cells: Sequence[CellView], items: Sequence[Mapping[str, Any]], palette: np.ndarray
+) -> list[np.ndarray]:
+    """The label maps that were drawn, of the first method that stored them; [] where none did."""
+    from PIL import Image
+
+    for cell in cells:
+        paths = [cell.label_path(str(item["id"])) for item in items]
+        if all(paths):
+            maps = []
+            for path in paths:
+                with Image.open(str(path)) as picture:
+                    maps.append(colourise(np.asarray(picture), palette))
+            return maps
+    return []
+
+
+def _palette(space: str | None) -> np.ndarray:
+    """(256, 3) uint8; 255 (a hole) is white. A space of another package gets distinct colours."""
+    colours = np.zeros((256, 3), np.uint8)
+    try:
+        known = LabelSpace.named(str(space)).palette
+    except UserError:
+        known = LabelSpace("distinct", tuple(map(str, range(255)))).palette
+    colours[: len(known)] = known
+    colours[255] = _HOLE_COLOUR
+    return colours
+
+
+def colourise(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """(H, W) class ids (-1 or 255 a hole) -> (H, W, 3) uint8."""
+    return np.asarray(palette[np.where(label < 0, 255, label).astype(np.uint8)])
+
+
+def _font(size: int) -> FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings along: the same letters on every machine."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def draw(columns: Mapping[str, Sequence[np.ndarray]], names: Sequence[str]) -> Image:
+    """Titles above, sample ids at the left, tiles in between.
+
+    Args:
+        columns: title -> one (H, W, 3) uint8 a sample.
+        names: one sample id a row.
+    """
+    from PIL import Image, ImageDraw
+
+    first = next(iter(columns.values()))[0]
+    high = round(TILE * first.shape[0] / first.shape[1])
+    small, large = _font(11), _font(14)
+    left, top = 8 + max(20, *(min(110, int(small.getlength(n))) for n in names)), 44
+    size = (left + len(columns) * (TILE + _GAP), top + len(names) * (high + _GAP))
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    for x, (title, pictures) in enumerate(columns.items()):
+        at = left + x * (TILE + _GAP)
+        lines = "\n".join(_wrapped(title, large, TILE))
+        pen.multiline_text((at + TILE / 2, top - 6), lines, "black", large, "md", align="center")
+        for y, picture in enumerate(pictures):
+            flat = picture.shape[:2] != (high, TILE)
+            exact = Image.fromarray(np.ascontiguousarray(picture))
+            how = Image.Resampling.NEAREST if "label map" in title else Image.Resampling.LANCZOS
+            tile = exact.resize((TILE, high), how) if flat else exact
+            sheet.paste(tile, (at, top + y * (high + _GAP)))
+    for y, name in enumerate(names):
+        text = _cut(" ".join(name.split()), small, 110)
+        pen.text((left - 6, top + y * (high + _GAP) + high / 2), text, "#444444", small, "rm")
+    return sheet
+
+
+def _wrapped(title: str, font: FreeTypeFont, width: int) -> list[str]:
+    """At most two lines that fit."""
+    words, lines = title.split(), [""]
+    for word in words:
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > 2:
+        lines = [lines[0], " ".join(lines[1:])]
+    return [_cut(line, font, width) for line in lines]
+
+
+def _cut(text: str, font: FreeTypeFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
