@@ -198,7 +198,7 @@ def _swapped(
 
 
 def _checked_size(size: int | Sequence[int]) -> tuple[int, int]:
-    sides = (size, size) if isinstance(size, (int, str)) else tuple(size)
+    sides = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
     if len(sides) != 2:
         raise UserError(f"toyfaces: size must be a side or (height, width), got {size!r}")
     return _whole("size", sides[0], SMALLEST), _whole("size", sides[1], SMALLEST)
