@@ -38,6 +38,15 @@ class Finding:
     detail: str
 
 
+class Broken(Exception):
+    """A clause does not hold."""
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Broken(otherwise)
+
+
 def check_batch(space: LabelSpace, size: tuple[int, int], n: int = 3) -> Batch:
     """``n`` samples to check with: toy faces for celebamask_hq, blocks of random classes
     elsewhere."""
@@ -79,13 +88,13 @@ def check_method(
     if weights is None and method.key_maps():
         weights = "seeded:0"
     method.load(space, weights, device)
-    batch = check_batch(method.space, tuple(method.size)).to(device)
+    batch = check_batch(method.space, method.size).to(device)
     kit = _Kit(method, batch)
     for clause, test in kit.clauses():
         try:
             outcome = test()
             ok, detail = (None, outcome) if outcome.startswith("n/a") else (True, outcome)
-        except AssertionError as error:
+        except Broken as error:
             ok, detail = False, str(error)
         except _PLAIN_ERRORS as error:
             first = (str(error).splitlines() or [""])[0]
@@ -122,22 +131,22 @@ class _Kit:
 
     def names(self) -> str:
         missing = [f for f in ("name", "title", "paper") if not getattr(self.method, f)]
-        assert not missing, f"class attributes are empty: {', '.join(missing)}"
+        _require(not missing, f"class attributes are empty: {', '.join(missing)}")
         return f"{self.method.title} ({self.method.paper})"
 
     def tasks(self) -> str:
-        assert self.method.can, "neither encode_style nor sample_style gives a task"
+        _require(bool(self.method.can), "neither encode_style nor sample_style gives a task")
         return ", ".join(sorted(self.method.can))
 
     def output(self) -> str:
         image = self._any(self.batch, self.noise)
         expected = (len(self.batch), 3, *self.method.size)
-        assert tuple(image.shape) == expected, f"got {tuple(image.shape)}, expected {expected}"
-        assert image.is_floating_point(), f"dtype is {image.dtype}, expected a float"
-        assert bool(image.isfinite().all()), "the image holds NaN or infinity"
+        _require(tuple(image.shape) == expected, f"got {tuple(image.shape)}, expected {expected}")
+        _require(image.is_floating_point(), f"dtype is {image.dtype}, expected a float")
+        _require(bool(image.isfinite().all()), "the image holds NaN or infinity")
         low, high = float(image.min()), float(image.max())
-        assert low >= -1.001 and high <= 1.001, f"range is [{low:.3f}, {high:.3f}]"
-        assert high - low > 1e-4, "the image is constant"
+        _require(low >= -1.001 and high <= 1.001, f"range is [{low:.3f}, {high:.3f}]")
+        _require(high - low > 1e-4, "the image is constant")
         return f"range [{low:.2f}, {high:.2f}]"
 
     def repeat(self) -> str:
@@ -159,14 +168,14 @@ class _Kit:
         for k in (2, 0, 1):
             alone = self._any(self.batch[k : k + 1], Noise(self.batch.ids[k : k + 1], 0))
             worst = max(worst, float((alone - together[k : k + 1]).abs().max()))
-        assert worst <= TOLERANCE, f"alone and in a batch of 3 differ by {worst:.4f}"
+        _require(worst <= TOLERANCE, f"alone and in a batch of 3 differ by {worst:.4f}")
         return f"largest difference {worst:.1e}"
 
     def inputs_kept(self) -> str:
         image, label = self.batch.image.clone(), self.batch.label.clone()
         self._any(self.batch, self.noise)
-        assert bool((image == self.batch.image).all()), "batch.image was written to"
-        assert bool((label == self.batch.label).all()), "batch.label was written to"
+        _require(bool((image == self.batch.image).all()), "batch.image was written to")
+        _require(bool((label == self.batch.label).all()), "batch.label was written to")
         return ""
 
     def style(self) -> str:
@@ -179,18 +188,20 @@ class _Kit:
         with torch.inference_mode():
             style = self.method.encode_style(self.batch)
         b, c = len(self.batch), self.method.num_classes
-        assert tuple(style.present.shape) == (b, c), f"present is {tuple(style.present.shape)}"
-        assert style.codes.shape[0] == b, f"codes are {tuple(style.codes.shape)}"
+        _require(tuple(style.present.shape) == (b, c), f"present is {tuple(style.present.shape)}")
+        _require(style.codes.shape[0] == b, f"codes are {tuple(style.codes.shape)}")
         if isinstance(style, GlobalStyle):
-            assert "class_transfer" not in self.method.can, (
-                "encode_style returns GlobalStyle: annotate it '-> GlobalStyle'"
+            _require(
+                "class_transfer" not in self.method.can,
+                "encode_style returns GlobalStyle: annotate it '-> GlobalStyle'",
             )
             return f"one global vector {tuple(style.codes.shape[1:])}"
-        assert style.codes.shape[1] == c, (
-            f"codes are {tuple(style.codes.shape)}, expected (B, {c}, ...)"
+        _require(
+            style.codes.shape[1] == c,
+            f"codes are {tuple(style.codes.shape)}, expected (B, {c}, ...)",
         )
         truth = present_classes(self.batch.label, c)
-        assert bool((style.present == truth).all()), "present is not what the label maps hold"
+        _require(bool((style.present == truth).all()), "present is not what the label maps hold")
         return f"codes {tuple(style.codes.shape[1:])} a sample"
 
     def algebra(self) -> str:
@@ -204,14 +215,14 @@ class _Kit:
                 self.method.encode_style(self.batch[1:2]),
             )
             whole = a.swap(b)
-            assert _close(whole.codes, b.codes), "swapping every class is not the other style"
-            assert _close(a.swap(a).codes, a.codes), "swapping with itself changes the style"
-            assert _close(a.lerp(b, 0.0).codes, a.codes), "lerp at 0 is not the own style"
-            assert _close(a.lerp(b, 1.0).codes, b.codes), "lerp at 1 is not the other style"
+            _require(_close(whole.codes, b.codes), "swapping every class is not the other style")
+            _require(_close(a.swap(a).codes, a.codes), "swapping with itself changes the style")
+            _require(_close(a.lerp(b, 0.0).codes, a.codes), "lerp at 0 is not the own style")
+            _require(_close(a.lerp(b, 1.0).codes, b.codes), "lerp at 1 is not the other style")
             if "class_transfer" in self.method.can:
                 one = a.swap(b, [1])
-                assert _close(one.codes[:, 1], b.codes[:, 1]), "swap of class 1 misses it"
-                assert _close(one.codes[:, 0], a.codes[:, 0]), "swap of class 1 changes class 0"
+                _require(_close(one.codes[:, 1], b.codes[:, 1]), "swap of class 1 misses it")
+                _require(_close(one.codes[:, 0], a.codes[:, 0]), "swap of class 1 changes class 0")
         return ""
 
     def self_transfer(self) -> str:
@@ -227,15 +238,15 @@ class _Kit:
         for task in TASKS:
             if task in self.method.can:
                 image = _run(self.method, task, target, reference, noise)
-                assert bool(image.isfinite().all()), f"{task}: NaN or infinity"
+                _require(bool(image.isfinite().all()), f"{task}: NaN or infinity")
                 continue
-            assert why_not(self.method, task), f"{task}: no reason is given"
+            _require(bool(why_not(self.method, task)), f"{task}: no reason is given")
             if task in ("sample", "class_transfer", "mixed") and self.styled:
                 try:
                     _run(self.method, task, target, reference, noise)
                 except Unavailable:
                     continue
-                raise AssertionError(f"{task} is not in `can`, yet it runs")
+                raise Broken(f"{task} is not in `can`, yet it runs")
         return ""
 
     def holes(self) -> str:
@@ -245,7 +256,7 @@ class _Kit:
         image = self.method.shape_transfer(
             self.batch[:1], self.batch[1:2], ZeroNoise(), present or [0]
         )
-        assert bool(image.isfinite().all()), "NaN or infinity"
+        _require(bool(image.isfinite().all()), "NaN or infinity")
         return ""
 
 
@@ -270,5 +281,5 @@ def _close(a: Any, b: Any) -> bool:
 
 def _same(a: Any, b: Any) -> str:
     worst = float((a - b).abs().max())
-    assert worst <= TOLERANCE, f"they differ by {worst:.4f}"
+    _require(worst <= TOLERANCE, f"they differ by {worst:.4f}")
     return f"largest difference {worst:.1e}"

@@ -74,7 +74,7 @@ class Protocol(BaseModel):
     miou: str = "miou_dataset_union"
     accuracy: str = "acc_pixel_dataset"
     psnr: Literal["image_mean", "pooled"] = "image_mean"
-    ssim: Literal["gaussian", "uniform7"] = "gaussian"
+    ssim: Literal["gauss11", "uniform7"] = "gauss11"
     parsers: dict[str, str] = Field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 

@@ -1,0 +1,5 @@
+"""``python -m bench`` is ``sisbench``."""
+
+from bench.cli import main
+
+main()

@@ -1,0 +1,122 @@
+"""``sisbench doctor``: data, weights, devices, versions; one finding a line, with its remedy."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bench.config import RunConfig, load_config
+from bench.errors import Unavailable, UserError
+from bench.provenance import library_versions
+
+_NEEDED = ("torch", "torchvision", "torch-fidelity", "lpips")
+_EXTRAS = {"facenet-pytorch": "FRS (extra: identity)", "transformers": "SegFormer (extra: hf)"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor: ``state`` is "ok", "warn" (a dash will appear) or "fail"."""
+
+    state: Literal["ok", "warn", "fail"]
+    what: str
+    remedy: str = ""
+
+
+def examine(config: Path | None) -> Iterator[Finding]:
+    """Look at the machine and, with a configuration, at all that its run will need."""
+    yield Finding("ok", f"python {sys.version.split()[0]}")
+    versions = library_versions()
+    for name in _NEEDED:
+        if versions[name]:
+            yield Finding("ok", f"{name} {versions[name]}")
+        else:
+            yield Finding("fail", f"{name} is not installed", "pip install sisbench")
+    for name, purpose in _EXTRAS.items():
+        if not versions[name]:
+            yield Finding("warn", f"{name} is not installed: no {purpose}")
+    yield from _device()
+    if config is None:
+        yield from _weights(None)
+        return
+    try:
+        loaded = load_config(config)
+    except UserError as error:
+        yield Finding("fail", error.message, error.hint)
+        return
+    yield Finding("ok", f"{config}: {_size(loaded)}")
+    yield from _plan(loaded)
+    yield from _weights(loaded)
+    yield from _disk(loaded)
+
+
+def _size(config: RunConfig) -> str:
+    counts = (len(config.methods), len(config.datasets), len(config.tasks))
+    return "{} methods x {} data sets x {} tasks".format(*counts)
+
+
+def _device() -> Iterator[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        yield Finding("ok", f"no GPU; CPU with {torch.get_num_threads()} threads")
+        return
+    for i in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(i)
+        yield Finding("ok", f"cuda:{i} {about.name}, {about.total_memory / 2**30:.0f} GiB")
+
+
+def _plan(config: RunConfig) -> Iterator[Finding]:
+    """Data sets, methods and weights of the plan, each on its own: no fault hides another."""
+    import methods
+    from bench.cells import resolve_weights
+    from bench.data import open_dataset
+
+    for d in config.datasets:
+        try:
+            data = open_dataset(d.name, **d.arguments)
+            data.load(data.ids[0])
+            size = "x".join(map(str, data.size))
+            yield Finding("ok", f"data set {d.shown}: {len(data)} at {size}, the first decodes")
+        except UserError as error:
+            yield Finding("fail", f"data set {d.shown}: {error.message}", error.hint)
+    for m in config.methods:
+        try:
+            methods.registry.get(m.name)(**m.options)
+            if m.weights is None:
+                yield Finding("warn", f"method {m.shown}: no weights given", "weights: PATH")
+            elif m.weights.startswith("seeded:"):
+                yield Finding(
+                    "warn", f"method {m.shown}: seeded test weights, figures mean nothing"
+                )
+            else:
+                yield Finding("ok", f"method {m.shown}: weights at {resolve_weights(m.weights)}")
+        except Unavailable as error:
+            yield Finding("warn", f"method {m.shown}: {error.message}", error.hint)
+        except UserError as error:
+            yield Finding("fail", f"method {m.shown}: {error.message}", error.hint)
+
+
+def _weights(config: RunConfig | None) -> Iterator[Finding]:
+    """Networks behind the metrics."""
+    from bench.scoring import needed_weights
+
+    for name, purpose, missing in needed_weights(config):
+        if missing is None:
+            yield Finding("ok", f"weights {name}: here ({purpose})")
+        else:
+            yield Finding("warn", f"weights {name}: not here, so no {purpose}", missing)
+
+
+def _disk(config: RunConfig) -> Iterator[Finding]:
+    folder = config.folder
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    state: Literal["ok", "fail"] = "ok" if free > 1 else "fail"
+    yield Finding(
+        state, f"{free:.0f} GiB free at {folder.resolve()}", "" if free > 1 else "make room"
+    )

@@ -1,0 +1,190 @@
+"""The whole path, configuration to report, as the command line calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.config import DatasetConfig, RunConfig, validated
+from bench.errors import UserError
+from bench.progress import Progress
+from bench.protocol import Protocol, get_protocol
+from bench.store import RunStore, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMATS = ("md", "tex", "csv", "html")
+
+
+def run_all(
+    config: RunConfig, progress: Progress, strict: bool = False, generate_only: bool = False
+) -> Path | None:
+    """Make what is missing, score it, write the report.
+
+    Returns:
+        The report's page; None with ``generate_only``.
+
+    Raises:
+        UserError: anything that the user can mend; what is done is kept.
+    """
+    from bench.cells import make_plan
+    from bench.runner import generate, run_lock
+
+    plan = make_plan(config)
+    with run_lock(config.folder):
+        timer = generate(plan, progress, strict)
+        if timer.images:
+            stages = {k: round(v, 3) for k, v in timer.seconds.items()}
+            write_json(config.folder / "stages.json", {"images": timer.images, "seconds": stages})
+        if generate_only:
+            return None
+        score_run(config.folder, config.metrics, [], [], progress, strict)
+        return write_report(config.folder)
+
+
+def stored_config(run: Path) -> tuple[RunConfig, Protocol]:
+    """(configuration, protocol) that a run was made with."""
+    manifest = RunStore(run).manifest()
+    config = validated(RunConfig, manifest["config"], str(run / "run.json"))
+    fields = {k: v for k, v in manifest["protocol"].items() if k != "id"}
+    return config, validated(Protocol, fields, str(run / "run.json"))
+
+
+def score_run(
+    run: Path,
+    metrics: Sequence[str] | None,
+    protocols: Sequence[str],
+    parsers: Sequence[str],
+    progress: Progress,
+    strict: bool = False,
+) -> None:
+    """Score the stored images of ``run`` and write scores.json.
+
+    Raises:
+        UserError: no run there; a protocol whose images would differ from the stored ones; under
+            ``strict``, the first figure that cannot be had.
+    """
+    from bench.runner import pick_device
+    from bench.scoring import Request, Scorer
+
+    store = RunStore(run)
+    config, own = stored_config(run)
+    chosen = [own] if not protocols else [_compatible(get_protocol(p), own, run) for p in protocols]
+    spaces = {cell.about["dataset"]["space"] for cell in store.cells()}
+    named = {space: list(parsers) for space in spaces} if parsers else {}
+    request = Request(
+        protocols=chosen,
+        metrics=metrics or config.metrics,
+        parsers=named or {space: [parser] for space, parser in config.parsers.items()},
+        weights=config.weights,
+        device=pick_device(config.engine.device),
+        strict=strict,
+    )
+    scorer = Scorer(store, request, progress)
+    scores = scorer.scores()
+    store.write_scores(scores, {name: describe(name, cls) for name, cls in scorer.used.items()})
+
+
+def _compatible(wanted: Protocol, own: Protocol, run: Path) -> Protocol:
+    """Refuse to score images that another protocol would have made differently."""
+    differ = [k for k, v in wanted.generation.items() if own.generation[k] != v]
+    if differ:
+        raise UserError(
+            f"{run} was generated under {own.id}; {wanted.name} differs in {', '.join(differ)}",
+            f"run it with 'protocol: {wanted.name}' into another 'output'",
+        )
+    return wanted
+
+
+def describe(name: str, cls: Any) -> dict[str, Any]:
+    """What a report needs to know of a metric, taken from its class."""
+    parser = name.partition(":")[2]
+    return {
+        "title": cls.title + (f" ({parser})" if parser else ""),
+        "direction": cls.direction,
+        "bounds": list(cls.bounds),
+        "unit": cls.unit,
+        "scale": cls.scale,
+        "digits": cls.digits,
+    }
+
+
+def sample_loader() -> Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]:
+    """(data set entry of the manifest, id) -> (photograph, label map), for the report's grids."""
+    from bench.data import Dataset, open_dataset
+
+    opened: dict[str, Dataset] = {}
+
+    def load(config: Mapping[str, Any], sample_id: str) -> tuple[np.ndarray, np.ndarray]:
+        parsed = DatasetConfig.model_validate(config)
+        if parsed.shown not in opened:
+            opened[parsed.shown] = open_dataset(parsed.name, **parsed.arguments)
+        sample = opened[parsed.shown].load(sample_id)
+        return sample.image, sample.label
+
+    return load
+
+
+def write_report(
+    run: Path,
+    protocols: Sequence[str] = (),
+    versus: str | None = None,
+    formats: Sequence[str] = FORMATS,
+) -> Path:
+    """Tables, charts, grids and the page; needs no torch.
+
+    Raises:
+        UserError: no scores yet, an unknown format or method.
+    """
+    from bench.report import build_report
+
+    return build_report(
+        run,
+        formats=tuple(formats),
+        versus=versus,
+        load_sample=sample_loader(),
+        protocols=tuple(protocols),
+    )
+
+
+def train_recipe(recipe: str, to: Path, steps: int | None, seed: int, progress: Progress) -> Path:
+    """Train by a recipe's name or file.
+
+    Raises:
+        UserError: unknown recipe; ``to`` is no .safetensors file.
+    """
+    if to.suffix != ".safetensors":
+        raise UserError(f"weights are written as .safetensors, got {to}", "name the file so")
+    if recipe == "toy-parser":
+        from segmenters.toy_training import train as train_parser
+
+        more = {} if steps is None else {"steps": steps}
+        return train_parser(to, seed=seed, **more)
+    from bench.training import train
+
+    return train(recipe, to, steps, seed, progress)
+
+
+def demo_config(to: Path, limit: int | None) -> RunConfig:
+    """The bundled run: trained toy SPADE and SEAN on toyfaces."""
+    import yaml
+
+    raw = yaml.safe_load((Path(__file__).parent / "demo.yaml").read_text(encoding="utf-8"))
+    raw["output"] = str(to)
+    if limit is not None:
+        for dataset in raw["datasets"]:
+            dataset["n"] = limit
+    return validated(RunConfig, raw, "demo.yaml")
+
+
+def run_demo(to: Path, limit: int | None, progress: Progress) -> Path:
+    """Run the bundled benchmark and leave its configuration beside the report, to start from."""
+    from bench.store import write_atomic
+
+    config = demo_config(to, limit)
+    page = run_all(config, progress)
+    write_atomic(to / "demo.yaml", (Path(__file__).parent / "demo.yaml").read_bytes())
+    assert page is not None  # generate_only is off
+    return page

@@ -1,0 +1,388 @@
+"""Scoring: which figures a cell has, the rows that they need, and their reduction to scores."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import metrics
+from bench.config import DatasetConfig
+from bench.data import open_dataset
+from bench.errors import Unavailable, UserError
+from bench.progress import Progress
+from bench.protocol import Protocol
+from bench.rows import Photographs, cell_source, map_rows, real_source
+from bench.store import CEILING, SEEDED, CellView, RunStore, Score
+from metrics.base import Figure, Metric, RowMaker, Rows
+
+CEILING_LABEL, CEILING_TITLE = "(photographs)", "Real photographs"
+EFFICIENCY = frozenset({"seconds", "peak_memory", "parameters", "flops"})
+"""Figures of a machine, not of images: they stand in timing.csv, apart from the quality tables."""
+OWN_LABEL_TASKS = frozenset({"reconstruct", "transfer", "class_transfer"})
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to score, and with what.
+
+    Attributes:
+        protocols: one or several; each gets its own scores.
+        metrics: names; None takes every one that a task defines.
+        parsers: parser names by label space, beyond the protocol's; the first is the table's.
+        weights: paths of metric weights by registry name.
+        device: torch device of the feature networks.
+        strict: a figure that cannot be had is an error.
+    """
+
+    protocols: Sequence[Protocol]
+    metrics: Sequence[str] | None = None
+    parsers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    strict: bool = False
+
+
+class Scorer:
+    """Scores a run; makers and decoded photographs are shared by all of its cells."""
+
+    def __init__(self, run: RunStore, request: Request, progress: Progress) -> None:
+        self.run, self.request, self.progress = run, request, progress
+        self._photos: dict[str, Photographs] = {}
+        self._makers: dict[tuple[str, str], RowMaker | Unavailable] = {}
+        self._reals: dict[tuple[str, str, str], Rows | Unavailable] = {}
+        self.used: dict[str, type[Metric]] = {}
+
+    def scores(self) -> list[Score]:
+        """Every figure of every cell under every protocol, dashes included, in plan order."""
+        found: list[Score] = []
+        cells = self.run.cells()
+        for protocol in self.request.protocols:
+            for cell in cells:
+                found.extend(self._cell(cell, cells, protocol))
+            found.extend(self._ceilings(cells, protocol))
+        if self.request.strict:
+            absent = next((s for s in found if s.value is None), None)
+            if absent is not None:
+                where = f"{absent.method}, {absent.task} on {absent.dataset}: {absent.metric}"
+                raise UserError(f"{where}: {absent.reason}", "leave out --strict to get a dash")
+        return found
+
+    def _cell(
+        self, cell: CellView, cells: Sequence[CellView], protocol: Protocol
+    ) -> Iterator[Score]:
+        about, task = cell.about, cell.about["task"]["name"]
+        photos = self._photographs(about["dataset"]["config"])
+        items = [r for r in cell.items() if not r["error"]]
+        chosen = list(self._chosen(task, photos, items, protocol))
+        if about["status"] in ("impossible", "failed") or not items:
+            reason = about["reason"] or "no images yet"
+            for name, _cls, _options in chosen:
+                yield self._score(cell, protocol, name, None, reason)
+            return
+        makers: dict[str, RowMaker] = {}
+        blocked: dict[str, Unavailable] = {}
+        for name, cls, options in chosen:
+            maker = self._maker(cls.maker, options)
+            if isinstance(maker, Unavailable):
+                blocked[name] = maker
+            else:
+                makers[_key(cls.maker, options)] = maker
+        rows = map_rows(
+            cell_source(cell, items, photos, _sibling(cell, cells)), makers, self.progress
+        )
+        for name, cls, options in chosen:
+            key = _key(cls.maker, options)
+            own = blocked.get(name) or rows[key]
+            if isinstance(own, Unavailable):
+                yield self._score(cell, protocol, name, None, _reason(own))
+                continue
+            yield self._reduce(cell, protocol, name, cls, makers[key], own, items)
+
+    def _chosen(
+        self, task: str, photos: Photographs, items: Sequence[Mapping[str, Any]], protocol: Protocol
+    ) -> Iterator[tuple[str, type[Metric], dict[str, Any]]]:
+        """(column name, metric class, maker options) of the figures that a cell has."""
+        for name in self._names(protocol):
+            cls = metrics.registry.get(name)
+            if task not in cls.tasks and not self._paired(cls, task, photos, items):
+                continue
+            if cls.maker != "confusion":
+                yield name, cls, self._options(cls.maker, protocol)
+                continue
+            for k, parser in enumerate(self._parsers(photos.dataset.space.name, protocol)):
+                options = self._options("confusion", protocol)
+                options |= {"parser": parser, "space": photos.dataset.space}
+                options |= {"weights": self.request.weights.get(parser)}
+                yield (name if k == 0 else f"{name}:{parser}"), cls, options
+
+    def _names(self, protocol: Protocol) -> list[str]:
+        names = list(self.request.metrics or metrics.registry.names())
+        for name in names:
+            metrics.registry.get(name)  # an unknown name ends here, with the nearest one
+        if self.request.metrics is None:
+            names = [n for n in names if n not in EFFICIENCY]
+            unwanted = "psnr" if protocol.psnr == "pooled" else "psnr_pooled"
+            names = [n for n in names if n not in (unwanted, "class_iou", "fid_infinity")]
+        return names
+
+    def _paired(
+        self,
+        cls: type[Metric],
+        task: str,
+        photos: Photographs,
+        items: Sequence[Mapping[str, Any]],
+    ) -> bool:
+        """Whether a pair metric is defined because the data set renders the task's true image."""
+        if not cls.maker or "target" not in metrics.makers.get(cls.maker).needs or not items:
+            return False
+        if "reconstruct" not in cls.tasks:
+            return False
+        row = items[0]
+        truth = photos.dataset.truth(task, row["target"], row["reference"], row["classes"])
+        return truth is not None
+
+    def _parsers(self, space: str, protocol: Protocol) -> list[str]:
+        """Parsers of a label space; [""] when none is named, which gives a dash with its reason."""
+        given = list(self.request.parsers.get(space, ()))
+        default = protocol.parsers.get(space)
+        return given or ([default] if default else [""])
+
+    def _options(self, maker: str, protocol: Protocol) -> dict[str, Any]:
+        """The options of a maker that the protocol, the configuration and the device decide."""
+        known = {
+            "preprocess": protocol.fid,
+            "window": protocol.ssim,
+            "device": self.request.device,
+            "weights": self.request.weights.get(maker),
+        }
+        accepted = inspect.signature(metrics.makers.get(maker).__init__).parameters
+        return {k: v for k, v in known.items() if k in accepted}
+
+    def _maker(self, name: str, options: Mapping[str, Any]) -> RowMaker | Unavailable:
+        key = (name, _key(name, options))
+        if key not in self._makers:
+            try:
+                if options.get("parser") == "":
+                    raise Unavailable(
+                        f"no parser is known for '{options['space'].name}'",
+                        "name one under 'parsers'",
+                    )
+                self._makers[key] = metrics.create_maker(name, **options)
+            except Unavailable as error:
+                self._makers[key] = error
+        return self._makers[key]
+
+    def _photographs(self, config: Mapping[str, Any]) -> Photographs:
+        parsed = DatasetConfig.model_validate(config)
+        if parsed.shown not in self._photos:
+            dataset = open_dataset(parsed.name, **parsed.arguments)
+            self._photos[parsed.shown] = Photographs(dataset, dataset.fingerprint())
+        return self._photos[parsed.shown]
+
+    def _real(
+        self, cell: CellView, split: str, name: str, maker: RowMaker
+    ) -> Rows | Unavailable | None:
+        """Rows of the real set that a metric compares with; None where it has none."""
+        if not split:
+            return None
+        config = DatasetConfig.model_validate(cell.about["dataset"]["config"])
+        if split == "train":
+            if config.train is None:
+                return Unavailable(
+                    "the protocol compares with the training photographs, and none are configured",
+                    "add 'train: {root: ..., split: train}' to the data set",
+                )
+            merged = config.arguments | config.train
+            label = f"{config.shown} (train)"
+            config = DatasetConfig(name=config.name, label=label, arguments=merged, train=None)
+        key = (config.shown, name, maker.fingerprint())
+        if key not in self._reals:
+            photos = self._photographs(config.model_dump())
+            self._reals[key] = map_rows(real_source(photos), {name: maker}, self.progress)[name]
+        return self._reals[key]
+
+    def _reduce(
+        self,
+        cell: CellView,
+        protocol: Protocol,
+        name: str,
+        cls: type[Metric],
+        maker: RowMaker,
+        rows: Rows,
+        items: Sequence[Mapping[str, Any]],
+    ) -> Score:
+        split = protocol.real.get(cls.name, cls.real)
+        real = self._real(cell, split, cls.maker, maker)
+        if isinstance(real, Unavailable):
+            return self._score(cell, protocol, name, None, _reason(real))
+        options = inspect.signature(cls.__init__).parameters
+        known = {"space": self._photographs(cell.about["dataset"]["config"]).dataset.space}
+        try:
+            metric = cls(**{k: v for k, v in known.items() if k in options})
+            figure = metric.reduce(_grouped(rows, items), real, seed=protocol.seed)
+        except UserError as error:
+            return self._score(cell, protocol, name, None, _reason(error))
+        self.used[name] = cls
+        extra = (
+            _basis(maker, cls, protocol) | {"real_split": split}
+            if split
+            else _basis(maker, cls, protocol)
+        )
+        failed = cell.about["items"] - len(items)
+        marks = (f"{failed} of {cell.about['items']} items failed",) if failed else ()
+        return self._score(cell, protocol, name, figure, "", extra, marks)
+
+    def _score(
+        self,
+        cell: CellView,
+        protocol: Protocol,
+        name: str,
+        figure: Figure | None,
+        reason: str,
+        extra: Mapping[str, Any] | None = None,
+        marks: tuple[str, ...] = (),
+    ) -> Score:
+        about = cell.about
+        self.used.setdefault(name, metrics.registry.get(name.split(":")[0]))
+        if str(about["method"]["weights"].get("source") or "").startswith("seeded:"):
+            marks = (SEEDED, *marks)
+        base = Score(
+            method=about["method"]["label"],
+            title=about["method"]["title"],
+            dataset=about["dataset"]["label"],
+            task=about["task"]["slug"],
+            metric=name,
+            protocol=protocol.id,
+            value=None,
+            reason=reason,
+            marks=marks,
+            cell=cell.key,
+        )
+        return base if figure is None else filled(base, figure, extra or {}, protocol)
+
+    def _ceilings(self, cells: Sequence[CellView], protocol: Protocol) -> Iterator[Score]:
+        """The parser's own score on the real photographs, above every mIoU column."""
+        seen = set()
+        for cell in cells:
+            about = cell.about
+            place = (about["dataset"]["label"], about["task"]["slug"])
+            if place in seen or about["task"]["name"] not in OWN_LABEL_TASKS:
+                continue
+            seen.add(place)
+            photos = self._photographs(about["dataset"]["config"])
+            for name, cls, options in self._chosen(about["task"]["name"], photos, [], protocol):
+                maker = self._maker(cls.maker, options) if cls.maker == "confusion" else None
+                if maker is None or isinstance(maker, Unavailable):
+                    continue
+                rows = self._real(cell, "test", _key(cls.maker, options), maker)
+                if rows is None or isinstance(rows, Unavailable):
+                    continue
+                figure = cls(space=photos.dataset.space).reduce(rows, seed=protocol.seed)
+                base = Score(
+                    CEILING_LABEL,
+                    CEILING_TITLE,
+                    *place,
+                    metric=name,
+                    protocol=protocol.id,
+                    value=None,
+                    marks=(CEILING,),
+                )
+                yield filled(base, figure, _basis(maker, cls, protocol), protocol)
+
+
+def filled(base: Score, figure: Figure, extra: Mapping[str, Any], protocol: Protocol) -> Score:
+    """A figure as a score, under the convention that the protocol names."""
+    wanted = {"miou": protocol.miou, "accuracy": protocol.accuracy}.get(base.metric.split(":")[0])
+    value, se, ci = figure.value, figure.se, figure.ci
+    if wanted and wanted in figure.extra and figure.extra[wanted] != value:
+        value, se, ci = figure.extra[wanted], None, None
+    if not math.isfinite(value):
+        return Score(**asdict(base) | {"value": None, "reason": f"the figure is {value}"})
+    return Score(
+        **asdict(base)
+        | {
+            "value": float(value),
+            "n": figure.n,
+            "n_real": figure.n_real,
+            "se": None if se is None or not math.isfinite(se) else float(se),
+            "ci": None if ci is None else (float(ci[0]), float(ci[1])),
+            "per_class": {k: v if math.isfinite(v) else None for k, v in figure.per_class.items()},
+            "extra": plain(dict(figure.extra) | dict(extra)),
+            "marks": (*base.marks, *figure.marks),
+        }
+    )
+
+
+def plain(value: Any) -> Any:
+    """JSON-able: NumPy scalars and arrays become Python's, non-finite numbers None."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _grouped(rows: Rows, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows with the target of each item beside them, for figures over groups of one label map."""
+    import numpy as np
+
+    return dict(rows) | {"target_id": np.array([r["target"] for r in items])}
+
+
+def _key(maker: str, options: Mapping[str, Any]) -> str:
+    """Name of a configured maker, unique within a run."""
+    parser = options.get("parser")
+    return f"{maker}-{parser}" if parser else maker
+
+
+def _reason(error: UserError) -> str:
+    return error.message + (f" ({error.hint})" if error.hint else "")
+
+
+def _sibling(cell: CellView, cells: Sequence[CellView]) -> CellView | None:
+    """The same method's reconstructions on the same data set, unless the cell is that itself."""
+    mine = (cell.about["method"]["label"], cell.about["dataset"]["label"])
+    for other in cells:
+        theirs = (other.about["method"]["label"], other.about["dataset"]["label"])
+        if theirs == mine and other.about["task"]["name"] == "reconstruct":
+            return None if other.key == cell.key else other
+    return None
+
+
+def _basis(maker: RowMaker, cls: type[Metric], protocol: Protocol) -> dict[str, str]:
+    """What a figure rests on, for captions: extractor with hash, parser, resize, convention."""
+    basis: dict[str, str] = {}
+    sha = str(getattr(maker, "sha256", ""))
+    parser = getattr(maker, "parser", None)
+    if parser is not None:
+        basis["parser"] = f"{parser.name} {parser.fingerprint()[:12]}"
+        basis["convention"] = protocol.accuracy if cls.name == "accuracy" else protocol.miou
+        basis["resize"] = "label maps by PIL's nearest rule"
+    elif sha:
+        parts = (maker.name, f"sha256 {sha[:12]}", getattr(maker, "preprocess", ""))
+        basis["extractor"] = " ".join(
+            (*(p for p in parts if p), getattr(maker, "dtype", "float32"))
+        )
+    elif maker.name == "ssim":
+        basis["convention"] = protocol.ssim
+    return basis
+
+
+def needed_weights(config: Any) -> Iterator[tuple[str, str, str | None]]:
+    """(name, what for, how to get it or None when it is here) of the networks behind metrics."""
+    from bench import weights
+
+    given = {} if config is None else config.weights
+    for row in weights.verify():
+        name, purpose = row.weight.name, row.weight.purpose
+        if name in given:
+            here = Path(given[name]).is_file()
+            yield name, purpose, None if here else f"no file at {given[name]}"
+        elif row.weight.kind == "metric":
+            yield name, purpose, None if row.path else weights.remedy(row.weight)
