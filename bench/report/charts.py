@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.report.quality import Material
-from bench.report.tables import ARROWS, DAGGER, Column, describe, slug
+from bench.report.tables import ARROWS, DAGGER, DASH, Column, describe, slug
 from bench.store import CEILING, SEEDED, Score, write_atomic
 
 if TYPE_CHECKING:
@@ -36,12 +36,14 @@ _CLASSES_A_PANEL = 40
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart: file name without suffix, heading, and both files' bytes."""
+    """A drawn chart: file name without suffix, heading, both files' bytes; ``wide`` ones take the
+    page's whole width."""
 
     name: str
     title: str
     png: bytes
     svg: bytes
+    wide: bool = False
 
     def write(self, folder: Path, name: str) -> None:
         """``folder/name.png`` and ``folder/name.svg``."""
@@ -57,10 +59,13 @@ def plain(text: str, limit: int = 34) -> str:
 
 
 def _finish(figure: Figure, name: str, title: str) -> Chart:
+    figure.draw_without_rendering()  # one layout for both files
+    figure.set_layout_engine("none")
     png, svg = io.BytesIO(), io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return Chart(slug(name), title, png.getvalue(), svg.getvalue())
+    wide = figure.get_figwidth() > 6
+    return Chart(slug(name), title, png.getvalue(), svg.getvalue(), wide)
 
 
 def _figure(width: float, height: float, panels: int, across: int = 3) -> tuple[Figure, list[Axes]]:
@@ -128,11 +133,14 @@ def _bars(material: Material, scores: Sequence[Score], column: Column, protocol:
     looks, places = _colours(material), _by_place(scores)
     methods = [r for r in material.methods if r.key in looks]
     names = {s.method: _name(s) for s in sorted(scores, key=lambda s: SEEDED in s.marks)}
-    figure, axes = _figure(2.9, 0.9 + 0.34 * len(methods), len(places))
+    figure, axes = _figure(2.9, 1.05 + 0.34 * len(methods), len(places))
     for axis, ((dataset, task), here) in zip(axes, places.items(), strict=True):
-        axis.set_title(plain(f"{dataset}, {task}"), fontsize=9)
+        axis.set_title(f"{plain(dataset)}\n{plain(task)}", fontsize=9)
         axis.set_xlabel(plain(column.header))
         axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+        for y, row in enumerate(methods):
+            if row.key not in {s.method for s in here}:
+                axis.annotate(DASH, (0, y), (4, 0), textcoords="offset points", va="center")
         for score in here:
             value = float(score.value or 0) * column.scale
             if CEILING in score.marks:
@@ -197,7 +205,7 @@ def _times(
         axis.grid(color="#dddddd", linewidth=0.6)
         axis.set_xlabel("seconds an image (median) " + ARROWS["down"])
         axis.set_ylabel(plain(column.header))
-        axis.set_title(plain(f"{dataset}, {task}", 48), fontsize=9)
+        axis.set_title(f"{plain(dataset)}\n{plain(task)}", fontsize=9)
     figure.legend(list(named.values()), list(named), loc="outside right upper", frameon=False)
     title = f"{column.header} against time, protocol {protocol}"
     return [_finish(figure, f"time-{column.key}-{protocol}", title)]

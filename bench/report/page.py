@@ -38,7 +38,7 @@ def report_page(
         methods=_methods(material),
         datasets=_datasets(material),
         tables=[(slug(t.name), t.title, Markup(to_html(t))) for t in tables],
-        charts=[(c.title, _uri("image/svg+xml", c.svg)) for c in charts],
+        charts=[(c.title, c.wide, _uri("image/svg+xml", c.svg)) for c in charts],
         grids=[(g.title, g.note, _uri("image/jpeg", g.encoded("JPEG"))) for g in grids],
         dashes=_dashes(tables),
         troubles=_troubles(material),
