@@ -230,13 +230,13 @@ def demo(
 
 @weights_app.command("list")
 def weights_list() -> None:
-    """Every known file: what for, licence, whether it is here."""
+    """Every known file: what for, licence, whether it is here, how to get it."""
     from bench import weights
 
     table = Table("name", "for", "state", "licence", "how to get it")
-    for row in weights.verify():
-        how = "" if row.path else weights.remedy(row.weight)
-        columns = (row.weight.name, row.weight.purpose, row.state, row.weight.licence, how)
+    for row in weights.status():
+        how = "" if row["here"] else row["remedy"]
+        columns = (row["name"], row["purpose"], row["state"], row["licence"], how)
         table.add_row(*(escape(column) for column in columns))
     out.print(table)
 
@@ -255,21 +255,18 @@ def weights_add(name: str, file: Path) -> None:
     """Take in a file that you fetched yourself; a first one pins its hash in your lock file."""
     from bench import weights
 
-    path, checked = weights.add(name, file)
-    out.print(f"{path}\n{checked}", highlight=False, soft_wrap=True)
+    out.print(weights.add(name, file), highlight=False, soft_wrap=True)
 
 
 @weights_app.command("verify")
-def weights_verify(name: Annotated[str, typer.Argument()] = "") -> None:
-    """Check the hash of every file that is here, or of one."""
+def weights_verify() -> None:
+    """Check the hash of every file that is here."""
     from bench import weights
 
     bad = 0
-    for row in weights.verify(name or None):
-        if row.path or name:
-            detail = f"{row.path or ''} {row.sha256 or ''}"
-            out.print(f"{row.state:8} {row.weight.name} {detail}", highlight=False, soft_wrap=True)
-        bad += row.state == "wrong"
+    for name, right, detail in weights.verify():
+        out.print(f"{'ok  ' if right else 'BAD '} {name} {detail}", highlight=False, soft_wrap=True)
+        bad += not right
     raise typer.Exit(1 if bad else 0)
 
 

@@ -87,7 +87,11 @@ def _plan(config: RunConfig) -> Iterator[Finding]:
         try:
             methods.registry.get(m.name)(**m.options)
             if m.weights is None:
-                yield Finding("warn", f"method {m.shown}: no weights given", "weights: PATH")
+                yield Finding(
+                    "warn",
+                    f"method {m.shown}: no weights given",
+                    "fine for a method that learns nothing",
+                )
             elif m.weights.startswith("seeded:"):
                 yield Finding(
                     "warn", f"method {m.shown}: seeded test weights, figures mean nothing"

@@ -379,10 +379,10 @@ def needed_weights(config: Any) -> Iterator[tuple[str, str, str | None]]:
     from bench import weights
 
     given = {} if config is None else config.weights
-    for row in weights.verify():
-        name, purpose = row.weight.name, row.weight.purpose
+    for row in weights.status():
+        name, purpose = row["name"], row["purpose"]
         if name in given:
             here = Path(given[name]).is_file()
             yield name, purpose, None if here else f"no file at {given[name]}"
-        elif row.weight.kind == "metric":
-            yield name, purpose, None if row.path else weights.remedy(row.weight)
+        elif row["kind"] == "metric":
+            yield name, purpose, None if row["here"] else row["remedy"]

@@ -24,6 +24,19 @@ HOLE = -1
 """Label of a pixel of no class, as a shape swap leaves behind; its one-hot column is all zeros."""
 
 
+@lru_cache(maxsize=256)
+def pil_nearest(source: int, target: int) -> np.ndarray:
+    """(target,) int64: source index of every position under PIL's NEAREST, the rule for label maps.
+
+    floor((i + 0.5) * source / target), summed up step by step in double precision as PIL does: next
+    to whole numbers the closed form gives another pixel.
+    """
+    step = source / target
+    steps = np.full(target, step)
+    steps[0] = 0.5 * step
+    return np.cumsum(steps).astype(np.int64).clip(max=source - 1)
+
+
 @dataclass(frozen=True)
 class LabelSpace:
     """The classes of a label map.

@@ -13,28 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.types import pil_nearest
+
 _BITS = 22  # fixed-point fraction of Pillow's 8-bit resampling coefficients
-
-
-@lru_cache(maxsize=256)
-def nearest_index(n_in: int, n_out: int) -> Tensor:
-    """Source index of every output position under Pillow's NEAREST: (n_out,) int64.
-
-    floor((i + 0.5) * n_in / n_out), where the position is summed up step by step in double
-    precision as Pillow does: next to whole numbers the closed form gives another pixel.
-    """
-    step = n_in / n_out
-    steps = np.full(n_out, step)
-    steps[0] = 0.5 * step
-    return torch.from_numpy(np.cumsum(steps).astype(np.int64).clip(max=n_in - 1))
 
 
 def resize_nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Any (..., H, W) tensor to (..., h, w) by Pillow's NEAREST; dtype and values stay."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
-    rows = nearest_index(x.shape[-2], size[0]).to(x.device)
-    columns = nearest_index(x.shape[-1], size[1]).to(x.device)
+    rows, columns = (
+        torch.from_numpy(pil_nearest(x.shape[axis], size[axis])).to(x.device) for axis in (-2, -1)
+    )
     return x.index_select(-2, rows).index_select(-1, columns)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from bench.errors import UserError
-from bench.types import LabelSpace
+from bench.types import LabelSpace, pil_nearest
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 LABEL_SUFFIXES = (".png",)
@@ -47,12 +47,10 @@ def read_image(path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, tu
 
 
 def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) label map to ``size`` by PIL's nearest rule, floor((i + 0.5) * scale), for any
-    dtype."""
+    """(H, W) label map to ``size`` by PIL's nearest rule, for any dtype."""
     if label.shape == size:
         return label
-    rows = ((np.arange(size[0]) + 0.5) * (label.shape[0] / size[0])).astype(np.int64)
-    columns = ((np.arange(size[1]) + 0.5) * (label.shape[1] / size[1])).astype(np.int64)
+    rows, columns = (pil_nearest(label.shape[axis], size[axis]) for axis in (0, 1))
     return label[rows[:, None], columns[None]]
 
 

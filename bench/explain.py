@@ -1,0 +1,114 @@
+"""``sisbench explain``: what exactly a number is, under a protocol, and how the papers differ."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import metrics
+from bench.errors import Unavailable
+from bench.protocol import Protocol, get_protocol, presets
+
+_BY_MAKER = {
+    "inception": ("fid", "real"),
+    "confusion": ("parsers", "miou", "accuracy"),
+    "psnr": ("psnr",),
+    "ssim": ("ssim",),
+}
+_ALWAYS = ("quantise", "noise", "pairs", "absent", "shape_swap", "seed")
+
+
+def explain(metric: str, protocol: str) -> str:
+    """Formula, rows, real set, conventions, weights, file and line of a metric, and every preset's
+    choices beside each other. An empty ``metric`` lists them all.
+
+    Raises:
+        UserError: unknown metric or protocol.
+    """
+    chosen = get_protocol(protocol)
+    if not metric:
+        rows = [(n, metrics.registry.get(n).title) for n in metrics.registry.names()]
+        width = max(len(n) for n, _ in rows)
+        return "\n".join(f"{name:<{width}}  {title}" for name, title in rows)
+    cls = metrics.registry.get(metric)
+    lines = [f"{cls.title} ({metric}) under {chosen.id}: {chosen.title}", ""]
+    lines += [inspect.cleandoc(cls.__doc__ or ""), ""]
+    lines += _facts(cls, chosen)
+    lines += [
+        "",
+        f"How the protocols differ ({chosen.name} is marked *):",
+        *_differences(cls, chosen),
+    ]
+    if chosen.remarks:
+        lines += ["", "What its source leaves open:", *(f"- {r}" for r in chosen.remarks)]
+    return "\n".join(lines)
+
+
+def _facts(cls: Any, protocol: Protocol) -> list[str]:
+    unit = f" {cls.unit}" if cls.unit else ""
+    low, high = ("open" if bound is None else f"{bound:g}" for bound in cls.bounds)
+    better = "higher" if cls.direction == "up" else "lower"
+    split = protocol.real.get(cls.name, cls.real)
+    facts = [
+        ("better", f"{better}; bounds {low} to {high}{unit}; {cls.digits} decimals in tables"),
+        ("tasks", ", ".join(cls.tasks)),
+        ("real set", f"photographs of the {split} split" if split else "none"),
+        ("pixels", f"8-bit once, by {protocol.quantise}; stored as PNG"),
+        ("source", cls.source),
+        ("computed in", _place(cls)),
+    ]
+    if cls.maker:
+        maker = metrics.makers.get(cls.maker)
+        facts += [("rows", f"{cls.maker}: {_first_line(maker)}"), ("rows made in", _place(maker))]
+    facts += [("weights", w) for w in _weights(cls.maker)]
+    width = max(len(name) for name, _ in facts)
+    return [f"{name:<{width}}  {value}" for name, value in facts if value]
+
+
+def _first_line(cls: Any) -> str:
+    return (inspect.getdoc(cls) or "").splitlines()[0]
+
+
+def _place(cls: Any) -> str:
+    """module file:line, as seen from the root of the project."""
+    file = Path(inspect.getsourcefile(cls) or "")
+    line = inspect.getsourcelines(cls)[1]
+    return f"{file.parent.name}/{file.name}:{line} ({cls.__name__})"
+
+
+def _weights(maker: str) -> list[str]:
+    """The registered files behind a row maker, with hash and state."""
+    from bench import weights
+
+    found = []
+    for name, entry in weights.load_registry().items():
+        if maker and (name == maker or name.startswith(f"{maker}-")):
+            digest = entry.sha256 or (entry.sha256_prefix and f"{entry.sha256_prefix}...")
+            try:
+                weights.path(name)
+                state = "here"
+            except Unavailable:
+                state = f"not here: {weights.remedy(entry)}"
+            found.append(f"{entry.file}, sha256 {digest or 'not stated'}, {state}")
+    return found
+
+
+def _differences(cls: Any, chosen: Protocol) -> list[str]:
+    """One line a field: the value of every preset, only for fields that touch this metric."""
+    fields = (*_BY_MAKER.get(cls.maker, ()), *_ALWAYS)
+    names = list(presets())
+    rows = [["", *(f"{n}*" if n == chosen.name else n for n in names)]]
+    for field in fields:
+        rows.append([field, *(_shown(cls, field, presets()[n]) for n in names)])
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return [
+        "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _shown(cls: Any, field: str, protocol: Protocol) -> str:
+    if field == "real":
+        return protocol.real.get(cls.name, cls.real) or "none"
+    value = getattr(protocol, field)
+    return ",".join(sorted(set(value.values()))) if isinstance(value, dict) else str(value)
