@@ -30,6 +30,7 @@ class Weight:
 
     Attributes:
         name, purpose, file: registry name, what needs it, file name in the cache folder.
+        kind: "metric", "training", "parser" or "method".
         url: where ``fetch`` gets it, or None; ``where`` says in words how to get it by hand.
         sha256: its hash, where a source states one.
         sha256_prefix: first hex digits of the hash, where the file's name carries them.
@@ -38,6 +39,7 @@ class Weight:
     """
 
     name: str
+    kind: str
     purpose: str
     file: str
     url: str | None = None
@@ -47,16 +49,6 @@ class Weight:
     size: int | None = None
     licence: str = "not stated"
     notes: str = ""
-
-
-@dataclass(frozen=True)
-class Status:
-    """State of one entry: "ok", "absent", "unpinned" (no hash known yet) or "wrong" (bad hash)."""
-
-    weight: Weight
-    state: str
-    path: Path | None
-    sha256: str | None = None
 
 
 @lru_cache(maxsize=1)
@@ -238,11 +230,11 @@ def _download(weight: Weight, progress: bool) -> Path:
     return Path(got)
 
 
-def add(name: str, file: Path | str) -> tuple[Path, str]:
+def add(name: str, file: Path | str) -> str:
     """Copy a file that the user has into the cache folder.
 
     Returns:
-        (its place there, what was checked: "sha256 verified" or "sha256 pinned: ...").
+        one sentence: where it lies now, and whether its hash was verified or pinned.
 
     Raises:
         UserError: no such file, or its hash is wrong.
@@ -252,8 +244,7 @@ def add(name: str, file: Path | str) -> tuple[Path, str]:
     if not source.is_file():
         raise UserError(f"no file {source}", "give the path of the downloaded file")
     digest = sha256_of(source)
-    matches = _matches(weight, digest)
-    if matches is False:
+    if _matches(weight, digest) is False:
         _require(weight, source)
     target = folder() / weight.file
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -262,9 +253,9 @@ def add(name: str, file: Path | str) -> tuple[Path, str]:
         shutil.copyfile(source, temporary)
         os.replace(temporary, target)
     if weight.sha256 is not None:
-        return target, "sha256 verified"
+        return f"{target}: sha256 verified"
     _pin(weight, digest)
-    return target, f"no source states the whole sha256: pinned {digest} in {folder() / LOCK}"
+    return f"{target}: no source states its whole sha256; pinned {digest} in {folder() / LOCK}"
 
 
 def identify(file: Path) -> str | None:
@@ -276,19 +267,40 @@ def identify(file: Path) -> str | None:
     return None
 
 
-def verify(name: str | None = None) -> list[Status]:
-    """Hash every file that is here (or that of one entry)."""
-    wanted = [get(name)] if name else list(load_registry().values())
-    return [_status(weight) for weight in wanted]
+def verify() -> list[tuple[str, bool, str]]:
+    """(name, is it right, path and hash) of every file that is here; each is read anew."""
+    _sha256.cache_clear()
+    found = []
+    for weight in load_registry().values():
+        place = _locate(weight)
+        if place is not None:
+            digest = sha256_of(place)
+            matches = _matches(weight, digest)
+            said = {True: "", False: ", wrong", None: ", no hash known: not pinned"}[matches]
+            found.append((weight.name, matches is True, f"{place} sha256 {digest}{said}"))
+    return found
 
 
-def _status(weight: Weight) -> Status:
-    found = _locate(weight)
-    if found is None:
-        return Status(weight, "absent", None)
-    digest = sha256_of(found)
-    states = {True: "ok", False: "wrong", None: "unpinned"}
-    return Status(weight, states[_matches(weight, digest)], found, digest)
+def status() -> list[dict[str, Any]]:
+    """One mapping an entry: name, kind, purpose, file, licence, source (where it comes from), here
+    (bool), state ("here", "absent"; "not pinned" where no hash is known), remedy."""
+    return [_status(weight) for weight in load_registry().values()]
+
+
+def _status(weight: Weight) -> dict[str, Any]:
+    place = _locate(weight)
+    known = _known_hash(weight) or weight.sha256_prefix
+    return {
+        "name": weight.name,
+        "kind": weight.kind,
+        "purpose": weight.purpose,
+        "file": weight.file,
+        "licence": weight.licence,
+        "source": weight.url or weight.where,
+        "here": place is not None,
+        "state": "absent" if place is None else "here" if known else "not pinned",
+        "remedy": remedy(weight),
+    }
 
 
 def _lock() -> dict[str, str]:

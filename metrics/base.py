@@ -35,6 +35,9 @@ class ImageBatch:
         reference_label: (B, H, W) int64, label map of ``reference``, or None.
         target_label: (B, H, W) int64, the target's own label map where ``label`` differs, or None.
         original: (B, 3, H, W) uint8, the method's own image of the target before an edit, or None.
+        photograph: (B, 3, H, W) uint8, the target's own photograph, whatever the task, or None.
+        siblings: (B, K - 1, 3, H, W) uint8, the other images of the same label map where a task
+            draws K of them, or None.
     """
 
     ids: Sequence[str]
@@ -47,6 +50,8 @@ class ImageBatch:
     reference_label: Tensor | None = None
     target_label: Tensor | None = None
     original: Tensor | None = None
+    photograph: Tensor | None = None
+    siblings: Tensor | None = None
 
 
 class RowMaker(ABC):
@@ -55,10 +60,12 @@ class RowMaker(ABC):
     Class attributes:
         name: as ``inception``; rows are stored under it.
         needs: fields of ``ImageBatch`` that must not be None ("target", "classes", ...).
+        weights: name of its file in the weights registry, or "".
     """
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
+    weights: ClassVar[str] = ""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -81,7 +88,7 @@ class RowMaker(ABC):
                 f"{self.name} needs {', '.join(absent)}, and this task has none",
                 "the figure is not defined here; leave it out for this task",
             )
-        for name in ("image", "target", "reference", "original"):
+        for name in ("image", "target", "reference", "original", "photograph"):
             value = getattr(batch, name)
             if value is not None and (
                 value.ndim != 4 or value.shape[1] != 3 or str(value.dtype) != "torch.uint8"

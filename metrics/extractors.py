@@ -21,6 +21,13 @@ def code_hash(*parts: object) -> str:
     return hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()
 
 
+def sha256_of(path: Path) -> str:
+    """sha256 of a file."""
+    from bench import weights
+
+    return weights.sha256_of(path)
+
+
 def torch_dtype(name: str) -> torch.dtype:
     """``float32`` or ``bf16``.
 

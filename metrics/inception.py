@@ -48,6 +48,7 @@ class Inception(RowMaker):
     """
 
     name = "inception"
+    weights = "inception"
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class Inception(RowMaker):
             )
         self.preprocess, self.dtype, self.device, self.batch = preprocess, dtype, device, batch
         self._dtype = torch_dtype(dtype)
-        self.path, self.sha256 = weights_file("inception", weights)
+        self.path, self.sha256 = weights_file(type(self).weights, weights)
         self._net: nn.Module | None = None
 
     def fingerprint(self) -> str:

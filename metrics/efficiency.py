@@ -1,0 +1,103 @@
+"""Figures of the machine, from a run's item records: seconds, memory, parameters, operations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.errors import Unavailable
+from metrics.base import Figure, Metric, Rows
+from metrics.statistics import mean_estimate
+
+
+class _FromItems(Metric):
+    """A figure of one column of the item records; ``name`` is the column."""
+
+    direction = "down"
+    bounds = (0.0, None)
+    tasks = ("reconstruct", "transfer", "sample")
+    source = "measured in the run"
+
+    def _column(self, rows: Rows) -> np.ndarray:
+        values = np.asarray(rows.get(self.name, ()), np.float64)
+        values = values[np.isfinite(values)]
+        if not len(values):
+            raise Unavailable(f"the run recorded no '{self.name}'", "run it with profiling on")
+        return values
+
+
+class Seconds(_FromItems):
+    """Median seconds an image, and its quartiles in ``extra``; the first image's start-up cost
+    moves a mean, not a median.
+
+    Rows: ``seconds`` (n,).
+
+    >>> Seconds().reduce({"seconds": np.array([9.0, 1.0, 1.0])}).value
+    1.0
+    """
+
+    name = "seconds"
+    title = "Time"
+    unit = "s"
+    digits = 3
+
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+        values = self._column(rows)
+        low, median, high = np.percentile(values, [25, 50, 75])
+        mean = mean_estimate(values)
+        extra = {"mean": mean.value, "mean_se": mean.se, "quartiles": [float(low), float(high)]}
+        return Figure(float(median), len(values), extra=extra)
+
+
+class PeakMemory(_FromItems):
+    """Highest memory that an image took, stored in bytes.
+
+    Rows: ``peak_memory`` (n,).
+
+    >>> PeakMemory().reduce({"peak_memory": np.array([1.0, 3.0])}).value
+    3.0
+    """
+
+    name = "peak_memory"
+    title = "Peak memory"
+    unit = "MiB"
+    scale = 1 / 2**20
+    digits = 0
+
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+        values = self._column(rows)
+        return Figure(float(values.max()), len(values))
+
+
+class Parameters(_FromItems):
+    """Parameters of the method's networks that an image needs.
+
+    Rows: ``parameters`` (n,), the same number everywhere.
+
+    >>> Parameters().reduce({"parameters": np.array([5.0])}).value
+    5.0
+    """
+
+    name = "parameters"
+    title = "Parameters"
+    unit = "M"
+    scale = 1e-6
+    digits = 1
+
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+        values = self._column(rows)
+        return Figure(float(np.median(values)), len(values))
+
+
+class Flops(Parameters):
+    """Floating-point operations an image (2 for a multiply-add).
+
+    Rows: ``flops`` (n,).
+
+    >>> Flops().reduce({"flops": np.array([5.0])}).value
+    5.0
+    """
+
+    name = "flops"
+    title = "GFLOP"
+    unit = "G"
+    scale = 1e-9

@@ -1,0 +1,250 @@
+"""Identity figures: FRS for faces, REIDSim and REIDAcc for persons, from embeddings of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from bench.types import LabelSpace
+from metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
+from metrics.extractors import code_hash
+from metrics.statistics import mean_estimate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_EPS = 1e-8
+
+
+class IdentityNetwork(Protocol):
+    """What these makers need of an embedding network (``segmenters.identity``)."""
+
+    def embed(self, images: Tensor, boxes: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 and (B, 4) top, bottom, left, right (exclusive) -> (B, D)."""
+
+    def fingerprint(self) -> str:
+        """Hash of weights, input size and code version."""
+
+
+def _loaded(name: str, weights: Path | str | None, device: str) -> IdentityNetwork:
+    from segmenters.identity import create_identity
+
+    network: IdentityNetwork = create_identity(name).load(weights, device)
+    return network
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of rows (n, D) in float64, norms at least 1e-8 (a zero vector gives 0).
+
+    >>> cosine(np.array([[1.0, 0], [0, 0]]), np.array([[2.0, 0], [1, 1]])).tolist()
+    [1.0, 0.0]
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    norms = [np.maximum(np.linalg.norm(x, axis=1), _EPS) for x in (a, b)]
+    return np.einsum("ij,ij->i", a, b) / (norms[0] * norms[1])
+
+
+def subject_boxes(label: Tensor, space: LabelSpace) -> tuple[Tensor, Tensor]:
+    """Tight boxes of all pixels that are no background.
+
+    Args:
+        label: (B, H, W) int64; a hole (-1) counts as subject, as in SCAM's one-hot maps.
+
+    Returns:
+        (B, 4) int64 top, bottom, left, right (exclusive), the whole frame where there is no
+        subject; (B,) bool, where that happened.
+    """
+    import torch
+
+    background = torch.tensor(sorted(space.background), device=label.device)
+    subject = ~torch.isin(label, background)
+    sides = []
+    for axis in (2, 1):  # rows that hold subject pixels, then columns
+        line = subject.any(dim=axis)
+        n = line.shape[1]
+        index = torch.arange(n, device=label.device)
+        first = torch.where(line, index, n).amin(dim=1)
+        last = torch.where(line, index + 1, 0).amax(dim=1)
+        empty = ~line.any(dim=1)
+        sides += [first.masked_fill(empty, 0), last.masked_fill(empty, n)]
+    return torch.stack(sides, dim=1), ~subject.flatten(1).any(dim=1)
+
+
+class IdentityRows(RowMaker):
+    """Face embeddings of generated images and of their targets.
+
+    Args:
+        network: an embedding network; None loads facenet's InceptionResnetV1 (VGGFace2).
+        weights: its file; None takes the registered ``facenet``.
+        device: where it runs.
+
+    Rows: ``embedding`` and ``target_embedding`` (B, 512) float32, unit length.
+    """
+
+    name = "identity"
+    needs = frozenset({"target"})
+    weights = "facenet"
+
+    def __init__(
+        self,
+        network: IdentityNetwork | None = None,
+        weights: Path | str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.network = network or _loaded(type(self).weights, weights, device)
+
+    def fingerprint(self) -> str:
+        return code_hash(self.name, 1, self.network.fingerprint())
+
+    def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
+        self.check(batch)
+        assert batch.target is not None  # check has refused None
+        embedding, target = (self.network.embed(x) for x in (batch.image, batch.target))
+        return {
+            "embedding": embedding.float().cpu().numpy(),
+            "target_embedding": target.float().cpu().numpy(),
+        }
+
+
+class REIDRows(RowMaker):
+    """Cosines of a subject transfer to its subject and to its background photograph.
+
+    Boxes: the transfer by the label map that was drawn, each photograph by its own.
+
+    Args:
+        network: an embedding network; None loads the LUPerson ResNet-50.
+        weights: its file; None takes the registered ``reid``.
+        device: where it runs.
+
+    Rows: ``subject`` and ``background`` (B,) float64 cosines; ``whole_frame`` (B,) bool, where a
+    label map has no subject.
+    """
+
+    name = "reid"
+    needs = frozenset({"reference", "reference_label", "photograph", "target_label"})
+    weights = "reid"
+
+    def __init__(
+        self,
+        network: IdentityNetwork | None = None,
+        weights: Path | str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.network = network or _loaded(type(self).weights, weights, device)
+
+    def fingerprint(self) -> str:
+        return code_hash(self.name, 1, self.network.fingerprint())
+
+    def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
+        self.check(batch)
+        triple = (
+            (batch.image, batch.label),
+            (batch.reference, batch.reference_label),
+            (batch.photograph, batch.target_label),
+        )
+        found, whole = [], np.zeros(len(batch.ids), bool)
+        for image, label in triple:
+            assert image is not None  # check has refused None
+            assert label is not None
+            boxes, none = subject_boxes(label, batch.space)
+            found.append(self.network.embed(image, boxes).float().cpu().numpy())
+            whole |= none.cpu().numpy()
+        swap, subject, background = found
+        return {
+            "subject": cosine(swap, subject),
+            "background": cosine(swap, background),
+            "whole_frame": whole,
+        }
+
+
+class FRS(Metric):
+    """Face recognition similarity: mean cosine of the face embeddings of an image and its target.
+
+    FRS = mean_i cos(e(image_i), e(target_i)), e from facenet's InceptionResnetV1 (VGGFace2) on the
+    whole picture at 160 x 160. Higher is better, at most 1. ``extra["floor"]``: mean cosine of each
+    target with the next one, what different persons score. CA2-SIS names an "InceptionV3
+    pre-trained on VGG-Face2", which no library has; this network is our reading of it.
+
+    Rows: ``embedding``, ``target_embedding`` (n, D).
+
+    >>> e = np.eye(2)
+    >>> figure = FRS().reduce({"embedding": e, "target_embedding": e})
+    >>> figure.value, figure.extra["floor"]
+    (1.0, 0.0)
+    """
+
+    name = "frs"
+    title = "FRS"
+    direction = "up"
+    bounds = (-1.0, 1.0)
+    digits = 3
+    maker = "identity"
+    tasks = ("reconstruct",)
+    source = "Fontanini et al. (CA2-SIS), Table 2; network: facenet, by inference"
+
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+        target = rows["target_embedding"]
+        values = cosine(rows["embedding"], target)
+        estimate = mean_estimate(values)
+        extra = {"median": float(np.median(values))}
+        if len(target) > 1:
+            extra["floor"] = float(cosine(target, np.roll(target, -1, axis=0)).mean())
+        return Figure(estimate.value, len(values), se=estimate.se, ci=estimate.ci, extra=extra)
+
+
+class REIDSim(Metric):
+    """Mean cosine of person embeddings between a subject transfer and its subject.
+
+    Higher is better. The embeddings are not negative, so unrelated persons score high as well.
+    ``extra["background_similarity"]`` is the same with the background photograph.
+
+    Rows: ``subject``, ``background``, ``whole_frame`` (n,).
+
+    >>> rows = {"subject": np.array([0.5, 0.7]), "background": np.array([0.6, 0.6]),
+    ...         "whole_frame": np.array([False, False])}
+    >>> round(REIDSim().reduce(rows).value, 6)
+    0.6
+    """
+
+    name = "reidsim"
+    title = "REIDSim"
+    direction = "up"
+    bounds = (-1.0, 1.0)
+    digits = 3
+    maker = "reid"
+    tasks = ("subject_transfer",)
+    source = "Dufour et al. (SCAM), ECCV 2022, section 4"
+
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+        estimate = mean_estimate(self._values(rows))
+        extra = {
+            "background_similarity": float(np.mean(rows["background"])),
+            "whole_frame": int(np.sum(rows["whole_frame"])),
+        }
+        n = len(rows["subject"])
+        return Figure(estimate.value, n, se=estimate.se, ci=estimate.ci, extra=extra)
+
+    def _values(self, rows: Rows) -> np.ndarray:
+        return rows["subject"]
+
+
+class REIDAcc(REIDSim):
+    """Share of subject transfers that are nearer to their subject than to the background
+    photograph; a tie counts as a failure. Higher is better.
+
+    Rows: as ``reidsim``.
+
+    >>> rows = {"subject": np.array([0.5, 0.7]), "background": np.array([0.5, 0.6]),
+    ...         "whole_frame": np.array([False, False])}
+    >>> REIDAcc().reduce(rows).value
+    0.5
+    """
+
+    name = "reidacc"
+    title = "REIDAcc"
+    bounds = (0.0, 1.0)
+
+    def _values(self, rows: Rows) -> np.ndarray:
+        return (rows["subject"] > rows["background"]).astype(np.float64)

@@ -1,0 +1,185 @@
+"""FRS, REIDSim and REIDAcc on golden embeddings; boxes; locality of edits; machine figures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from metrics_helpers import arrays, image_batch, meta, noise_images
+
+import metrics
+from bench.errors import Unavailable, UserError
+from bench.types import LabelSpace
+from metrics.identity import cosine, subject_boxes
+from metrics.locality import heat_map
+
+THREE = LabelSpace("three", ("ground", "body", "hair"))
+
+
+class MeanColour:
+    """An "embedding network": mean colour of the box."""
+
+    def embed(self, images, boxes=None):
+        if boxes is None:
+            return images.float().mean(dim=(2, 3))
+        crops = [i[:, t:b, le:r] for i, (t, b, le, r) in zip(images, boxes.tolist(), strict=True)]
+        return torch.stack([c.float().mean(dim=(1, 2)) for c in crops])
+
+    def fingerprint(self):
+        return "mean colour"
+
+
+def test_reid_golden_embeddings():
+    stored, expected = arrays("reid.embeddings"), meta("reid.embeddings")["expected"]
+    subject = cosine(stored["swap"], stored["subject"])
+    background = cosine(stored["swap"], stored["background"])
+    assert subject == pytest.approx(stored["cos_subject"], abs=1e-6)
+    assert background == pytest.approx(stored["cos_background"], abs=1e-6)
+    # a tie in exact arithmetic is one in float32 too, as the official code compares
+    rows = {
+        "subject": subject,
+        "background": background,
+        "whole_frame": np.zeros(len(subject), bool),
+    }
+    assert metrics.create("reidsim").reduce(rows).value == pytest.approx(
+        expected["REIDSim"], abs=1e-6
+    )
+    assert metrics.create("reidacc").reduce(rows).value == expected["REIDAcc"]
+
+
+def test_frs_golden_embeddings():
+    stored, expected = arrays("frs"), meta("frs")
+    figure = metrics.create("frs").reduce(
+        {"embedding": stored["emb_b"], "target_embedding": stored["emb_a"]}
+    )
+    assert figure.value == pytest.approx(np.mean(expected["cosine"]), abs=1e-5)
+    assert figure.extra["median"] == pytest.approx(np.median(expected["cosine"]), abs=1e-5)
+    a = stored["emb_a"]
+    floor = np.mean([a[0] @ a[1], a[1] @ a[2], a[2] @ a[0]])
+    assert figure.extra["floor"] == pytest.approx(floor, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["background_label", "subject_label"])
+def test_boxes_golden(name):
+    label = torch.from_numpy(arrays("reid.metrics")[name]).long()
+    boxes, whole = subject_boxes(label, THREE)
+    assert boxes.tolist() == meta("reid.metrics")["boxes_top_bottom_left_right_exclusive"][name]
+    assert not whole.any()
+
+
+def test_boxes_without_a_subject_and_with_holes():
+    label = torch.zeros(2, 4, 6, dtype=torch.int64)
+    label[1, 2, 3] = -1
+    boxes, whole = subject_boxes(label, THREE)
+    assert boxes.tolist() == [[0, 4, 0, 6], [2, 3, 3, 4]]
+    assert whole.tolist() == [True, False]
+
+
+def test_reid_rows():
+    """The transfer shows the subject's colour where its own label map has the subject."""
+    black = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    red, blue = black.clone(), black.clone()
+    red[:, 0], blue[:, 2] = 200, 200
+    drawn, other = torch.zeros(2, 1, 8, 8, dtype=torch.int64)
+    drawn[:, :4], other[:, 4:] = 1, 1
+    swap = blue.clone()
+    swap[:, :, :4] = red[:, :, :4]
+    batch = image_batch(
+        swap,
+        label=drawn,
+        space=THREE,
+        reference=red,
+        reference_label=other,
+        photograph=blue,
+        target_label=drawn,
+    )
+    rows = metrics.create_maker("reid", network=MeanColour()).rows(batch)
+    assert rows["subject"] == pytest.approx([1.0])
+    assert rows["background"] == pytest.approx([0.0])
+    assert metrics.create("reidacc").reduce(rows).value == 1
+    with pytest.raises(Unavailable, match="photograph, reference, reference_label, target_label"):
+        metrics.create_maker("reid", network=MeanColour()).rows(image_batch(swap))
+
+
+def test_identity_rows():
+    a, b = noise_images(3, 16, 16, 0), noise_images(3, 16, 16, 1)
+    maker = metrics.create_maker("identity", network=MeanColour())
+    rows = maker.rows(image_batch(a, b))
+    assert np.array_equal(rows["embedding"], a.float().mean(dim=(2, 3)).numpy())
+    assert np.array_equal(rows["target_embedding"], b.float().mean(dim=(2, 3)).numpy())
+    with pytest.raises(Unavailable, match="target"):
+        maker.rows(image_batch(a))
+
+
+def edit():
+    """Class 1 is edited by 51 levels, and 10.2 leak into a quarter of what is left."""
+    label = torch.zeros(1, 4, 4, dtype=torch.int64)
+    label[:, :2], label[:, 2, :] = 1, 2
+    original = torch.full((1, 3, 4, 4), 100, dtype=torch.uint8)
+    edited = original.clone()
+    edited[:, :, :2] += 51
+    edited[:, :, 3] += 10
+    classes = torch.tensor([[False, True, False]])
+    return edited, original, label, classes
+
+
+def test_locality():
+    edited, original, label, classes = edit()
+    maker = metrics.create_maker("locality")
+    batch = image_batch(edited, original=original, label=label, classes=classes, space=THREE)
+    rows = maker.rows(batch)
+    figure = metrics.create("locality", space=THREE).reduce(rows)
+    assert figure.value == pytest.approx(5 / 255)
+    assert figure.extra["inside"] == pytest.approx(0.2)
+    assert figure.extra["outside_over_inside"] == pytest.approx(5 / 51)
+    assert figure.per_class["ground"] == pytest.approx(10 / 255)
+    assert figure.per_class["hair"] == 0
+    assert np.isnan(figure.per_class["body"])
+
+
+def test_locality_of_a_moved_shape():
+    """Pixels of the class in the target's own label map belong to the edit too."""
+    edited, original, label, classes = edit()
+    own = label.clone()
+    own[:, 3] = 1
+    batch = image_batch(
+        edited, original=original, label=label, classes=classes, space=THREE, target_label=own
+    )
+    figure = metrics.create("locality").reduce(metrics.create_maker("locality").rows(batch))
+    assert figure.value == 0
+
+
+def test_locality_undefined():
+    edited, original, label, _ = edit()
+    maker = metrics.create_maker("locality")
+    none = torch.zeros(1, 3, dtype=torch.bool)
+    rows = maker.rows(image_batch(edited, original=original, label=label, classes=none))
+    with pytest.raises(UserError, match="inside and outside"):
+        metrics.create("locality").reduce(rows)
+    with pytest.raises(Unavailable, match="original"):
+        maker.rows(image_batch(edited, label=label, classes=none))
+
+
+def test_heat_map():
+    original = noise_images(1, 5, 6, 0)[0].permute(1, 2, 0).numpy()
+    edits = noise_images(4, 5, 6, 1).permute(0, 2, 3, 1).numpy()
+    expected = np.abs(edits.astype(float) - original.astype(float)).mean(axis=(0, 3)) / 255
+    assert heat_map(edits, original) == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(UserError, match="do not fit"):
+        heat_map(edits[:, :4], original)
+
+
+def test_machine_figures():
+    rows = {
+        "seconds": np.array([8.0, 1.0, 2.0, 1.0, 2.0]),
+        "peak_memory": np.array([2.0**20, 2.0**21]),
+        "parameters": np.array([3e6, 3e6]),
+    }
+    seconds = metrics.create("seconds").reduce(rows)
+    assert seconds.value == 2
+    assert seconds.extra["quartiles"] == [1, 2]
+    memory = metrics.create("peak_memory")
+    assert memory.reduce(rows).value * memory.scale == 2
+    assert metrics.create("parameters").reduce(rows).value == 3e6
+    with pytest.raises(Unavailable, match="no 'flops'"):
+        metrics.create("flops").reduce(rows)
