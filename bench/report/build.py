@@ -78,8 +78,6 @@ def timing_csv(material: Material) -> str:
 
 def fresh(folder: Path) -> Path:
     """``folder``, emptied: nothing of an earlier report stays behind."""
-    if folder.is_symlink():
-        raise UserError(f"{folder} is a link", "remove it: a report writes inside its run folder")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
@@ -123,13 +121,16 @@ def build_report(
         uncertainty: print standard errors.
 
     Raises:
-        UserError: no run there, unknown format, protocol or paper table.
+        UserError: no run there, unknown format, protocol or paper table; a link in the way.
     """
     material = Material.of(run)
+    report = run / "report"
+    for folder in (report, *(report / name for name in ("tables", "charts", "grids"))):
+        if folder.is_symlink():
+            raise UserError(f"{folder} is a link", "remove it: a report stays in its run folder")
     tables = report_tables(material, versus=versus, protocols=protocols, uncertainty=uncertainty)
     drawn = charts(material, material.chosen(protocols))
     made = grids(material, load_sample)
-    report = run / "report"
     write_tables(fresh(report / "tables"), tables, formats)
     _write_pictures(fresh(report / "charts"), drawn)
     _write_pictures(fresh(report / "grids"), made)

@@ -335,15 +335,16 @@ def _remarks(spec: Spec, material: Material, protocol: str, rows: Sequence[Row])
 def _evaluator(material: Material, protocol: str) -> str:
     """The sentence without which no measured mIoU or accuracy stands beside a paper's."""
     found = {
-        tuple(str(s.extra.get(k) or "not recorded") for k in _EVALUATOR)
+        (s.metric, tuple(str(s.extra.get(k) or "not recorded") for k in _EVALUATOR))
         for s in material.scores
         if s.protocol == protocol and s.metric in _SEGMENTATION and s.value is not None
     }
     if not found:
         return "No segmentation score was measured under this protocol."
-    named = "; or ".join(
-        ", ".join(f"{said} {value}" for said, value in zip(_EVALUATOR.values(), one, strict=True))
-        for one in sorted(found)
+    named = "; ".join(
+        f"{describe(metric, material.metrics)['title']} by "
+        + ", ".join(f"{said} {value}" for said, value in zip(_EVALUATOR.values(), how, strict=True))
+        for metric, how in sorted(found)
     )
     return f"Measured segmentation scores: {short(named)}. The papers do not state theirs."
 
