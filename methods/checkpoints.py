@@ -232,8 +232,13 @@ def likely_cause(official: Mapping[str, Tensor], expected: Mapping[str, Shape]) 
         return "no key matches: this is the file of another network or method"
     for key, value in official.items():
         want = expected.get(key)
-        if want is None or tuple(value.shape) == tuple(want) or value.ndim != len(want):
+        if want is None or tuple(value.shape) == tuple(want):
             continue
+        if value.ndim != len(want):
+            return (
+                f"{key} has {value.ndim} axes where {len(want)} are expected: another variant of the "
+                "network; check the method's options (as use_vae)"
+            )
         axes = [i for i, (a, b) in enumerate(zip(value.shape, want, strict=True)) if a != b]
         if axes == [1] and value.ndim == 4:
             return (

@@ -1,0 +1,141 @@
+"""SEAN: one style code a class, layouts and codes through region-adaptive normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from bench.errors import UserError
+from bench.types import Batch, LabelSpace
+from methods.base import Layout, Method, NoiseSource, Style, present_classes
+from methods.checkpoints import KeyMap
+from methods.layers.labels import resize_labels
+from methods.layers.semantics import Semantics
+from methods.layers.spade import UPSAMPLINGS, NormKind, latent_size
+from methods.sean.network import Generator, Networks
+
+OFFICIAL_STYLES = 19
+"""Linear layers of every ACE layer in the official code, whatever the number of classes."""
+
+
+@dataclass(frozen=True)
+class SeanOptions:
+    """Construction options; None takes the official value of the label space.
+
+    Attributes:
+        label_nc, contain_dontcare_label, no_instance, semantic_nc: channels of the label map;
+            SEAN takes no instance maps.
+        ngf, nhidden: width factor of the generator; width of the mask branches.
+        crop_size, aspect_ratio: width of the picture; width / height.
+        num_upsampling_layers: normal or more.
+        style_length: length of a style code.
+        num_fc_mu: per-class linear layers; officially 19, more if there are more classes.
+        style_encoder_ngf: width of the style encoder.
+        norm_G: norm string of the official code.
+    """
+
+    label_nc: int | None = None
+    contain_dontcare_label: bool | None = None
+    no_instance: bool = True
+    semantic_nc: int | None = None
+    ngf: int = 64
+    nhidden: int = 128
+    crop_size: int = 256
+    aspect_ratio: float = 1.0
+    num_upsampling_layers: str = "normal"
+    style_length: int = 512
+    num_fc_mu: int | None = None
+    style_encoder_ngf: int = 32
+    norm_G: str = "spectralspadesyncbatch3x3"
+
+    def __post_init__(self) -> None:
+        if NormKind.parse(self.norm_G).kernel != 3:
+            raise ValueError("norm_G must end in 3x3, the size of SEAN's style convolutions")
+        if not self.no_instance:
+            raise ValueError(
+                "SEAN takes no instance maps (an edge channel would be a style region)"
+            )
+        if self.num_upsampling_layers not in ("normal", "more"):
+            raise ValueError(
+                "num_upsampling_layers must be normal or more ('most' fails officially)"
+            )
+
+
+class SEAN(Method):
+    """Zhu et al. 2020; a code for each class from the photograph, zero where it lacks the class."""
+
+    name = "sean"
+    title = "SEAN"
+    paper = (
+        "Zhu et al., SEAN: Image Synthesis with Semantic Region-Adaptive Normalization, CVPR 2020, "
+        "arXiv:1911.12861"
+    )
+    Options = SeanOptions
+    files: ClassVar = {"netG": ("latest_net_G.pth", "*_net_G.pth")}
+    options: SeanOptions
+    net: Networks
+
+    def build(self, space: LabelSpace) -> Networks:
+        """netG, which holds the style encoder."""
+        o = self.options
+        self.semantics = Semantics.of(
+            space, o.label_nc, o.contain_dontcare_label, o.no_instance, o.semantic_nc
+        )
+        classes = self.semantics.classes
+        styles = o.num_fc_mu or max(OFFICIAL_STYLES, classes)
+        if styles < classes:
+            raise UserError(f"num_fc_mu is {styles} for {classes} classes", "one a class is needed")
+        start = latent_size(o.crop_size, o.aspect_ratio, o.num_upsampling_layers)
+        if min(start) < 1:
+            raise UserError(
+                f"crop_size {o.crop_size} is too small for '{o.num_upsampling_layers}' upsampling"
+            )
+        scale = 2 ** UPSAMPLINGS[o.num_upsampling_layers]
+        self.size = (start[0] * scale, start[1] * scale)
+        generator = Generator(
+            classes,
+            o.ngf,
+            o.nhidden,
+            start,
+            o.num_upsampling_layers,
+            NormKind.parse(o.norm_G),
+            styles,
+            o.style_length,
+            o.style_encoder_ngf,
+        )
+        return Networks(generator)
+
+    def key_maps(self) -> Mapping[str, KeyMap]:
+        """netG alone."""
+        keys = KeyMap(self.net.netG)
+        self.net.netG.map_keys(keys)
+        return {"netG": keys}
+
+    @property
+    def num_classes(self) -> int:
+        """Classes with the don't-care class."""
+        return self.semantics.classes
+
+    def encode_layout(self, batch: Batch) -> Layout:
+        """The label map, 255 read as don't care.
+
+        Raises:
+            UserError: a value that is no class.
+        """
+        label = self.semantics.read(batch.label)
+        return Layout(label, present_classes(label, self.num_classes))
+
+    def encode_style(self, batch: Batch) -> Style:
+        """Codes (B, K, style_length); ``present`` is what half the resolution still shows, as in
+        the official code: smaller regions have no code."""
+        label = self.semantics.read(batch.label)
+        half = resize_labels(label, (label.shape[1] // 2, label.shape[2] // 2))
+        codes = self.net.netG.encoder(batch.image, label, self.num_classes)
+        return Style(codes, present_classes(half, self.num_classes))
+
+    def render(self, layout: Layout, style: Style, noise: NoiseSource) -> Tensor:
+        """Noise of each ACE layer is drawn under ``<block>.ace_<0|1|s>`` as (1, h, w)."""
+        return self.net.netG(layout.label, style.codes, noise)
