@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ class CA2Layout(Layout):
 
 
 @dataclass(frozen=True)
-class Options:
+class CA2SISOptions:
     """Construction options; the defaults are the official configuration of the label space.
 
     Attributes:
@@ -178,11 +179,13 @@ class CA2SIS(Method):
         "Fontanini et al., Semantic Image Synthesis via Class-Adaptive Cross-Attention, "
         "IEEE Access 2025, arXiv:2308.16071"
     )
-    Options = Options
-    files: Mapping[str, tuple[str, ...]] = {"netG": ("latest_net_G.pth", "*_net_G.pth", "ema.pth")}
-    prefixes: Mapping[str, str] = {"netG": "ema_model.netG."}
+    Options = CA2SISOptions
+    files: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "netG": ("latest_net_G.pth", "*_net_G.pth", "ema.pth")
+    }
+    prefixes: ClassVar[Mapping[str, str]] = {"netG": "ema_model.netG."}
 
-    options: Options
+    options: CA2SISOptions
     net: CA2SISNet
 
     # ---- construction -------------------------------------------------------------------------
@@ -243,7 +246,7 @@ class CA2SIS(Method):
         if "reshape_conv.weight" not in state:
             return  # another network's file: the comparison of keys says so
         trunk = state.get("noise_encoder.shared.0.weight")
-        changes: dict[str, object] = {}
+        changes: dict[str, Any] = {}
         if trunk is None and self.options.noise_encoder is None:
             changes["noise_encoder"] = False
             if self.options.tanh is None:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from bench.types import HOLE
 from methods.ca2sis.transformer import StyleTransformer
-from methods.layers.grouped_style import GroupedStyleEncoder
 from methods.layers.labels import one_hot, region_means, resize_labels
 from methods.layers.res_block import ResBlock
 
@@ -29,7 +28,7 @@ class MaskEmbedder(nn.Module):
     def forward(self, label: Tensor, num_classes: int) -> Tensor:
         """(B, H, W) int64 -> (B, num_classes, width)"""
         planes = one_hot(resize_labels(label, (MASK_SIDE, MASK_SIDE)), num_classes)
-        return self.encs[0](planes.flatten(2).to(self.encs[0].weight.dtype))
+        return self.encs[0](planes.flatten(2))
 
 
 class PlainMask(nn.Module):
@@ -52,19 +51,19 @@ class RegionStyleEncoder(nn.Module):
         super().__init__()
         self.num_classes = num_classes
 
-        def act() -> list[nn.Module]:
-            return [nn.InstanceNorm2d(1), nn.LeakyReLU(0.2, True)]
+        def act(width: int) -> list[nn.Module]:
+            return [nn.InstanceNorm2d(width), nn.LeakyReLU(0.2, True)]
 
         self.model = nn.Sequential(
             nn.ReflectionPad2d(1),
             nn.Conv2d(3, 32, 3),
-            *act(),
+            *act(32),
             nn.Conv2d(32, 64, 3, 2, 1),
-            *act(),
+            *act(64),
             nn.Conv2d(64, 128, 3, 2, 1),
-            *act(),
+            *act(128),
             nn.ConvTranspose2d(128, 256, 3, 2, 1, 1),
-            *act(),
+            *act(256),
             nn.ReflectionPad2d(1),
             nn.Conv2d(256, code_dim, 3),
             nn.Tanh(),
@@ -159,9 +158,7 @@ class CA2SISNet(nn.Module):
         first = self.num_classes - self.embedded
         return self.encs((label - first).clamp_min(HOLE), self.embedded)
 
-    def decode(
-        self, embedding: Tensor, codes: Tensor, maps: list[Tensor] | None = None
-    ) -> Tensor:
+    def decode(self, embedding: Tensor, codes: Tensor, maps: list[Tensor] | None = None) -> Tensor:
         """Draw: (B, ne, E), (B, C, D) -> (B, 3, H, W).
 
         ``maps`` receives the attention logits of the five stages (see ``StyleTransformer``).

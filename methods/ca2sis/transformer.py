@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_WIDE_CPU, _WIDE = 1 << 22, 1 << 28  # numbers of the feed-forward layer held at a time
 
 
 class Attention(nn.Module):
@@ -19,6 +23,11 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
 
     @property
+    def last(self) -> nn.Linear:
+        """The output projection."""
+        return cast(nn.Linear, self.to_out[0])
+
+    @property
     def scale(self) -> float:
         """What logits are multiplied by."""
         return float((self.to_q.weight.shape[0] // self.heads) ** -0.5)
@@ -31,24 +40,31 @@ class Attention(nn.Module):
         """(B, N, D), (B, M, context_dim) -> (B, N, D)"""
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
         out = F.scaled_dot_product_attention(self.split(q), self.split(k), self.split(v))
-        return self.to_out[0](out.transpose(1, 2).flatten(2))
+        return self.last(out.transpose(1, 2).flatten(2))
 
     def mean_logits(self, x: Tensor, context: Tensor) -> Tensor:
         """Scaled logits before the softmax, mean over heads: (B, N, M)."""
         product = self.to_q(x) @ self.to_k(context).transpose(1, 2)
         return product * (self.scale / self.heads)
 
-    def tables(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys behind the query projection and values behind the output projection.
-
-        Returns:
-            two (B, heads * M, D): logits are ``x @ keys^T``; the output is ``probabilities @
-            values`` plus the bias of ``to_out``.
-        """
+    def _tables(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys times the query projection and values times the output projection, two
+        (B, heads * M, D)."""
         k, v = self.split(self.to_k(context)), self.split(self.to_v(context))  # (B, heads, M, d)
         query = self.to_q.weight.unflatten(0, (self.heads, -1))  # (heads, d, D)
-        out = self.to_out[0].weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)  # (heads, d, D)
+        out = self.last.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)  # (heads, d, D)
         return ((k * self.scale) @ query).flatten(1, 2), (v @ out).flatten(1, 2)
+
+    def few_keys(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The attention in its cheaper form for few keys.
+
+        Returns:
+            probabilities (B, N, heads * M) and values (B, heads * M, D), whose product is the
+            output without the bias of ``to_out``.
+        """
+        keys, values = self._tables(context)
+        logits = (x @ keys.transpose(1, 2)).unflatten(2, (self.heads, -1))
+        return logits.softmax(3).flatten(2), values
 
 
 class _Gate(nn.Module):
@@ -66,6 +82,16 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.net = nn.ModuleList([_Gate(dim), nn.Dropout(0.0), nn.Linear(4 * dim, dim)])
+
+    @property
+    def first(self) -> nn.Linear:
+        """Values and gates, (dim -> 8 dim)."""
+        return cast(_Gate, self.net[0]).proj
+
+    @property
+    def second(self) -> nn.Linear:
+        """Back from 4 dim to dim."""
+        return cast(nn.Linear, self.net[2])
 
 
 class Block(nn.Module):
@@ -112,8 +138,8 @@ class StyleTransformer(nn.Module):
         self.proj_in = nn.Conv2d(channels, dim, 1)
         self.transformer_blocks = nn.ModuleList([Block(dim, context_dim, heads, self_attention)])
         self.proj_out = nn.Conv2d(dim, channels, 1)
-        nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)
+        for parameter in self.proj_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, codes: Tensor, maps: list[Tensor] | None = None) -> Tensor:
         """Mix styles into a feature map.
@@ -127,7 +153,7 @@ class StyleTransformer(nn.Module):
         Returns:
             (B, channels, h, w)
         """
-        block = self.transformer_blocks[0]
+        block = cast(Block, self.transformer_blocks[0])
         features = self.norm(x).flatten(2).transpose(1, 2)  # (B, h*w, channels)
         tokens = F.linear(features, self.proj_in.weight.flatten(1), self.proj_in.bias)
         if self.self_attention:
@@ -137,48 +163,68 @@ class StyleTransformer(nn.Module):
         if maps is not None:
             logits = block.attn2.mean_logits(queries, codes)
             maps.append(logits.transpose(1, 2).unflatten(2, x.shape[2:]))
-        if block.attn2.heads * codes.shape[1] >= self.dim:
-            tokens = tokens + block.attn2(queries, codes)
-            hidden = block.ff.net[0].proj(block.norm3(tokens))
+        pairs = block.attn2.heads * codes.shape[1]
+        if pairs >= self.dim:
+            out = self._feed_forward(block, tokens + block.attn2(queries, codes))
         else:
-            tokens, hidden = self._few_keys(block, features, tokens, queries, codes)
-        return x + self._project(block, tokens, hidden).transpose(1, 2).unflatten(2, x.shape[2:])
+            probabilities, values = block.attn2.few_keys(queries, codes)
+            if self.self_attention or features.shape[2] + pairs >= self.dim:
+                tokens = tokens + block.attn2.last.bias
+                out = self._feed_forward(block, torch.baddbmm(tokens, probabilities, values))
+            else:
+                out = self._low_rank(block, features, probabilities, values)
+        return x + out.transpose(1, 2).unflatten(2, x.shape[2:])
 
-    def _few_keys(
-        self, block: Block, features: Tensor, tokens: Tensor, queries: Tensor, codes: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens after the cross-attention, and the first feed-forward layer's output."""
-        heads, classes = block.attn2.heads, codes.shape[1]
-        keys, values = block.attn2.tables(codes)  # (B, heads * M, D) each
-        logits = (queries @ keys.transpose(1, 2)).unflatten(2, (heads, classes))
-        probabilities = logits.softmax(3).flatten(2)  # (B, h*w, heads * M)
-        tokens = torch.baddbmm(tokens + block.attn2.to_out[0].bias, probabilities, values)
-        if self.self_attention or features.shape[2] + heads * classes >= self.dim:
-            return tokens, block.ff.net[0].proj(block.norm3(tokens))
-        return tokens, self._low_rank(block, features, probabilities, tokens, values)
+    def _feed_forward(self, block: Block, tokens: Tensor) -> Tensor:
+        """Norm, feed-forward, residual, output projection: (B, h*w, D) -> (B, h*w, channels)."""
+        second = block.ff.second
+        out = self.proj_out.weight.flatten(1)  # (channels, D)
+        first = block.ff.first
+        matrix = first.weight.t().expand(tokens.shape[0], -1, -1)
+        if tokens.shape[1] * (self.dim - out.shape[0]) > self.dim * out.shape[0]:
+            direct = F.linear(tokens, out, cast(Tensor, self.proj_out.bias) + out @ second.bias)
+            normed = block.norm3(tokens)
+            return direct + self._gated(normed, matrix, first.bias, out @ second.weight)
+        # So few tokens that the product of the two matrices would cost more than it saves.
+        hidden = self._gated(block.norm3(tokens), matrix, first.bias, second.weight)
+        return F.linear(tokens + hidden + second.bias, out, self.proj_out.bias)
 
     def _low_rank(
-        self, block: Block, features: Tensor, probabilities: Tensor, tokens: Tensor, values: Tensor
+        self, block: Block, features: Tensor, probabilities: Tensor, values: Tensor
     ) -> Tensor:
-        """First feed-forward layer behind the layer norm, by way of the few numbers that the tokens
-        are a linear map of: (B, h*w, 8 D)."""
-        first, norm = block.ff.net[0].proj, block.norm3
-        bias = block.attn2.to_out[0].bias + self.proj_in.bias
+        """The same by way of the few numbers a pixel that its token is a linear map of."""
+        first, second, norm = block.ff.first, block.ff.second, block.norm3
+        out = self.proj_out.weight.flatten(1)
         # The probabilities of the first head add up to 1, so its values can carry the constant.
         classes = values.shape[1] // block.attn2.heads
-        values = torch.cat([values[:, :classes] + bias, values[:, classes:]], 1)
+        constant = block.attn2.last.bias + cast(Tensor, self.proj_in.bias)
         entry = self.proj_in.weight.flatten(1).t().expand(values.shape[0], -1, -1)
-        basis = torch.cat([entry, values], 1)  # (B, channels + heads * M, D)
-        basis = (basis - basis.mean(2, keepdim=True)) * norm.weight
-        few = torch.cat([features, probabilities], 2)
-        few = few * (tokens.var(2, correction=0, keepdim=True) + norm.eps).rsqrt()
-        constant = first.bias + first.weight @ norm.bias
-        return torch.baddbmm(constant, few, basis @ first.weight.t())
+        basis = torch.cat([entry, values[:, :classes] + constant, values[:, classes:]], 1)
+        few = torch.cat([features, probabilities], 2)  # tokens are few @ basis
+        centred = basis - basis.mean(2, keepdim=True)
+        norms = torch.linalg.vector_norm(few @ centred, dim=2, keepdim=True)
+        normed = few * (norms.square() / self.dim + norm.eps).rsqrt()
+        matrix = (centred * norm.weight) @ first.weight.t()  # (B, channels + heads * M, 8 D)
+        bias = first.bias + first.weight @ norm.bias
+        direct = torch.baddbmm(
+            cast(Tensor, self.proj_out.bias) + out @ second.bias, few, basis @ out.t()
+        )
+        return direct + self._gated(normed, matrix, bias, out @ second.weight)
 
-    def _project(self, block: Block, tokens: Tensor, hidden: Tensor) -> Tensor:
-        """Gate, second feed-forward layer, residual and output projection: (B, h*w, channels)."""
-        second = block.ff.net[2]
-        out = self.proj_out.weight.flatten(1)  # (channels, D)
-        value, gate = hidden.chunk(2, 2)
-        direct = F.linear(tokens, out, self.proj_out.bias + out @ second.bias)
-        return direct + F.linear(value * F.gelu(gate), out @ second.weight)
+    def _gated(self, x: Tensor, first: Tensor, bias: Tensor, second: Tensor) -> Tensor:
+        """Gated GELU between two linear layers, a part of the pixels at a time: the wide layer
+        stays in the cache (CPU) or within 1 GiB.
+
+        Args:
+            x: (B, h*w, K); first: (B, K, 8 D); bias: (8 D); second: (out, 4 D).
+
+        Returns:
+            (B, h*w, out)
+        """
+        budget = _WIDE_CPU if x.device.type == "cpu" else _WIDE
+        rows = max(1, budget // (first.shape[2] * x.shape[0]))
+        parts = []
+        for part in x.split(rows, 1):
+            value, gate = torch.baddbmm(bias, part, first).chunk(2, 2)
+            parts.append(F.linear(value * F.gelu(gate), second))
+        return torch.cat(parts, 1)

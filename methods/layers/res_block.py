@@ -27,9 +27,8 @@ class ResBlock(nn.Module):
             nn.GroupNorm(_GROUPS, out), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(out, out, 3, 1, 1)
         )
         self.skip_connection = nn.Identity() if inp == out else nn.Conv2d(inp, out, 1)
-        last = self.out_layers[3]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in self.out_layers[3].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inp, h, w) -> (B, out, h, w), or (B, out, 2h, 2w) with ``up``."""
