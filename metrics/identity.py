@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from bench.types import LabelSpace
 from metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
 from metrics.extractors import code_hash
 from metrics.statistics import mean_estimate
@@ -46,32 +45,6 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.einsum("ij,ij->i", a, b) / (norms[0] * norms[1])
 
 
-def subject_boxes(label: Tensor, space: LabelSpace) -> tuple[Tensor, Tensor]:
-    """Tight boxes of all pixels that are no background.
-
-    Args:
-        label: (B, H, W) int64; a hole (-1) counts as subject, as in SCAM's one-hot maps.
-
-    Returns:
-        (B, 4) int64 top, bottom, left, right (exclusive), the whole frame where there is no
-        subject; (B,) bool, where that happened.
-    """
-    import torch
-
-    background = torch.tensor(sorted(space.background), device=label.device)
-    subject = ~torch.isin(label, background)
-    sides = []
-    for axis in (2, 1):  # rows that hold subject pixels, then columns
-        line = subject.any(dim=axis)
-        n = line.shape[1]
-        index = torch.arange(n, device=label.device)
-        first = torch.where(line, index, n).amin(dim=1)
-        last = torch.where(line, index + 1, 0).amax(dim=1)
-        empty = ~line.any(dim=1)
-        sides += [first.masked_fill(empty, 0), last.masked_fill(empty, n)]
-    return torch.stack(sides, dim=1), ~subject.flatten(1).any(dim=1)
-
-
 class IdentityRows(RowMaker):
     """Face embeddings of generated images and of their targets.
 
@@ -94,6 +67,7 @@ class IdentityRows(RowMaker):
         device: str = "cpu",
     ) -> None:
         self.network = network or _loaded(type(self).weights, weights, device)
+        self.sha256 = str(getattr(self.network, "weights_info", {}).get("sha256", ""))
 
     def fingerprint(self) -> str:
         return code_hash(self.name, 1, self.network.fingerprint())
@@ -133,12 +107,18 @@ class REIDRows(RowMaker):
         device: str = "cpu",
     ) -> None:
         self.network = network or _loaded(type(self).weights, weights, device)
+        self.sha256 = str(getattr(self.network, "weights_info", {}).get("sha256", ""))
 
     def fingerprint(self) -> str:
         return code_hash(self.name, 1, self.network.fingerprint())
 
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
+        import torch
+
+        from segmenters.identity import subject_boxes
+
         self.check(batch)
+        background = sorted(batch.space.background)
         triple = (
             (batch.image, batch.label),
             (batch.reference, batch.reference_label),
@@ -148,13 +128,14 @@ class REIDRows(RowMaker):
         for image, label in triple:
             assert image is not None  # check has refused None
             assert label is not None
-            boxes, none = subject_boxes(label, batch.space)
+            boxes = subject_boxes(label, background)
             found.append(self.network.embed(image, boxes).float().cpu().numpy())
-            whole |= none.cpu().numpy()
-        swap, subject, background = found
+            subject = (label >= 0) & ~torch.isin(label, torch.tensor(background).to(label))
+            whole |= ~subject.flatten(1).any(dim=1).cpu().numpy()
+        swap, person, place = found
         return {
-            "subject": cosine(swap, subject),
-            "background": cosine(swap, background),
+            "subject": cosine(swap, person),
+            "background": cosine(swap, place),
             "whole_frame": whole,
         }
 

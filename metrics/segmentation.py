@@ -31,26 +31,6 @@ _TASKS = (
 )
 
 
-def nearest(label: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H, W) label maps at ``size`` by PIL's nearest rule: source index
-    floor((i + 0.5) * scale), the positions summed up step by step as PIL does (ties round alike).
-
-    >>> import torch
-    >>> nearest(torch.arange(4).view(1, 1, 4), (1, 2)).tolist()
-    [[[1, 3]]]
-    """
-    import torch
-
-    for dim, wanted in ((1, size[0]), (2, size[1])):
-        have = label.shape[dim]
-        if have != wanted:
-            steps = np.full(wanted, have / wanted)
-            steps[0] /= 2
-            index = torch.from_numpy(np.cumsum(steps).astype(np.int64))
-            label = label.index_select(dim, index.clamp_(max=have - 1).to(label.device))
-    return label
-
-
 def confusion_counts(
     truth: Tensor, prediction: Tensor, classes: int, ignore: int | None
 ) -> tuple[Tensor, Tensor]:
@@ -131,6 +111,8 @@ class ConfusionRows(RowMaker):
         )
 
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
+        from segmenters.resize import resize_labels
+
         self.check(batch)
         space = self.parser.space
         if batch.space.classes != space.classes:
@@ -140,7 +122,7 @@ class ConfusionRows(RowMaker):
                 "choose a parser for this label space",
             )
         found = self.parser(batch.image)
-        label = nearest(batch.label.to(found.device), (found.shape[1], found.shape[2]))
+        label = resize_labels(batch.label.to(found.device), (found.shape[1], found.shape[2]))
         matrix, ignored = confusion_counts(label, found, len(space), space.ignore)
         return {
             "confusion": matrix.cpu().numpy().astype(np.int32),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from metrics_helpers import arrays, image_batch, meta, noise_images
 import metrics
 from bench.errors import Unavailable, UserError
 from bench.types import LabelSpace
-from metrics.identity import cosine, subject_boxes
+from methods.seeded import seeded_state
+from metrics.identity import cosine
 from metrics.locality import heat_map
 
 THREE = LabelSpace("three", ("ground", "body", "hair"))
@@ -59,22 +62,6 @@ def test_frs_golden_embeddings():
     assert figure.extra["floor"] == pytest.approx(floor, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["background_label", "subject_label"])
-def test_boxes_golden(name):
-    label = torch.from_numpy(arrays("reid.metrics")[name]).long()
-    boxes, whole = subject_boxes(label, THREE)
-    assert boxes.tolist() == meta("reid.metrics")["boxes_top_bottom_left_right_exclusive"][name]
-    assert not whole.any()
-
-
-def test_boxes_without_a_subject_and_with_holes():
-    label = torch.zeros(2, 4, 6, dtype=torch.int64)
-    label[1, 2, 3] = -1
-    boxes, whole = subject_boxes(label, THREE)
-    assert boxes.tolist() == [[0, 4, 0, 6], [2, 3, 3, 4]]
-    assert whole.tolist() == [True, False]
-
-
 def test_reid_rows():
     """The transfer shows the subject's colour where its own label map has the subject."""
     black = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
@@ -97,8 +84,41 @@ def test_reid_rows():
     assert rows["subject"] == pytest.approx([1.0])
     assert rows["background"] == pytest.approx([0.0])
     assert metrics.create("reidacc").reduce(rows).value == 1
+    assert rows["whole_frame"].tolist() == [False]
+    empty = dataclasses.replace(batch, reference_label=torch.zeros_like(drawn))
+    assert metrics.create_maker("reid", network=MeanColour()).rows(empty)["whole_frame"].all()
     with pytest.raises(Unavailable, match="photograph, reference, reference_label, target_label"):
         metrics.create_maker("reid", network=MeanColour()).rows(image_batch(swap))
+
+
+def test_reid_golden_network():
+    """Boxes, crops, network and cosines together, with seeded weights."""
+    from segmenters.identity import create_identity
+
+    stored, about = arrays("reid.metrics"), meta("reid.metrics")
+    network = create_identity("reid")
+    shapes = network.official_shapes()
+    seed = about["weight_seeds"]["reid"]
+    network.load_state({m: seeded_state(s, seed) for m, s in shapes.items()})
+    images = {k: torch.from_numpy(stored[k]) for k in ("swap", "background", "subject")}
+    labels = {k: torch.from_numpy(stored[f"{k}_label"]).long() for k in ("background", "subject")}
+    batch = image_batch(
+        images["swap"],
+        label=labels["background"],
+        space=THREE,
+        reference=images["subject"],
+        reference_label=labels["subject"],
+        photograph=images["background"],
+        target_label=labels["background"],
+    )
+    rows = metrics.create_maker("reid", network=network).rows(batch)
+    assert rows["subject"] == pytest.approx(stored["cos_subject"], abs=2e-5)
+    assert rows["background"] == pytest.approx(stored["cos_background"], abs=2e-5)
+    expected = about["expected"]
+    assert metrics.create("reidsim").reduce(rows).value == pytest.approx(
+        expected["ReidSubjectSimilarity_eval"], abs=2e-5
+    )
+    assert metrics.create("reidacc").reduce(rows).value == expected["ReidSubjectSuperiority_eval"]
 
 
 def test_identity_rows():

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 from metrics_helpers import arrays, image_batch, meta, noise_images
-from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 
 import metrics
 from bench.errors import UserError
 from bench.types import LabelSpace
-from metrics.segmentation import confusion_counts, conventions, nearest
+from metrics.segmentation import confusion_counts, conventions
 
 GOLDEN = ("worked2x4", "k6_ignore255", "k19_noignore")
 
@@ -97,21 +96,9 @@ def test_holes_are_left_out():
     assert ignored.tolist() == [[0, 1]]
 
 
-@pytest.mark.parametrize("size", [(48, 48), (37, 61), (96, 96), (200, 150)])
-def test_nearest_is_pillows(size):
-    label = torch.from_numpy(arrays("label_resize.half")["gt"]).long()
-    found = nearest(label, size).numpy()
-    for mine, source in zip(found, label.numpy(), strict=True):
-        picture = Image.fromarray(source.astype(np.uint8))
-        theirs = picture.resize((size[1], size[0]), Image.Resampling.NEAREST)
-        assert np.array_equal(mine, np.asarray(theirs))
-
-
 def test_label_resize_golden():
     stored, about = arrays("label_resize.half"), meta("label_resize.half")
     small = torch.from_numpy(stored["pred_small"]).long()
-    label = nearest(torch.from_numpy(stored["gt"]).long(), (48, 48))
-    assert np.array_equal(label.numpy(), stored["gt_pil_nearest"])
     space = LabelSpace("k19", tuple(map(str, range(19))))
     maker = metrics.create_maker("confusion", parser=Oracle(space, small))
     full = torch.from_numpy(stored["gt"]).long()
