@@ -204,6 +204,8 @@ def _truths(
     task = view.about["task"]["name"]
     if task == "reconstruct":
         return [photos.get(r["target"]).image for r in items]
+    if not all(r["reference"] for r in items):
+        return None
     truths = [photos.dataset.truth(task, r["target"], r["reference"], r["classes"]) for r in items]
     return [t for t in truths if t is not None] if all(t is not None for t in truths) else None
 

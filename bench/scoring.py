@@ -142,6 +142,8 @@ class Scorer:
         if "reconstruct" not in cls.tasks:
             return False
         row = items[0]
+        if not row["reference"]:
+            return False
         truth = photos.dataset.truth(task, row["target"], row["reference"], row["classes"])
         return truth is not None
 

@@ -1,0 +1,323 @@
+"""The runner: the same images in any batching and order, resume after kill -9, honest failures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from bench import runner
+from bench.cells import make_plan
+from bench.config import RunConfig, validated
+from bench.errors import UserError
+from bench.pipeline import run_all
+from bench.progress import Progress
+from bench.store import CellView, RunStore
+
+QUIET = Progress(quiet=True)
+TASKS = [
+    "reconstruct",
+    "transfer",
+    {"class_transfer": ["hair"]},
+    "shape_transfer",
+    "subject_transfer",
+    "sample",
+    {"mixed": ["hair"]},
+    {"interpolate_style": {"alpha": [0.5]}},
+]
+
+
+def config(method: str, out: Path, n: int = 6, **changes: Any) -> RunConfig:
+    raw = {
+        "name": "test",
+        "output": str(out),
+        "protocol": {"base": "sisbench1", "samples": 2},
+        "methods": [{"name": method}],
+        "datasets": [{"name": "toyfaces", "split": "test", "size": 32, "n": n}],
+        "tasks": TASKS,
+        "metrics": ["psnr", "ssim"],
+        "engine": {"device": "cpu", "batch_size": 4, "workers": 2},
+    }
+    return validated(RunConfig, {**raw, **changes}, "test")
+
+
+def images(run: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for cell in RunStore(run).cells():
+        for row in cell.items():
+            found[f"{cell.about['task']['slug']}/{row['id']}"] = cell.image(row["id"])
+    return found
+
+
+def table_bytes(run: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted((run / "report" / "tables").iterdir())}
+
+
+def test_every_task_runs_and_a_second_run_computes_nothing(
+    method_file: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    page = run_all(config(method_file, out), QUIET)
+    assert page is not None
+    assert page.is_file()
+    cells = RunStore(out).cells()
+    assert [c.about["status"] for c in cells] == ["done"] * len(TASKS)
+    assert len(images(out)) == 6 * 9, "two samples a label map, one image a target elsewhere"
+    stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*.png") if "cells" in p.parts}
+    rows = {p: p.stat().st_mtime_ns for p in out.rglob("*.npz")}
+    assert rows
+    tables = table_bytes(out)
+    timer = runner.generate(make_plan(config(method_file, out)), QUIET)
+    assert timer.images == 0
+    run_all(config(method_file, out), QUIET)
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    assert {p: p.stat().st_mtime_ns for p in rows} == rows
+    assert table_bytes(out) == tables
+
+
+def test_images_do_not_depend_on_batch_size_or_order(method_file: str, tmp_path: Path) -> None:
+    one = config(method_file, tmp_path / "one", engine={"device": "cpu", "batch_size": 1})
+    five = config(method_file, tmp_path / "five", engine={"device": "cpu", "batch_size": 5})
+    runner.generate(make_plan(one), QUIET)
+    runner.generate(make_plan(five), QUIET)
+    plan = make_plan(config(method_file, tmp_path / "shuffled"))
+    shuffled = [
+        type(c)(
+            **{
+                **vars(c),
+                "items": tuple(c.items[k] for k in (3, 0, 5, 1, 4, 2) if k < len(c.items)),
+            }
+        )
+        for c in plan.cells
+        if len(c.items) == 6
+    ]
+    runner.generate(
+        type(plan)(plan.config, plan.protocol, plan.datasets, plan.prints, shuffled), QUIET
+    )
+    first, second, third = (images(tmp_path / name) for name in ("one", "five", "shuffled"))
+    assert first.keys() == second.keys()
+    for name, image in first.items():
+        assert np.array_equal(image, second[name]), name
+    for name, image in third.items():
+        assert np.array_equal(image, first[name]), name
+
+
+def test_drawn_label_maps_are_kept_where_they_differ(method_file: str, tmp_path: Path) -> None:
+    run = config(method_file, tmp_path / "run", tasks=["reconstruct", {"shape_transfer": ["hair"]}])
+    runner.generate(make_plan(run), QUIET)
+    own, swapped = RunStore(tmp_path / "run").cells()
+    data = make_plan(run).datasets["toyfaces[test]"]
+    assert own.label_path("test-00000") is None
+    from bench.rows import Photographs, drawn_label
+
+    photos = Photographs(data, "x")
+    item = next(r for r in swapped.items() if r["classes"])
+    drawn = drawn_label(swapped, item, photos)
+    there, here = data.load(item["reference"]).label == 13, data.load(item["target"]).label == 13
+    assert np.array_equal(drawn == 13, there)
+    assert np.array_equal(drawn == -1, here & ~there)
+
+
+def test_kill_9_and_resume_gives_the_same_bytes(method_file: str, tmp_path: Path) -> None:
+    """Killed at three different moments; the tables equal those of an undisturbed run."""
+    slow = Path(method_file.rpartition(":")[0])
+    slow.write_text(
+        slow.read_text().replace(
+            "        flat = one_hot",
+            "        import time\n        time.sleep(0.15)\n        flat = one_hot",
+        )
+    )
+    files = {}
+    for name in ("whole", "killed"):
+        raw = config(method_file, tmp_path / name).model_dump(mode="json")
+        raw["tasks"] = ["reconstruct", "transfer", "shape_transfer"]
+        raw["engine"]["batch_size"] = 2
+        raw["datasets"] = [{"name": "toyfaces", "split": "test", "size": 32, "n": 12}]
+        files[name] = tmp_path / f"{name}.yaml"
+        files[name].write_text(yaml.safe_dump(raw))
+    command = [sys.executable, "-m", "bench", "run", "-q"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(files["whole"])], check=True, env=environment)
+    kills = 0
+    for wanted in (3, 14, 30):
+        process = subprocess.Popen([*command, str(files["killed"])], env=environment)
+        deadline = time.time() + 120
+        while time.time() < deadline and process.poll() is None:
+            if len(list((tmp_path / "killed").rglob("images/*.png"))) >= wanted:
+                break
+            time.sleep(0.02)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 2, "the run was over before it could be killed"
+    subprocess.run([*command, str(files["killed"])], check=True, env=environment)
+    whole, killed = images(tmp_path / "whole"), images(tmp_path / "killed")
+    assert whole.keys() == killed.keys()
+    assert all(np.array_equal(whole[k], killed[k]) for k in whole)
+    assert table_bytes(tmp_path / "whole") == table_bytes(tmp_path / "killed")
+
+
+def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
+    with (
+        runner.run_lock(tmp_path),
+        pytest.raises(UserError, match="another process"),
+        runner.run_lock(tmp_path),
+    ):
+        pass
+
+
+def edited(method_file: str, render: str) -> str:
+    """The tiny method with lines put before its rendering."""
+    path = Path(method_file.rpartition(":")[0])
+    head = "        flat = one_hot"
+    path.write_text(path.read_text().replace(head, render + head))
+    return method_file
+
+
+def test_out_of_memory_halves_the_batch(method_file: str, tmp_path: Path) -> None:
+    edited(
+        method_file,
+        "        if len(layout.label) > 1:\n"
+        "            raise torch.cuda.OutOfMemoryError('CUDA out of memory')\n",
+    )
+    run = config(method_file, tmp_path / "run", tasks=["reconstruct"])
+    runner.generate(make_plan(run), QUIET)
+    cell = RunStore(tmp_path / "run").cells()[0]
+    assert cell.about["status"] == "done"
+    assert {row["batch"] for row in cell.items()} == {1}
+
+
+def test_one_bad_sample_does_not_end_the_run(method_file: str, tmp_path: Path) -> None:
+    """A sample that renders NaN and one whose rendering raises are recorded; the rest is scored."""
+    edited(
+        method_file,
+        "        bad = torch.isclose(style.codes[:, 0, 0], torch.tensor(1e9))\n"
+        "        if bad.any():\n            raise RuntimeError('cannot draw this')\n",
+    )
+    text = Path(method_file.rpartition(":")[0]).read_text()
+    made = "        return Style(codes, present_classes(batch.label, self.num_classes))\n"
+    text = text.replace(
+        f"{made}\n    def sample",
+        "        for k, i in enumerate(batch.ids):\n"
+        "            if i.endswith('2'):\n                codes[k] = 1e9\n"
+        "            if i.endswith('4'):\n                codes[k] = float('nan')\n"
+        f"{made}\n    def sample",
+    )
+    Path(method_file.rpartition(":")[0]).write_text(text)
+    run = config(method_file, tmp_path / "run", tasks=["reconstruct"])
+    run_all(run, QUIET)
+    store = RunStore(tmp_path / "run")
+    cell = store.cells()[0]
+    assert cell.about["status"] == "partial"
+    assert "2 of 6 items failed" in cell.about["reason"]
+    errors = {row["id"]: row["error"] for row in cell.items() if row["error"]}
+    assert errors.keys() == {"test-00002", "test-00004"}
+    assert "cannot draw this" in errors["test-00002"]
+    assert "non-finite" in errors["test-00004"]
+    score = next(s for s in store.scores()[0] if s.metric == "psnr")
+    assert score.n == 4
+    assert any("failed" in mark for mark in score.marks)
+
+
+def test_reasons_for_dashes(method_file: str, tmp_path: Path) -> None:
+    run = config(
+        method_file,
+        tmp_path / "run",
+        tasks=["reconstruct", "interpolate_shape"],
+        methods=[
+            {"name": method_file},
+            {"name": "spade", "weights": "nowhere.pth"},
+            {"name": "spade", "label": "no weights"},
+        ],
+        metrics=["psnr", "fid"],
+    )
+    run_all(run, QUIET)
+    store = RunStore(tmp_path / "run")
+    reasons = {
+        (c.about["method"]["label"], c.about["task"]["name"]): c.about["reason"]
+        for c in store.cells()
+    }
+    assert "no layout embedding" in reasons["MeanColour", "interpolate_shape"]
+    assert "no weights at nowhere.pth" in reasons["spade", "reconstruct"]
+    assert "needs weights" in reasons["no weights", "reconstruct"]
+    fid = next(s for s in store.scores()[0] if s.metric == "fid" and s.method == "MeanColour")
+    assert fid.value is None
+    assert "inception" in fid.reason
+    with pytest.raises(UserError):
+        run_all(run, QUIET, strict=True)
+
+
+def test_a_size_that_does_not_fit_is_a_dash_with_its_remedy(
+    method_file: str, tmp_path: Path
+) -> None:
+    data = [{"name": "toyfaces", "split": "test", "size": 48, "n": 4}]
+    run = config(method_file, tmp_path / "run", tasks=["reconstruct"], datasets=data)
+    runner.generate(make_plan(run), QUIET)
+    assert "renders 32x32" in RunStore(tmp_path / "run").cells()[0].about["reason"]
+
+
+def test_keys_follow_what_images_depend_on(method_file: str, tmp_path: Path) -> None:
+    def key(**changes: Any) -> str:
+        return (
+            make_plan(config(method_file, tmp_path / "x", **{"tasks": ["transfer"], **changes}))
+            .cells[0]
+            .key
+        )
+
+    base = key()
+    assert key(engine={"batch_size": 1}) == base
+    assert key(metrics=["psnr"]) == base
+    assert key(protocol={"base": "sisbench1", "samples": 2, "fid": "clean"}) == base
+    assert key(protocol={"base": "sisbench1", "samples": 2, "seed": 1}) != base
+    assert key(datasets=[{"name": "toyfaces", "size": 32, "n": 5}]) != base
+    Path(method_file.rpartition(":")[0]).write_text(
+        Path(method_file.rpartition(":")[0]).read_text() + "\n"
+    )
+    assert key() != base, "a method's own file is part of the key"
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"), [("round", [0, 0, 128, 255, 255]), ("truncate", [0, 0, 127, 254, 255])]
+)
+def test_quantisation_happens_once_and_by_rule(rule: str, expected: list[int]) -> None:
+    values = torch.tensor([-1.5, -1.0, 0.0, 0.997, 2.0])
+    image = values.view(1, 1, 1, 5).expand(1, 3, 1, 5)
+    out = runner.to_uint8(image, rule)
+    assert out.shape == (1, 1, 5, 3)
+    assert out[0, 0, :, 0].tolist() == expected
+
+
+def test_damaged_rows_and_manifests(method_file: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = config(method_file, out, tasks=["reconstruct"])
+    run_all(run, QUIET)
+    tables = table_bytes(out)
+    for rows in out.rglob("*.npz"):
+        rows.write_bytes(b"damaged")
+    run_all(run, QUIET)
+    assert table_bytes(out) == tables, "damaged rows are made anew"
+    (out / "run.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        RunStore(out).manifest()
+    with pytest.raises(UserError, match="no file"):
+        RunStore(tmp_path / "nothing").manifest()
+
+
+def test_a_deleted_image_is_made_again(method_file: str, tmp_path: Path) -> None:
+    run = config(method_file, tmp_path / "run", tasks=["reconstruct"])
+    runner.generate(make_plan(run), QUIET)
+    cell: CellView = RunStore(tmp_path / "run").cells()[0]
+    before = cell.image("test-00003")
+    cell.image_path("test-00003").unlink()
+    assert runner.generate(make_plan(run), QUIET).images == 1
+    assert np.array_equal(cell.image("test-00003"), before)
