@@ -48,7 +48,7 @@ class Part:
         return own | dict(self.unused)
 
     def load(self, state: State, where: str) -> None:
-        """Fill the network.
+        """Fill the network, which may have been built on the meta device, with copies.
 
         Raises:
             UserError: lists missing, unexpected and mis-shaped keys with the likely cause.
@@ -60,8 +60,15 @@ class Part:
         report = _compare(state, expected, self.unused)
         if report:
             raise UserError(f"{where} does not fit:\n{report}", _likely_cause(state, expected))
-        needed = self.network.state_dict()
-        self.network.load_state_dict({k: state.get(k, v) for k, v in needed.items()})
+        self.network.load_state_dict(
+            {
+                k: state[k].detach().to(v.dtype, copy=True)
+                if k in state
+                else torch.zeros(v.shape, dtype=v.dtype)
+                for k, v in self.network.state_dict().items()
+            },
+            assign=True,
+        )
 
 
 class Loadable(ABC):
@@ -84,8 +91,12 @@ class Loadable(ABC):
 
     def official_shapes(self) -> dict[str, dict[str, Shape]]:
         """Official module name -> keys and shapes of its file, as manifests list them."""
+        return {name: part.shapes() for name, part in self._bare_parts().items()}
+
+    def _bare_parts(self) -> dict[str, Part]:
+        """``parts`` without memory: initial values would be overwritten at once."""
         with torch.device("meta"):
-            return {name: part.shapes() for name, part in self.parts().items()}
+            return self.parts()
 
     def load(self: Self, weights: Path | str | None = None, device: str = "cpu") -> Self:
         """Load official files: a file, a folder of files, or None for the registered ones.
@@ -97,7 +108,8 @@ class Loadable(ABC):
             Unavailable: a file is not there (names it and how to get it).
             UserError: it does not fit.
         """
-        files = {m: self._file(m, part, weights) for m, part in self.parts().items()}
+        parts = self._bare_parts()
+        files = {m: self._file(m, part, weights, len(parts)) for m, part in parts.items()}
         where = {m: str(f) for m, f in files.items()}
         self._fill({m: read_state(f) for m, f in files.items()}, where)
         hashes = {m: sha256_of(f) for m, f in files.items()}
@@ -115,7 +127,7 @@ class Loadable(ABC):
         Raises:
             UserError: other modules, or keys that do not fit.
         """
-        names = list(self.parts())
+        names = list(self._bare_parts())
         modules: Mapping[str, Any] = state
         if len(names) == 1 and any(isinstance(v, Tensor) for v in state.values()):
             modules = {names[0]: state}
@@ -146,20 +158,20 @@ class Loadable(ABC):
         return self.net
 
     def _fill(self, states: Mapping[str, State], where: Mapping[str, str]) -> None:
-        parts = self.parts()
+        parts = self._bare_parts()
         for module, part in parts.items():
             part.load(states[module], where[module])
             fold_batch_norms(part.network.eval())
         self.net = nn.ModuleDict({m: p.network for m, p in parts.items()}).requires_grad_(False)
 
-    def _file(self, module: str, part: Part, weights: Path | str | None) -> Path:
+    def _file(self, module: str, part: Part, weights: Path | str | None, count: int) -> Path:
         if weights is None:
             return registered(part.registered)
         path = Path(weights)
         if not path.exists():
             raise Unavailable(f"{self.name}: no weights at {path}", "see: sisbench weights list")
         if path.is_file():
-            if len(self.parts()) > 1:
+            if count > 1:
                 raise UserError(
                     f"{self.name} needs several files, {path} is one", "give the folder of them"
                 )

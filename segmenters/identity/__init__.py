@@ -11,7 +11,7 @@ from segmenters.identity.base import Identity, subject_boxes
 __all__ = ["Identity", "create_identity", "registry", "subject_boxes"]
 
 registry = Registry(
-    "sisbench.identities",
+    "sisbench.embedders",
     {
         "facenet": "segmenters.identity.facenet:FaceNet",
         "reid": "segmenters.identity.reid:PersonReID",

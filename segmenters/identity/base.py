@@ -74,8 +74,8 @@ def _checked(boxes: Tensor, images: Tensor, owner: str) -> Tensor:
     boxes = boxes.cpu().long()
     top, bottom, left, right = boxes.unbind(1)
     height, width = images.shape[-2:]
-    inside = (0 <= top) & (top < bottom) & (bottom <= height)
-    inside &= (0 <= left) & (left < right) & (right <= width)
+    inside = (top >= 0) & (top < bottom) & (bottom <= height)
+    inside &= (left >= 0) & (left < right) & (right <= width)
     if not bool(inside.all()):
         row = int(torch.nonzero(~inside)[0])
         raise UserError(
