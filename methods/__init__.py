@@ -9,6 +9,7 @@ from bench.registry import Registry
 if TYPE_CHECKING:
     from bench.types import LabelSpace
     from methods.base import Method
+    from methods.editor import LayoutEditor
 
 registry = Registry(
     "sisbench.methods",
@@ -22,6 +23,8 @@ registry = Registry(
         "sca-dm": "methods.sca_dm:SCADM",
     },
 )
+
+editors = Registry("sisbench.editors", {"semantic-vae": "methods.semantic_vae:SemanticVAE"})
 
 
 def create(name: str, space: LabelSpace | str, **options: Any) -> Method:
@@ -37,3 +40,9 @@ def create(name: str, space: LabelSpace | str, **options: Any) -> Method:
     """
     method: Method = registry.get(name)(**options)
     return method.setup(space)
+
+
+def create_editor(name: str, space: LabelSpace | str, **options: Any) -> LayoutEditor:
+    """A layout editor built for a label space; arguments and errors as for ``create``."""
+    editor: LayoutEditor = editors.get(name)(**options)
+    return editor.setup(space)

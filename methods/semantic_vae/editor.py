@@ -1,0 +1,206 @@
+"""Semantic-VAE as a layout editor: parts of a face label map are redrawn, moved or mixed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bench.errors import UserError
+from bench.types import HOLE, Batch, LabelSpace
+from methods.base import Classes, NoiseSource, class_mask, draw
+from methods.checkpoints import KeyMap
+from methods.editor import LayoutEditor
+from methods.semantic_vae.network import SemanticVAENet, with_background
+
+
+@dataclass(frozen=True)
+class SemanticVAEOptions:
+    """Construction options; the defaults are the row "ours" of the paper's Table 1.
+
+    Attributes:
+        classes: classes without the background; None takes them from the label space.
+        latent: numbers a latent has, a square; label maps of side 16 * sqrt(latent) come out.
+        resolution: that side, stated once more.
+        mask_size: side that label maps are reduced to before they are encoded.
+        lstm_layers, bidirectional: of the LSTM over the classes. With False, and without LSTM, the
+            published code crashes; latents then pass the feed-forward part by as they are [ours].
+        no_LSTM: ablation without LSTM.
+        do_perm: ablation with the first two classes exchanged in the sequence, not restored.
+        lstm_num, bidir: official names of ``lstm_layers`` and ``bidirectional``.
+        no_T: must be True: the transformer in place of the LSTM never ran.
+        exclude_bg: must be True: the background has no latent.
+    """
+
+    classes: int | None = None
+    latent: int = 256
+    resolution: int | None = None
+    mask_size: int = 128
+    lstm_layers: int = 3
+    bidirectional: bool = True
+    no_LSTM: bool = False
+    do_perm: bool = False
+    lstm_num: int | None = None
+    bidir: bool | None = None
+    no_T: bool = True
+    exclude_bg: bool = True
+
+    def __post_init__(self) -> None:
+        side = math.isqrt(max(self.latent, 0))
+        if side < 1 or side * side != self.latent:
+            raise ValueError(f"latent must be a square, as 256, got {self.latent}")
+        if self.resolution not in (None, 16 * side):
+            raise ValueError(
+                f"latent {self.latent} gives label maps of side {16 * side}, not {self.resolution}"
+            )
+        if self.mask_size < 1 or self.layers < 1:
+            raise ValueError("mask_size and lstm_layers must be at least 1")
+        if not (self.no_T and self.exclude_bg):
+            raise ValueError("no_T and exclude_bg must be true, as in the published network")
+        if self.lstm_num not in (None, self.lstm_layers) and self.lstm_layers != 3:
+            raise ValueError("lstm_num and lstm_layers say different things")
+        if self.bidir is True and not self.bidirectional:
+            raise ValueError("bidir and bidirectional say different things")
+
+    @property
+    def layers(self) -> int:
+        """Layers of the LSTM."""
+        return self.lstm_layers if self.lstm_num is None else self.lstm_num
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether the LSTM is bidirectional."""
+        return self.bidirectional and self.bidir is not False
+
+
+class SemanticVAE(LayoutEditor):
+    """Semantic-VAE: a variational autoencoder of label maps with one latent a class.
+
+    The published network draws noise at inference too. Here each draw has a name: ``eps`` (C, 256)
+    for the latents of the batch or the target, ``eps2`` for the reference's, ``rnd`` (C, 256) for
+    new latents and perturbations, ``h0`` and ``c0`` (2 * layers, 256) for the LSTM's first states;
+    C counts the classes without the background. ``ZeroNoise`` gives the deterministic variant.
+    """
+
+    name = "semantic-vae"
+    title = "Semantic-VAE"
+    paper = (
+        "Fontanini et al., Automatic Generation of Semantic Parts for Face Image Synthesis, "
+        "ICIAP 2023, arXiv:2307.05317"
+    )
+    Options = SemanticVAEOptions
+    files: ClassVar[Mapping[str, tuple[str, ...]]] = {"netG": ("latest_net_G.pth", "*_net_G.pth")}
+
+    options: SemanticVAEOptions
+    net: SemanticVAENet
+
+    def build(self, space: LabelSpace) -> SemanticVAENet:
+        o = self.options
+        classes = len(space) - 1 if o.classes is None else o.classes
+        if classes != len(space) - 1 or classes < 2:
+            raise UserError(
+                f"label space '{space.name}' has {len(space)} classes; "
+                f"Semantic-VAE for {classes} and the background needs {max(classes, 2) + 1}",
+                "leave 'classes' out: it is taken from the label space",
+            )
+        side = math.isqrt(o.latent)
+        self.size = (16 * side, 16 * side)
+        layers = 0 if o.no_LSTM else o.layers
+        return SemanticVAENet(classes, side, o.mask_size, layers, o.both_ways, o.do_perm)
+
+    def key_maps(self) -> Mapping[str, KeyMap]:
+        keys = KeyMap(self.net)
+        keys.same()
+        return {"netG": keys}
+
+    # ---- the contract -------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def reconstruct(self, batch: Batch, noise: NoiseSource) -> Tensor:
+        """decode(z), z sampled."""
+        return self._draw(self.latents(batch, noise), noise)
+
+    @torch.inference_mode()
+    def generate(self, batch: Batch, noise: NoiseSource, classes: Classes = None) -> Tensor:
+        """Latents of ``classes`` from N(0, 1), the others from the encoder."""
+        z = self.latents(batch, noise)
+        rows = self._rows(classes, z)
+        return self._draw(torch.where(rows, self._random(noise, z), z), noise)
+
+    @torch.inference_mode()
+    def perturb(self, batch: Batch, noise: NoiseSource, classes: Classes = None) -> Tensor:
+        """N(0, 1) added to the latents of ``classes``, unscaled."""
+        z = self.latents(batch, noise)
+        return self._draw(z + self._rows(classes, z) * self._random(noise, z), noise)
+
+    @torch.inference_mode()
+    def swap(
+        self, target: Batch, reference: Batch, noise: NoiseSource, classes: Classes = None
+    ) -> Tensor:
+        """Latents of ``classes`` from the reference. As regions are encoded one by one, this is the
+        same as exchanging them in the label maps before encoding."""
+        return self.interpolate(target, reference, noise, 1.0, classes)
+
+    @torch.inference_mode()
+    def interpolate(
+        self,
+        target: Batch,
+        reference: Batch,
+        noise: NoiseSource,
+        alpha: float,
+        classes: Classes = None,
+    ) -> Tensor:
+        """(1 - alpha) * target + alpha * reference on the latents of ``classes``, as in the paper.
+
+        The published routine goes through own weights 1, .75, .5, .25, 0 but writes each step back:
+        its strip is alpha = 0, .25, .625, .90625, 1 here.
+        """
+        if not 0 <= alpha <= 1:
+            raise UserError(f"alpha must lie in [0, 1], got {alpha}")
+        z, other = self.latents(target, noise), self.latents(reference, noise, "eps2")
+        if z.shape != other.shape:
+            raise UserError(f"{len(z)} targets meet {len(other)} references")
+        return self._draw(torch.where(self._rows(classes, z), z.lerp(other, alpha), z), noise)
+
+    def latents(self, batch: Batch, noise: NoiseSource, name: str = "eps") -> Tensor:
+        """Sampled latents: (B, C - 1, latent) float; row i is class i + 1.
+
+        Raises:
+            UserError: a label value that is no class.
+        """
+        low, high = (int(v) for v in batch.label.aminmax())
+        if low < HOLE or high > self.net.classes:
+            raise UserError(
+                f"label values must lie in 0..{self.net.classes}, got {low}..{high}",
+                f"Semantic-VAE was built for the label space '{self.space.name}'",
+            )
+        mu, log_var = self.net.encode(batch.label)
+        eps = draw(noise, name, len(batch), *mu.shape[1:], like=mu)
+        return mu + eps * (log_var / 2).exp()
+
+    # ---- helpers ------------------------------------------------------------------------------
+
+    def _rows(self, classes: Classes, z: Tensor) -> Tensor:
+        """Which latents belong to ``classes``: (B, C - 1, 1) bool."""
+        if classes is not None and not isinstance(classes, Tensor) and 0 in classes:
+            raise UserError(
+                "class 0, the background, has no latent", "it is what no other class covers"
+            )
+        every = torch.ones(z.shape[0], z.shape[1] + 1, dtype=torch.bool, device=z.device)
+        return class_mask(classes, every)[:, 1:, None]
+
+    def _random(self, noise: NoiseSource, z: Tensor) -> Tensor:
+        return draw(noise, "rnd", z.shape[0], *z.shape[1:], like=z)
+
+    def _draw(self, z: Tensor, noise: NoiseSource) -> Tensor:
+        """Latents to a label map, (B, H, W) int64; equal values go to the lower class."""
+        shape = (z.shape[0], self.net.states, self.net.latent)
+        if self.net.states:
+            h0, c0 = (draw(noise, name, *shape, like=z) for name in ("h0", "c0"))
+        else:
+            h0 = c0 = z.new_zeros(shape)
+        return with_background(self.net.decode(z, h0, c0)).argmax(1)
