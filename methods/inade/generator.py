@@ -31,7 +31,7 @@ class Condition:
     _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def rows(self, size: tuple[int, int]) -> Tensor:
-        """(B, h, w) rows of a flat (B * (P + 1)) table; the last row of a sample is of its holes."""
+        """(B, h, w) rows of a flat (B * (P + 1)) table; the last row of a sample is for holes."""
         if size not in self._rows:
             index = resize_labels(self.segments.index, size)
             step = self.segments.classes.shape[1] + 1

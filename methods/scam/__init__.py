@@ -1,0 +1,7 @@
+"""SCAM: semantically conditioned attention modulation (Dufour et al., ECCV 2022)."""
+
+from __future__ import annotations
+
+from methods.scam.method import SCAM
+
+__all__ = ["SCAM"]
