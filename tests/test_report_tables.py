@@ -153,6 +153,7 @@ def test_titles_are_escaped():
     assert "&lt;script&gt;alert(1)&lt;/script&gt; A&amp;B_50%" in page
     tex = to_latex(made)
     assert r"A\&B\_50\% \$x\$ \{y\} \#1 \textasciitilde{}\textasciicircum{}" in tex
+    assert "{[}r{]}" in tex
     assert tex.count("{") == tex.count("}")
     text = to_markdown(made)
     line = next(line for line in text.splitlines() if "script" in line)

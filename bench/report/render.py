@@ -82,7 +82,9 @@ _TEX: Mapping[str, str] = MappingProxyType(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        '"': r"\textquotedbl{}",
+        "[": "{[}",  # after a row's end a bare one would open an argument
+        "]": "{]}",
+        '"': r"\textquotedblright{}",
         "↑": r"$\uparrow$",
         "↓": r"$\downarrow$",
         "±": r"$\pm$",
@@ -107,7 +109,7 @@ def _tex_cell(cell: Cell) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A ``table`` environment for the packages booktabs and textcomp: ``\\textbf`` best,
+    """A ``table`` environment for the package booktabs: ``\\textbf`` best,
     ``\\underline`` second best."""
     width = len(table.columns)
     lines = [
