@@ -1,0 +1,33 @@
+"""Command line of the speed comparisons."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a comparison and print it; 1 where a figure differs by more than its tolerance."""
+    parser = argparse.ArgumentParser(prog="python -m bench.perf", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    scoring = commands.add_parser("scoring", help="one-pass scoring against the usual tools")
+    scoring.add_argument("--images", type=int, default=32, help="pairs of images (default 32)")
+    scoring.add_argument("--size", type=int, default=256, help="their side (default 256)")
+    scoring.add_argument("--rounds", type=int, default=3, help="rounds, the first is dropped")
+    scoring.add_argument("--bf16", action="store_true", help="also where the CPU has no bf16")
+    scoring.add_argument("--part", choices=("all", "pipeline", "micro"), default="all")
+    chosen = parser.parse_args(arguments)
+    for name in _THREADS:  # before torch and NumPy start their threads
+        os.environ[name] = "1"
+    from bench.perf.scoring import compare_scoring
+
+    return compare_scoring(
+        chosen.images, chosen.size, chosen.rounds, chosen.bf16, chosen.part, sys.stdout
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
