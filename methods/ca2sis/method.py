@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -11,87 +11,14 @@ from torch import Tensor, nn
 
 from bench.errors import Unavailable, UserError
 from bench.types import HOLE, Batch, LabelSpace
-from methods.base import (
-    Classes,
-    Layout,
-    Method,
-    NoiseSource,
-    Style,
-    class_mask,
-    draw,
-    present_classes,
-)
+from methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
+from methods.ca2sis.layout import CA2Layout
 from methods.ca2sis.network import MASK_SIDE, CA2SISNet, RegionStyleEncoder
 from methods.checkpoints import KeyMap
 from methods.layers.grouped_style import GroupedStyleEncoder
 
 _DONT_CARE = 255
 _LEVELS = 5
-
-
-@dataclass(frozen=True)
-class CA2Layout(Layout):
-    """A label map and its mask embeddings, which are what is drawn.
-
-    Attributes:
-        embedding: (B, ne, E) float, one row a class; without a row for the background, ne = C - 1
-        and rows start at class 1.
-    """
-
-    embedding: Tensor = field(kw_only=True)
-
-    def swap(self, other: Layout, classes: Classes = None) -> CA2Layout:
-        """``other``'s mask embeddings for ``classes``; ``label`` is the map that this asks for.
-
-        A background without embedding comes along only when every other class does; alone it is
-        left as it is. Nothing is repaired.
-        """
-        mask, theirs = self._mask(classes), self._embedding_of(other)
-        drawn = super().swap(other, mask)
-        rows = self._rows(mask)
-        return replace(
-            self,
-            label=drawn.label,
-            present=drawn.present,
-            instance=drawn.instance,
-            embedding=torch.where(rows, theirs, self.embedding),
-        )
-
-    def lerp(self, other: Layout, alpha: float, classes: Classes = None) -> CA2Layout:
-        """(1 - alpha) * this + alpha * other on the embeddings of ``classes``; 1 gives ``swap``.
-
-        In between no label map is asked for where the two differ: those pixels are holes.
-        """
-        if alpha == 0:
-            return self
-        swapped = self.swap(other, classes)
-        if alpha == 1:
-            return swapped
-        mask, theirs = self._mask(classes), self._embedding_of(other)
-        mixed = torch.lerp(self.embedding, theirs, alpha)
-        return replace(
-            self,
-            label=torch.where(self.label == swapped.label, self.label, HOLE),
-            present=torch.where(mask, self.present | other.present, self.present),
-            embedding=torch.where(self._rows(mask), mixed, self.embedding),
-        )
-
-    def _mask(self, classes: Classes) -> Tensor:
-        mask = class_mask(classes, self.present).clone()
-        if self.embedding.shape[1] < mask.shape[1]:
-            mask[:, 0] = mask[:, 1:].all(1)
-        return mask
-
-    def _rows(self, mask: Tensor) -> Tensor:
-        return mask[:, mask.shape[1] - self.embedding.shape[1] :, None]
-
-    def _embedding_of(self, other: Layout) -> Tensor:
-        if not isinstance(other, CA2Layout) or other.embedding.shape != self.embedding.shape:
-            raise UserError(
-                f"a CA2-SIS layout of shape {tuple(self.embedding.shape)} meets another kind",
-                "encode both label maps with the same method",
-            )
-        return other.embedding
 
 
 @dataclass(frozen=True)
@@ -103,8 +30,8 @@ class CA2SISOptions:
         contain_dontcare_label: one more channel, for value 255 (ADE20K: for class 150); None is
             True for ade20k alone.
         exclude_bg: no mask embedding for class 0; None is True for celebamask_hq alone.
-        label_shift: class k in channel k - 1, class 0 in the don't-care channel: what the ADE20K
-            loader means to do. Off, as the published code drops the shifted copy.
+        ade_labels: ADE20K values as the published code feeds them (as_is), or as it meant to
+            (shifted: class k in channel k - 1, class 0 in the don't-care channel).
         att_loss: trained with the attention loss; the network is the same.
         style_dim: numbers a class and resolution.
         style_enc_feat_dim: features a class after the style encoder's first layer.
@@ -123,7 +50,7 @@ class CA2SISOptions:
     label_nc: int | None = None
     contain_dontcare_label: bool | None = None
     exclude_bg: bool | None = None
-    label_shift: bool = False
+    ade_labels: str = "as_is"
     att_loss: bool = True
     style_dim: int = 256
     style_enc_feat_dim: int = 4
@@ -153,6 +80,8 @@ class CA2SISOptions:
                 "ds_mode must be celeba, ade20k, cityscapes, deepfashion or custom, "
                 f"got {self.ds_mode!r}"
             )
+        if self.ade_labels not in ("as_is", "shifted"):
+            raise ValueError(f"ade_labels must be as_is or shifted, got {self.ade_labels!r}")
         if self.ngf != 32:
             raise ValueError(f"ngf is 32 in every CA2-SIS network, got {self.ngf}")
         if self.multi_scale_style_enc is self.sean_style_encoder:
@@ -203,9 +132,9 @@ class CA2SIS(Method):
                 classes, o.style_enc_feat_dim, o.style_dim, grouped=not o.no_group_conv
             )
             code_dim *= _LEVELS
-        if o.label_shift and (self._exclude_bg or not self._dont_care):
+        if self._shifted and (self._exclude_bg or not self._dont_care):
             raise UserError(
-                "label_shift puts class 0 into the don't-care channel",
+                "ade_labels: shifted puts class 0 into the don't-care channel",
                 "set contain_dontcare_label: true and exclude_bg: false with it",
             )
         return CA2SISNet(
@@ -233,6 +162,10 @@ class CA2SIS(Method):
     def _exclude_bg(self) -> bool:
         given = self.options.exclude_bg
         return self.space.name == "celebamask_hq" if given is None else given
+
+    @property
+    def _shifted(self) -> bool:
+        return self.options.ade_labels == "shifted"
 
     @property
     def _has_mapping(self) -> bool:
@@ -282,7 +215,7 @@ class CA2SIS(Method):
         """The label map and its mask embeddings."""
         label = self._labels(batch)
         rows = self.net.embed(self._channels(label))
-        if self.options.label_shift:
+        if self._shifted:
             rows = self._by_class(rows)
         present = present_classes(label, self.num_classes)
         return CA2Layout(label, present, batch.instance, embedding=rows)
@@ -342,7 +275,7 @@ class CA2SIS(Method):
         """
         label, classes = batch.label, self.num_classes
         if self._dont_care:
-            channel_of_it = 0 if self.options.label_shift else classes - 1
+            channel_of_it = 0 if self._shifted else classes - 1
             label = label.masked_fill(label == _DONT_CARE, channel_of_it)
         low, high = (int(v) for v in label.aminmax())
         if low < HOLE or high >= classes:
@@ -354,14 +287,14 @@ class CA2SIS(Method):
 
     def _channels(self, label: Tensor) -> Tensor:
         """Class ids -> the network's channels."""
-        if not self.options.label_shift:
+        if not self._shifted:
             return label
         shifted = torch.where(label == 0, self.num_classes - 1, label - 1)
         return torch.where(label == HOLE, label, shifted)
 
     def _by_class(self, rows: Tensor) -> Tensor:
         """(B, C, ...) by channel -> by class id."""
-        return rows.roll(1, 1) if self.options.label_shift else rows
+        return rows.roll(1, 1) if self._shifted else rows
 
     def _by_channel(self, layout: Layout) -> Tensor:
         """Mask embeddings in the order of the network's channels."""
@@ -370,4 +303,4 @@ class CA2SIS(Method):
                 f"CA2-SIS draws its own layouts, got a {type(layout).__name__}",
                 "make it with encode_layout",
             )
-        return layout.embedding.roll(-1, 1) if self.options.label_shift else layout.embedding
+        return layout.embedding.roll(-1, 1) if self._shifted else layout.embedding
