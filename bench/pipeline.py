@@ -66,9 +66,10 @@ def score_run(
         UserError: no run there; a protocol whose images would differ from the stored ones; under
             ``strict``, the first figure that cannot be had.
     """
-    from bench.runner import pick_device
+    from bench.runner import exact_arithmetic, pick_device
     from bench.scoring import Request, Scorer
 
+    exact_arithmetic()
     store = RunStore(run)
     config, own = stored_config(run)
     chosen = [own] if not protocols else [_compatible(get_protocol(p), own, run) for p in protocols]
@@ -157,14 +158,22 @@ def train_recipe(recipe: str, to: Path, steps: int | None, seed: int, progress: 
     """
     if to.suffix != ".safetensors":
         raise UserError(f"weights are written as .safetensors, got {to}", "name the file so")
-    if recipe == "toy-parser":
-        from segmenters.toy_training import train as train_parser
+    done = 0
+    with progress.bar(f"training {recipe}", steps or 0) as advance:
 
-        more = {} if steps is None else {"steps": steps}
-        return train_parser(to, seed=seed, **more)
-    from bench.training import train
+        def step(at: int, _total: int, _losses: Any) -> None:
+            nonlocal done
+            advance(at - done)
+            done = at
 
-    return train(recipe, to, steps, seed, progress)
+        if recipe == "toy-parser":
+            from segmenters.toy_training import train as train_parser
+
+            more = {} if steps is None else {"steps": steps}
+            return train_parser(to, seed=seed, progress=step, **more)
+        from bench.training import train
+
+        return train(recipe, to, steps, seed, step)
 
 
 def demo_config(to: Path, limit: int | None) -> RunConfig:

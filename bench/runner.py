@@ -93,6 +93,14 @@ def _lock(handle: IO[str], root: Path) -> None:
         ) from error
 
 
+def exact_arithmetic() -> None:
+    """No TF32 on GPUs: figures that are reported come from float32 products."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
     """Make every missing image of the plan and write the manifest.
 
@@ -106,6 +114,7 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
     """
     root = plan.config.folder
     device = pick_device(plan.config.engine.device)
+    exact_arithmetic()
     about = provenance(device)
     entries = [_entry(plan, cell) for cell in plan.cells]
     timer = Timer()

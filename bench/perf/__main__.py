@@ -19,7 +19,18 @@ def main(arguments: list[str] | None = None) -> int:
     scoring.add_argument("--rounds", type=int, default=3, help="rounds, the first is dropped")
     scoring.add_argument("--bf16", action="store_true", help="also where the CPU has no bf16")
     scoring.add_argument("--part", choices=("all", "pipeline", "micro"), default="all")
+    speed = commands.add_parser("methods", help="seconds, memory, GMAC and size of every method")
+    speed.add_argument("cases", nargs="*", help="parts of the names of the cases (default: all)")
+    speed.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="batch sizes")
+    speed.add_argument("--rounds", type=int, default=3, help="timed calls; the median counts")
+    speed.add_argument("--device", default="cpu", help="torch device")
     chosen = parser.parse_args(arguments)
+    if chosen.command == "methods":
+        from bench.perf.methods import compare_methods
+
+        return compare_methods(
+            chosen.cases, chosen.batches, chosen.rounds, chosen.device, sys.stdout
+        )
     for name in _THREADS:  # before torch and NumPy start their threads
         os.environ[name] = "1"
     from bench.perf.scoring import compare_scoring

@@ -1,0 +1,110 @@
+"""Speed, memory and size of every method at its official size: ``python -m bench.perf methods``."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from typing import IO, Any
+
+_CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "SPADE, 19 classes": ("spade", "celebamask_hq", {}),
+    "SPADE, ADE20K": ("spade", "ade20k", {}),
+    "SEAN, 19 classes": ("sean", "celebamask_hq", {}),
+    "V-INADE, 19 classes": ("v-inade", "celebamask_hq", {}),
+    "V-INADE, ADE20K": ("v-inade", "ade20k", {}),
+    "SCAM, 19 classes": ("scam", "celebamask_hq", {}),
+    "SCAM, ADE20K": ("scam", "ade20k", {}),
+    "CA2-SIS, 19 classes": ("ca2sis", "celebamask_hq", {}),
+    "SCA-DM, 4 guided steps": ("sca-dm", "celebamask_hq", {"steps": 4, "scale": 1.2}),
+}
+_HEADER = ("method", "GMAC", "parameters (M)")
+_COLUMNS = ("s/image", "images/s", "peak MB")
+
+
+def measure(case: str, batch: int, rounds: int, device: str) -> dict[str, float]:
+    """Median seconds an image, peak memory, GMAC an image and parameters of one reconstruction.
+
+    Untrained parameters (they cost the same); noise zero; one warm-up call. Peak memory is the
+    device's on CUDA, and on the CPU the process's peak resident set above that of the loaded method.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import methods
+    from bench.conformance import check_batch
+    from bench.types import ZeroNoise
+
+    name, space, options = _CASES[case]
+    method: Any = methods.create(name, space, **options)
+    method.after_load()
+    method.to(device)
+    x = check_batch(method.space, tuple(method.size), batch).to(device)
+    call = method.reconstruct if "reconstruct" in method.can else method.sample
+    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = []
+    for k in range(rounds + 1):
+        start = time.perf_counter()
+        call(x, ZeroNoise())
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        if k:  # the first call warms up
+            seconds.append(time.perf_counter() - start)
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - loaded) / 1024
+    if device.startswith("cuda"):
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    with FlopCounterMode(display=False) as counter:
+        call(x[:1], ZeroNoise())
+    return {
+        "seconds": sorted(seconds)[len(seconds) // 2] / batch,
+        "peak": peak,
+        "gmac": counter.get_total_flops() / 2e9,
+        "parameters": sum(p.numel() for p in method.net.parameters()) / 1e6,
+    }
+
+
+def compare_methods(
+    cases: list[str], batches: list[int], rounds: int, device: str, out: IO[str]
+) -> int:
+    """Measure each case in a process of its own and print a Markdown table; 1 if a case fails."""
+    import torch
+
+    chip = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
+    threads = torch.get_num_threads()
+    chosen = [c for c in _CASES if not cases or any(w.lower() in c.lower() for w in cases)]
+    print(f"{chip or platform.machine()}, {threads} threads, torch {torch.__version__}\n", file=out)
+    heads = [*_HEADER, *(f"{c}, batch {b}" for b in batches for c in _COLUMNS)]
+    print("| " + " | ".join(heads) + " |", file=out)
+    print("| --- |" + " ---: |" * (len(heads) - 1), file=out, flush=True)
+    failed = 0
+    for case in chosen:
+        found = [_child(case, b, rounds, device) for b in batches]
+        if not all(found):
+            failed = 1
+            print(f"| {case} |" + " failed |" * (len(heads) - 1), file=out, flush=True)
+            continue
+        cells = [f"{found[0]['gmac']:.1f}", f"{found[0]['parameters']:.1f}"]
+        for f in found:
+            cells += [f"{f['seconds']:.3f}", f"{1 / f['seconds']:.2f}", f"{f['peak']:.0f}"]
+        print("| " + " | ".join([case, *cells]) + " |", file=out, flush=True)
+    return failed
+
+
+def _child(case: str, batch: int, rounds: int, device: str) -> dict[str, float]:
+    """``measure`` in a fresh process, so that peaks do not mix; {} and its error on failure."""
+    code = (
+        "import json, sys; from bench.perf.methods import measure;"
+        f"print('RESULT' + json.dumps(measure({case!r}, {batch}, {rounds}, {device!r})))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True
+    )
+    for line in run.stdout.splitlines():
+        if line.startswith("RESULT"):
+            found: dict[str, float] = json.loads(line.removeprefix("RESULT"))
+            return found
+    print(run.stderr.strip().splitlines()[-1:], file=sys.stderr)
+    return {}
