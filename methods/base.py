@@ -154,9 +154,9 @@ class Layout:
         gone, painted = _chosen(self.label, mask), _chosen(other.label, mask)
         label = self.label.masked_fill(gone, HOLE)
         label = torch.where(painted, other.label, label)
-        instance = self.instance
-        if instance is not None and other.instance is not None:
-            instance = torch.where(painted, other.instance, instance)
+        instance = None  # ids that no map tells apart are not kept
+        if self.instance is not None and other.instance is not None:
+            instance = torch.where(painted, other.instance, self.instance)
         return replace(
             self, label=label, present=present_classes(label, mask.shape[1]), instance=instance
         )
@@ -203,6 +203,7 @@ class Method(ABC):
         size: (H, W) of the images that the official configuration renders.
         Options: frozen dataclass of the construction options and their official defaults.
         files: official module name -> file-name patterns in an official checkpoint folder.
+        sampling_options: options that no weight depends on; they may differ from a file's own.
     """
 
     name: ClassVar[str] = ""
@@ -211,6 +212,7 @@ class Method(ABC):
     size: tuple[int, int] = (256, 256)
     Options: ClassVar[type] = NoOptions
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    sampling_options: ClassVar[frozenset[str]] = frozenset()
     can: ClassVar[frozenset[str]] = _Can()  # type: ignore[assignment]
 
     net: nn.Module

@@ -29,7 +29,7 @@ def measure(case: str, batch: int, rounds: int, device: str) -> dict[str, float]
     """Median seconds an image, peak memory, GMAC an image and parameters of one reconstruction.
 
     Untrained parameters (they cost the same); noise zero; one warm-up call. Peak memory is the
-    device's on CUDA, and on the CPU the process's peak resident set above that of the loaded method.
+    device's on CUDA, on the CPU the peak resident set above that of the loaded method.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode

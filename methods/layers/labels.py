@@ -3,6 +3,8 @@ edges."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,10 +12,11 @@ from torch import Tensor
 from bench.types import HOLE
 
 
-def nearest_indices(source: int, target: int, device: torch.device) -> Tensor:
-    """Source index of each target position under torch's ``nearest``: floor(i * source /
-    target)."""
-    return torch.arange(target, device=device) * source // target
+@lru_cache(maxsize=256)
+def nearest_indices(source: int, target: int) -> Tensor:
+    """(target,) int64: source index of each position under torch's ``nearest``, with its rounding."""
+    ramp = torch.arange(source, dtype=torch.float32)[None, None]
+    return F.interpolate(ramp, size=target, mode="nearest")[0, 0].long()
 
 
 def resize_labels(label: Tensor, size: tuple[int, int]) -> Tensor:
@@ -21,8 +24,8 @@ def resize_labels(label: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = label.shape[-2:]
     if (height, width) == size:
         return label
-    rows = nearest_indices(height, size[0], label.device)
-    columns = nearest_indices(width, size[1], label.device)
+    rows = nearest_indices(height, size[0]).to(label.device)
+    columns = nearest_indices(width, size[1]).to(label.device)
     return label.index_select(-2, rows).index_select(-1, columns)
 
 
