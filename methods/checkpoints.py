@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
+import pickletools
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +22,9 @@ from methods.seeded import seeded_state
 if TYPE_CHECKING:
     from bench.types import LabelSpace
     from methods.base import Method
+    from methods.editor import LayoutEditor
+
+    Loadable: TypeAlias = Method | LayoutEditor
 
 FORMAT = "sisbench/1"
 _SHOWN = 6
@@ -236,8 +242,8 @@ def likely_cause(official: Mapping[str, Tensor], expected: Mapping[str, Shape]) 
             continue
         if value.ndim != len(want):
             return (
-                f"{key} has {value.ndim} axes where {len(want)} are expected: another variant of the "
-                "network; check the method's options (as use_vae)"
+                f"{key} has {value.ndim} axes where {len(want)} are expected: another variant of "
+                "the network; check the method's options (as use_vae)"
             )
         axes = [i for i, (a, b) in enumerate(zip(value.shape, want, strict=True)) if a != b]
         if axes == [1] and value.ndim == 4:
@@ -266,8 +272,9 @@ def sha256_of(path: Path) -> str:
 def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict in a .pth/.pt/.ckpt or .safetensors file; nothing in it is executed.
 
-    A Lightning file's ``state_dict`` and a ``{"state_dict": ...}`` wrapper are opened; a leading
-    ``module.`` on every key (DataParallel) is stripped.
+    Pickled objects beside the tensors are passed over. A Lightning file's ``state_dict`` and a
+    ``{"state_dict": ...}`` wrapper are opened; a leading ``module.`` on every key (DataParallel) is
+    stripped.
 
     Raises:
         UserError: no such file, not readable without running code, or no state dict.
@@ -283,7 +290,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is not a readable safetensors file: {error}") from error
     try:
-        raw = torch.load(path, map_location="cpu", weights_only=True)
+        raw = _load_plain(path)
     except Exception as error:  # torch raises a dozen types here; each means: not plain tensors
         reason = str(error).splitlines()[0][:160]
         raise UserError(
@@ -292,6 +299,52 @@ def read_state(path: Path) -> dict[str, Tensor]:
             "re-save its state_dict with torch.save in an environment that you trust",
         ) from error
     return _plain_state(raw, path)
+
+
+def _load_plain(path: Path) -> Any:
+    """``torch.load`` of tensors alone; objects of unknown classes beside them (a Lightning file's
+    callbacks) are passed over.
+
+    It is torch's restricted unpickler both times. The second time each name that it does not know
+    stands for an inert class, so nothing of that name is imported or called.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        if not zipfile.is_zipfile(path):
+            raise
+    known = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([_inert(name) for name in sorted(_pickled_names(path))])
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(known)
+
+
+class _Inert:
+    """Takes whatever a pickled object is made of, and keeps nothing."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None: ...
+
+    def __setstate__(self, _state: Any) -> None: ...
+
+
+def _inert(name: str) -> type:
+    """An inert class called ``module name``."""
+    module, _, attribute = name.partition(" ")
+    return type(attribute, (_Inert,), {"__module__": module, "__qualname__": attribute})
+
+
+def _pickled_names(path: Path) -> set[str]:
+    """``module name`` of everything that the pickle in torch's zip file refers to."""
+    with zipfile.ZipFile(path) as archive:
+        member = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+        text = archive.read(member)
+    return {str(arg) for op, arg, _ in pickletools.genops(text) if op.name == "GLOBAL"}
 
 
 def _plain_state(raw: Any, path: Path) -> dict[str, Tensor]:
@@ -320,7 +373,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     return json.loads(raw["sisbench"]) if raw.get("format") == FORMAT else None
 
 
-def save_weights(method: Method, path: Path, training: Mapping[str, Any]) -> None:
+def save_weights(method: Loadable, path: Path, training: Mapping[str, Any]) -> None:
     """Write ``method.net`` as safetensors; its header says how it was built and trained."""
     from safetensors.torch import save_file
 
@@ -338,7 +391,7 @@ def save_weights(method: Method, path: Path, training: Mapping[str, Any]) -> Non
 # ---- loading into a method --------------------------------------------------------------------
 
 
-def load_official(method: Method, official: Mapping[str, Mapping[str, Tensor]]) -> None:
+def load_official(method: Loadable, official: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Load official state dicts by module name into ``method`` (see ``Method.load_state``).
 
     A method whose checkpoints come in versions has ``adapt_to(official)``: it rebuilds itself for
@@ -372,7 +425,7 @@ def state_hash(official: Mapping[str, Mapping[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def load_weights(method: Method, space: LabelSpace | str, weights: Path | str | None) -> None:
+def load_weights(method: Loadable, space: LabelSpace | str, weights: Path | str | None) -> None:
     """Build ``method`` for ``space`` and fill it (see ``Method.load``)."""
     path = None if weights is None or str(weights).startswith("seeded:") else Path(weights)
     about = read_metadata(path) if path else None
@@ -409,7 +462,7 @@ def _seed_of(weights: str) -> int:
     return int(text)
 
 
-def _needs_none(method: Method) -> None:
+def _needs_none(method: Loadable) -> None:
     if any(p.numel() for p in method.net.parameters()):
         raise UserError(
             f"{method.name} needs weights and none were given",
@@ -418,13 +471,15 @@ def _needs_none(method: Method) -> None:
     method.after_load()
 
 
-def _adopt_options(method: Method, about: Mapping[str, Any], path: Path | None) -> None:
+def _adopt_options(method: Loadable, about: Mapping[str, Any], path: Path | None) -> None:
     """Take the construction options from the file, unless the user gave other ones."""
     if about["method"] != method.name:
         raise UserError(f"{path} holds weights of '{about['method']}', not of '{method.name}'")
     saved = {k: tuple(v) if isinstance(v, list) else v for k, v in about["options"].items()}
     for key in method.given_options:
-        if key in saved and getattr(method.options, key) != saved[key]:
+        if key in method.sampling_options:
+            saved[key] = getattr(method.options, key)
+        elif key in saved and getattr(method.options, key) != saved[key]:
             method_value = getattr(method.options, key)
             raise UserError(
                 f"{path} was trained with {key}={saved[key]!r}, not with {method_value!r}",
@@ -433,7 +488,7 @@ def _adopt_options(method: Method, about: Mapping[str, Any], path: Path | None) 
     method.options = type(method.options)(**saved)
 
 
-def _load_own(method: Method, path: Path) -> None:
+def _load_own(method: Loadable, path: Path) -> None:
     state = read_state(path)
     key_map = KeyMap(method.net)
     key_map.same()
@@ -447,7 +502,7 @@ def _load_own(method: Method, path: Path) -> None:
     method.after_load()
 
 
-def official_files(method: Method, path: Path) -> dict[str, Path]:
+def official_files(method: Loadable, path: Path) -> dict[str, Path]:
     """Official module -> file: ``path`` itself when it is a file that holds all of them, else the
     newest match of the method's patterns in the folder.
 
@@ -477,7 +532,7 @@ def official_files(method: Method, path: Path) -> dict[str, Path]:
     return found
 
 
-def split_official(method: Method, files: Mapping[str, Path]) -> dict[str, dict[str, Tensor]]:
+def split_official(method: Loadable, files: Mapping[str, Path]) -> dict[str, dict[str, Tensor]]:
     """Read each file once and cut it into the method's modules by their official key prefixes."""
     states = {path: read_state(path) for path in set(files.values())}
     prefixes: Mapping[str, str] = getattr(method, "prefixes", {})

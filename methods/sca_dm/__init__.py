@@ -56,15 +56,19 @@ class SCADM(Method):
         PREFIXES, ("epoch=*.ckpt", "last.ckpt", "*.ckpt")
     )
     prefixes: Mapping[str, str] = PREFIXES
+    sampling_options = frozenset({"steps", "scale", "guidance", "eta", "quantize", "ema", "size"})
     options: SCADMOptions
     net: Networks
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**flatten(options))
+        if self.options.ema:
+            self.prefixes = {**PREFIXES, "unet": EMA_PREFIX}
+        self._schedule()
+
+    def _schedule(self) -> None:
         o = self.options
         self.ddim = DDIM.make(o.steps, o.eta, o.timesteps, o.linear_start, o.linear_end)
-        if o.ema:
-            self.prefixes = {**PREFIXES, "unet": EMA_PREFIX}
 
     # ---- construction -------------------------------------------------------------------------
 
@@ -83,6 +87,7 @@ class SCADM(Method):
         o, c = self.options, self.num_classes
         if c > len(space):
             raise UserError(f"sca-dm: {c} classes, but '{space.name}' has {len(space)}")
+        self._schedule()  # once more: a file may have brought options of its own
         wide = 2 if space.name == "cityscapes" else 1
         self.size = o.size or (o.side, wide * o.side)
         unet = UNet(
