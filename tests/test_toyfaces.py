@@ -267,7 +267,8 @@ def test_shading_is_finite_for_many_faces():
 
 
 def test_other_tasks_have_no_truth(faces):
-    assert faces.truth("sample", *PAIRS[0]) is None
+    assert faces.truth("interpolate_style", *PAIRS[0]) is None
+    assert faces.truth("sample", "test-00000", "") is None
 
 
 # ---- bad input ---------------------------------------------------------------------------------

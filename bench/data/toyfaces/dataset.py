@@ -22,6 +22,9 @@ VERSION = "1"
 SPLITS = {"train": 2000, "val": 100, "test": 200}
 """Splits and their usual sizes."""
 
+TASKS = frozenset({"transfer", "class_transfer", "shape_transfer", "subject_transfer"})
+"""Tasks whose true image is known; that of a reconstruction is the sample's own."""
+
 SMALLEST = 16
 
 
@@ -125,6 +128,8 @@ class ToyFaces(Dataset):
         Raises:
             UserError: unknown id or class.
         """
+        if task not in TASKS:
+            return None
         face, other = self.layout(target), self.layout(reference)
         own, theirs = self.appearance(target), self.appearance(reference)
         chosen = self._checked(classes)
@@ -137,10 +142,8 @@ class ToyFaces(Dataset):
             wanted = everything
         elif task == "class_transfer":
             wanted = chosen
-        elif task == "subject_transfer":
-            wanted = chosen or everything - self.space.background
         else:
-            return None
+            wanted = chosen or everything - self.space.background
         known = wanted - (ACCESSORIES - worn(other))
         return render(face, own.lend(theirs, known, light=task != "class_transfer"), self.size)
 
