@@ -14,7 +14,7 @@ from bench.types import HOLE
 
 @lru_cache(maxsize=256)
 def nearest_indices(source: int, target: int) -> Tensor:
-    """(target,) int64: source index of each position under torch's ``nearest``, with its rounding."""
+    """(target,) int64: source index of each position under torch's ``nearest``, as it rounds."""
     ramp = torch.arange(source, dtype=torch.float32)[None, None]
     return F.interpolate(ramp, size=target, mode="nearest")[0, 0].long()
 

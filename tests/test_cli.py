@@ -1,0 +1,160 @@
+"""The command line as a user meets it: one message an error, exit codes, tracebacks for bugs only."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench import cli
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """(exit code, what was printed, without colours)."""
+    argv, sys.argv = sys.argv, ["sisbench", *arguments]
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.argv = argv
+    printed = capsys.readouterr()
+    text = re.sub(r"\x1b\[[0-9;]*m", "", printed.out + printed.err)
+    assert "Traceback" not in text
+    return code, text
+
+
+@pytest.fixture
+def config(method_file: str, tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    raw = {
+        "output": str(tmp_path / "run"),
+        "methods": [{"name": method_file}],
+        "datasets": [{"name": "toyfaces", "size": 32, "n": 4}],
+        "tasks": ["reconstruct", "transfer"],
+        "metrics": ["psnr"],
+    }
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def test_run_score_report(capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path) -> None:
+    code, text = run(capsys, "run", str(config), "-q")
+    assert code == 0
+    assert "report.html" in text
+    code, text = run(capsys, "score", str(tmp_path / "run"), "-m", "ssim", "-q")
+    assert code == 0
+    assert "SSIM" in text
+    code, text = run(capsys, "report", str(tmp_path / "run"), "--formats", "md")
+    assert code == 0
+    assert {p.suffix for p in (tmp_path / "run/report/tables").iterdir()} == {".md"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "nowhere.yaml"), "no configuration file nowhere.yaml"),
+        (("score", "nowhere"), "no file nowhere/run.json"),
+        (("report", "nowhere"), "no file nowhere"),
+        (("check", "saen"), "did you mean 'sean'"),
+        (("check", "./nowhere.py:X"), "no such file"),
+        (("explain", "fidd"), "did you mean 'fid'"),
+        (("explain", "fid", "-p", "ca2sis"), "did you mean 'ca2sis2024'"),
+        (("datasets", "celebamask_hq", "--root", "nowhere"), "no folder nowhere"),
+        (("prepare", "toyface", "a", "b"), "did you mean 'toyfaces'"),
+        (("train", "toy-parser", "-o", "x.pth"), "written as .safetensors"),
+        (("train", "toy-saen", "-o", "x.safetensors"), "toy-sean"),
+        (("weights", "path", "inceptoin"), "did you mean 'inception'"),
+        (("weights", "fetch", "inception", "--offline"), "the network is off"),
+        (("weights", "add", "inception", "nowhere.pth"), "no file nowhere.pth"),
+    ],
+)
+def test_a_users_mistake_is_one_message(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    code, text = run(capsys, *arguments)
+    assert code == 2
+    assert text.startswith("error:")
+    assert message in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": ["fidd"]}, "did you mean 'fid'"),
+        ({"protocol": "sisbench"}, "did you mean 'sisbench1'"),
+        ({"protocol": {"noise": "zero"}}, "needs 'base'"),
+        ({"methods": [{"name": "sean", "options": {"ngff": 3}}]}, "did you mean 'ngf'"),
+        ({"methods": [{"name": "sean", "options": {"ngf": "wide"}}]}, "must be"),
+        ({"tasks": [{"shape_transfer": ["hari"]}]}, "did you mean 'hair'"),
+        ({"datasets": [{"name": "toyfaces", "sizes": 3}]}, "sizes"),
+        ({"datasets": [{"name": "toyfaces", "split": "tset"}]}, "did you mean 'test'"),
+        ({"engine": {"device": "cuda:99"}}, "no device 'cuda:99'"),
+    ],
+)
+def test_a_bad_configuration_is_one_message(
+    capsys: pytest.CaptureFixture[str], config: Path, change: dict, message: str
+) -> None:
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), **change}))
+    code, text = run(capsys, "run", str(config), "-q")
+    assert code == 2
+    assert message in text
+
+
+def test_strict_turns_a_dash_into_an_error(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "metrics": ["fid"]}))
+    assert run(capsys, "run", str(config), "-q")[0] == 0
+    code, text = run(capsys, "run", str(config), "-q", "--strict")
+    assert code == 2
+    assert "inception" in text
+
+
+def test_check_fails_an_adapter_that_breaks_the_contract(
+    capsys: pytest.CaptureFixture[str], method_file: str
+) -> None:
+    assert run(capsys, "check", method_file)[0] == 0
+    path = Path(method_file.rpartition(":")[0])
+    good = path.read_text()
+    for broken, clause in (
+        (good.replace("clamp(-1, 1)", "mul(3)"), "range is"),
+        (good.replace("+ 0.05 * grain", "+ 0.05 * torch.randn_like(image)"), "they differ by"),
+        (good.replace("(image +", "(image - image.mean(0, keepdim=True) +"), "in a batch of 3"),
+        (good.replace('paper = "mean-colour"', 'paper = ""').replace('"none"', '""'), "paper"),
+    ):
+        other = path.with_name(f"broken{len(clause)}.py")
+        other.write_text(broken)
+        code, text = run(capsys, "check", f"{other}:MeanColour")
+        assert code == 1, clause
+        assert "FAIL" in text
+        assert clause in text
+
+
+def test_doctor_and_lists(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    code, text = run(capsys, "doctor", str(config))
+    assert code == 0
+    assert "the first decodes" in text
+    raw = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**raw, "datasets": [{"name": "folder", "root": "x"}]}))
+    code, text = run(capsys, "doctor", str(config))
+    assert code == 1
+    assert "fail" in text
+    for command in ("methods", "datasets"):
+        code, text = run(capsys, command)
+        assert code == 0
+    assert "celebamask_hq" in text
+    assert "inception" in run(capsys, "weights", "list")[1]
+    assert run(capsys, "weights", "verify")[0] == 0
+
+
+def test_explain_names_formula_file_and_protocols(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = run(capsys, "explain", "fid", "-p", "scam2022")
+    assert code == 0
+    assert re.search(r"metrics/frechet\.py:\d+", text)
+    for protocol in ("sisbench1", "ca2sis2024", "scam2022*", "sean2020"):
+        assert protocol in text
