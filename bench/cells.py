@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from bench.config import DatasetConfig, MethodConfig, RunConfig, TaskConfig
+from bench.config import DatasetConfig, EditorConfig, MethodConfig, RunConfig, TaskConfig
 from bench.data import Dataset, open_dataset
 from bench.errors import Unavailable, UserError
 from bench.protocol import Protocol, get_protocol
 from bench.store import SCHEMA
-from bench.tasks import Item, plan_items
+from bench.tasks import EDITABLE, Item, plan_items
 
 BUNDLED = "bundled:"
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
@@ -32,6 +32,7 @@ class Cell:
         weights: where the method's weights are (a path, ``seeded:N``, or None).
         identity: content hash of the weights.
         reason: why the cell cannot be filled; "" when it can.
+        editor_weights: where the layout editor's weights are, if the run has one.
     """
 
     method: MethodConfig
@@ -42,6 +43,7 @@ class Cell:
     weights: str | None
     identity: str
     reason: str = ""
+    editor_weights: str | None = None
 
     @property
     def folder(self) -> str:
@@ -91,29 +93,61 @@ def make_plan(config: RunConfig) -> Plan:
     datasets = {d.shown: open_dataset(d.name, **d.arguments) for d in config.datasets}
     prints = {label: dataset.fingerprint() for label, dataset in datasets.items()}
     cells: list[Cell] = []
+    editor = config.layout_editor
+    edit_weights, edit_identity, no_editor = None, "", ""
+    if editor is not None:
+        methods.editors.get(editor.name)(**editor.options)
+        edit_weights, edit_identity, no_editor = _find_weights(editor)
     for method in config.methods:
-        methods.registry.get(method.name)(**method.options)  # an unknown option ends the run here
+        method_class(method.name)(**method.options)  # an unknown option ends the run here
         weights, identity, missing = _find_weights(method)
         for d in config.datasets:
             for task in config.tasks:
-                items = tuple(
-                    plan_items(task, protocol, datasets[d.shown].ids, datasets[d.shown].space)
+                data = datasets[d.shown]
+                items = tuple(plan_items(task, protocol, data.ids, data.space, editor))
+                reason = missing or no_editor or _class_reason(method, task, editor)
+                edited = {} if editor is None else editor.model_dump() | {"sha256": edit_identity}
+                key = _key(method, identity, prints[d.shown], task, protocol, items, edited)
+                cells.append(
+                    Cell(method, d, task, key, items, weights, identity, reason, edit_weights)
                 )
-                reason = missing or _class_reason(method, task)
-                key = _key(method, identity, prints[d.shown], task, protocol, items)
-                cells.append(Cell(method, d, task, key, items, weights, identity, reason))
     return Plan(config, protocol, datasets, prints, cells)
 
 
-def _class_reason(method: MethodConfig, task: TaskConfig) -> str:
+def method_class(name: str) -> Any:
+    """The class of a method, or of a layout editor: it runs ``layout_reconstruction`` alone.
+
+    Raises:
+        UserError: neither is called so.
+    """
+    known = methods.editors if name in methods.editors.names() else methods.registry
+    return known.get(name)
+
+
+def is_editor(name: str) -> bool:
+    """Whether a configuration's method is a layout editor."""
+    return name in methods.editors.names()
+
+
+def _class_reason(method: MethodConfig, task: TaskConfig, editor: EditorConfig | None) -> str:
     """Why the method's class is unable to do the task, "" if it may be able to."""
     from methods.base import why_not
 
+    if is_editor(method.name) != (task.name == "layout_reconstruction"):
+        return (
+            f"a layout editor does 'layout_reconstruction' alone, not '{task.name}'"
+            if (is_editor(method.name))
+            else "no layout editor: it draws photographs, not label maps"
+        )
+    if is_editor(method.name):
+        return ""
+    if editor is not None and task.name not in EDITABLE:
+        return f"'{task.name}' is not combined with a layout editor"
     cls = methods.registry.get(method.name)
     return "" if task.name in cls.can else why_not(cls(**method.options), task.name) or ""
 
 
-def _find_weights(method: MethodConfig) -> tuple[str | None, str, str]:
+def _find_weights(method: MethodConfig | EditorConfig) -> tuple[str | None, str, str]:
     """(weights, content hash, why there are none)."""
     if method.weights is None or method.weights.startswith("seeded:"):
         return method.weights, method.weights or "none", ""
@@ -163,6 +197,7 @@ def _key(
     task: TaskConfig,
     protocol: Protocol,
     items: Sequence[Item],
+    editor: Mapping[str, Any],
 ) -> str:
     """Content key: method, options, weights, data, task, generation part of the protocol,
     schema."""
@@ -180,6 +215,6 @@ def _key(
         ),
         "items": [[i.id, i.target, i.reference, list(i.classes), i.alpha] for i in items],
         "protocol": protocol.generation,
-    }
+    } | ({"editor": dict(editor)} if editor else {})
     text = json.dumps(about, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

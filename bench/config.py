@@ -24,6 +24,7 @@ TaskName = Literal[
     "mixed",
     "interpolate_style",
     "interpolate_shape",
+    "layout_reconstruction",
 ]
 WITH_CLASSES = ("class_transfer", "shape_transfer", "mixed")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
@@ -121,6 +122,25 @@ class TaskConfig(Strict):
         return self.name
 
 
+class EditorConfig(Strict):
+    """A layout editor that stands before every method: its label maps are drawn, the style still
+    comes from the photograph with its own label map.
+
+    Attributes:
+        name, weights, options: as for a method.
+        edit: what is done to a label map; "swap" and "interpolate" take the protocol's reference.
+        classes: names or ids that are edited; None takes all of the editor's.
+        alpha: for "interpolate", the weight of the reference.
+    """
+
+    name: str
+    weights: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    edit: Literal["reconstruct", "generate", "perturb", "swap", "interpolate"] = "reconstruct"
+    classes: tuple[str | int, ...] | None = None
+    alpha: float = Field(0.5, ge=0, le=1)
+
+
 class EngineConfig(Strict):
     """How the work is done; nothing here changes a figure.
 
@@ -144,7 +164,7 @@ class RunConfig(Strict):
         methods, datasets, tasks: the axes of the plan.
         metrics: names; None takes every metric that a task defines.
         parsers: parser names by label space; None takes the protocol's.
-        layout_editor: a method that edits label maps before every other one, or None.
+        layout_editor: edits the label maps that every method draws, or None.
         weights: paths of metric weights by registry name, where they are not in the registry.
         engine: device, batch size, workers.
     """
@@ -158,6 +178,7 @@ class RunConfig(Strict):
     metrics: tuple[str, ...] | None = None
     parsers: dict[str, str] = Field(default_factory=dict)
     weights: dict[str, str] = Field(default_factory=dict)
+    layout_editor: EditorConfig | None = None
     engine: EngineConfig = Field(default_factory=lambda: EngineConfig.model_validate({}))
 
     @field_validator("name")

@@ -71,8 +71,7 @@ def _device() -> Iterator[Finding]:
 
 def _plan(config: RunConfig) -> Iterator[Finding]:
     """Data sets, methods and weights of the plan, each on its own: no fault hides another."""
-    import methods
-    from bench.cells import resolve_weights
+    from bench.cells import method_class, resolve_weights
     from bench.data import open_dataset
 
     for d in config.datasets:
@@ -85,7 +84,7 @@ def _plan(config: RunConfig) -> Iterator[Finding]:
             yield Finding("fail", f"data set {d.shown}: {error.message}", error.hint)
     for m in config.methods:
         try:
-            methods.registry.get(m.name)(**m.options)
+            method_class(m.name)(**m.options)
             if m.weights is None:
                 yield Finding(
                     "warn",

@@ -202,10 +202,12 @@ def _truths(
     """Paired ground truth: the photograph itself for a reconstruction, for another task what the
     data set renders; None where it renders nothing."""
     task = view.about["task"]["name"]
+    if view.about.get("editor"):
+        return None  # an edited label map has no photograph
     if task == "reconstruct":
         return [photos.get(r["target"]).image for r in items]
     if not all(r["reference"] for r in items):
-        return None
+        return None  # nothing to render a truth from
     truths = [photos.dataset.truth(task, r["target"], r["reference"], r["classes"]) for r in items]
     return [t for t in truths if t is not None] if all(t is not None for t in truths) else None
 

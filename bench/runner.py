@@ -15,21 +15,23 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 import methods
-from bench.cells import Cell, Plan
+from bench.cells import Cell, Plan, is_editor, method_class
 from bench.data import Dataset, Sample
 from bench.data.loader import prefetch, to_batch
 from bench.data.prepare import png_bytes
 from bench.errors import UserError
 from bench.provenance import provenance
 from bench.store import SCHEMA, CellView, RunStore, write_atomic, write_json
-from bench.tasks import Item, Made, make
+from bench.tasks import Editor, Item, Made, make, make_layout
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from bench.progress import Progress
+    from bench.types import Batch
     from methods.base import Method
+    from methods.editor import LayoutEditor
 
 HOLE_BYTE = 255
 
@@ -122,17 +124,19 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
     for position, group in _by_method(plan.cells):
         work = [(i, c) for i, c in enumerate(group, position) if not c.reason and _pending(root, c)]
         loaded = _load(work[0][1], plan, device, progress) if work else None
+        editor = _load_editor(work[0][1], plan, device) if work else None
         for index, cell in work:
-            reason = loaded if isinstance(loaded, str) else _unable(loaded, cell, plan)
+            faults = [f for f in (loaded, editor) if isinstance(f, str)]
+            reason = faults[0] if faults else _unable(loaded, cell, plan)  # type: ignore[arg-type]
             if reason:
                 entries[index] |= {"status": "impossible", "reason": reason}
                 continue
             entries[index]["method"] |= loaded.describe()  # type: ignore[union-attr]
-            CellRunner(plan, cell, loaded, timer, progress).run()  # type: ignore[arg-type]
+            CellRunner(plan, cell, loaded, editor, timer, progress).run()  # type: ignore[arg-type]
         for index, cell in enumerate(group, position):
             _finish(root, cell, entries[index], strict)
         _write_manifest(plan, entries, about)
-        del loaded
+        del loaded, editor
     return timer
 
 
@@ -149,11 +153,28 @@ def _load(cell: Cell, plan: Plan, device: str, progress: Progress) -> Method | s
     """The method with its weights, or the reason why it cannot be loaded."""
     progress.say(f"loading {cell.method.shown}")
     space = plan.datasets[cell.dataset.shown].space
-    method: Method = methods.registry.get(cell.method.name)(**cell.method.options)
+    method: Method = method_class(cell.method.name)(**cell.method.options)
     try:
         return method.load(space, cell.weights, device)
     except UserError as error:
-        return error.message.splitlines()[0] + (f" ({error.hint})" if error.hint else "")
+        return _one_line(error)
+
+
+def _one_line(error: UserError) -> str:
+    return error.message.splitlines()[0] + (f" ({error.hint})" if error.hint else "")
+
+
+def _load_editor(cell: Cell, plan: Plan, device: str) -> Editor | str | None:
+    """The layout editor of the run, None where it has none, or why it cannot be loaded."""
+    config = plan.config.layout_editor
+    if config is None:
+        return None
+    space = plan.datasets[cell.dataset.shown].space
+    try:
+        model = methods.editors.get(config.name)(**config.options)
+        return Editor(model.load(space, cell.editor_weights, device), config)
+    except UserError as error:
+        return f"layout editor: {_one_line(error)}"
 
 
 def _unable(method: Method | None, cell: Cell, plan: Plan) -> str:
@@ -167,7 +188,7 @@ def _unable(method: Method | None, cell: Cell, plan: Plan) -> str:
     if tuple(method.size) != tuple(dataset.size):
         have, want = ("x".join(map(str, s)) for s in (dataset.size, method.size))
         return f"renders {want}, the data set is opened at {have} (set its 'size')"
-    return why_not(method, cell.task.name) or ""
+    return "" if is_editor(cell.method.name) else why_not(method, cell.task.name) or ""
 
 
 def _pending(root: Path, cell: Cell) -> list[Item]:
@@ -188,8 +209,10 @@ def finished(view: CellView) -> set[str]:
 def _entry(plan: Plan, cell: Cell) -> dict[str, Any]:
     """The cell as the manifest and its own cell.json describe it."""
     dataset = plan.datasets[cell.dataset.shown]
-    cls = methods.registry.get(cell.method.name)
+    cls = method_class(cell.method.name)
+    editor = plan.config.layout_editor
     return {
+        "editor": None if editor is None else editor.model_dump(mode="json"),
         "key": cell.key,
         "folder": cell.folder,
         "method": {
@@ -267,9 +290,15 @@ class CellRunner:
     """Makes the missing items of one cell: decode ahead, render, write behind."""
 
     def __init__(
-        self, plan: Plan, cell: Cell, method: Method, timer: Timer, progress: Progress
+        self,
+        plan: Plan,
+        cell: Cell,
+        method: Method | LayoutEditor,
+        editor: Editor | None,
+        timer: Timer,
+        progress: Progress,
     ) -> None:
-        self.plan, self.cell, self.method = plan, cell, method
+        self.plan, self.cell, self.method, self.editor = plan, cell, method, editor
         self.timer, self.progress = timer, progress
         self.root = plan.config.folder / cell.folder
         self.dataset: Dataset = plan.datasets[cell.dataset.shown]
@@ -375,10 +404,19 @@ class CellRunner:
         reference = batch([i.reference for i in items]) if items[0].reference else None
         with self.timer.stage("network"):
             start = time.perf_counter()
-            made = make(self.method, self.cell.task, self.plan.protocol, items, target, reference)
+            made = self._call(items, target, reference)
             _synchronise(device)
             seconds = time.perf_counter() - start
         return made, seconds
+
+    def _call(self, items: Sequence[Item], target: Batch, reference: Batch | None) -> Made:
+        from methods.editor import LayoutEditor
+
+        protocol = self.plan.protocol
+        if isinstance(self.method, LayoutEditor):
+            return make_layout(self.method, protocol, items, target)
+        task = self.cell.task
+        return make(self.method, task, protocol, items, target, reference, self.editor)
 
     def _row(
         self,

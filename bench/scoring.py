@@ -108,6 +108,10 @@ class Scorer:
         """(column name, metric class, maker options) of the figures that a cell has."""
         for name in self._names(protocol):
             cls = metrics.registry.get(name)
+            if task == "layout_reconstruction":
+                if cls.maker == "confusion":  # two label maps, no parser in between
+                    yield name, cls, {"layout": True}
+                continue
             if task not in cls.tasks and not self._paired(cls, task, photos, items):
                 continue
             if cls.maker != "confusion":
@@ -165,6 +169,8 @@ class Scorer:
         return {k: v for k, v in known.items() if k in accepted}
 
     def _maker(self, name: str, options: Mapping[str, Any]) -> RowMaker | Unavailable:
+        if "layout" in options:
+            return metrics.create_maker("layout")
         key = (name, _key(name, options))
         if key not in self._makers:
             try:
@@ -339,6 +345,8 @@ def _grouped(rows: Rows, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _key(maker: str, options: Mapping[str, Any]) -> str:
     """Name of a configured maker, unique within a run."""
+    if "layout" in options:
+        return "layout"
     parser = options.get("parser")
     return f"{maker}-{parser}" if parser else maker
 

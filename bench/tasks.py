@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bench.config import WITH_CLASSES, TaskConfig
+from bench.config import WITH_CLASSES, EditorConfig, TaskConfig
 from bench.errors import UserError
 from bench.protocol import Protocol
 from bench.types import Batch, LabelSpace, Noise, ZeroNoise
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from methods.base import Method, NoiseSource
+    from methods.editor import LayoutEditor
 
 WITH_REFERENCE = frozenset(
     {
@@ -64,15 +65,24 @@ class Made:
     absent: Tensor
 
 
+EDITABLE = frozenset({"reconstruct", "transfer", "class_transfer"})
+"""Tasks that draw the label map of a layout editor in place of the target's."""
+
+
 def plan_items(
-    task: TaskConfig, protocol: Protocol, ids: Sequence[str], space: LabelSpace
+    task: TaskConfig,
+    protocol: Protocol,
+    ids: Sequence[str],
+    space: LabelSpace,
+    editor: EditorConfig | None = None,
 ) -> list[Item]:
     """Every item of a task on a split, in the order in which images are made.
 
     Raises:
         UserError: an unknown class, or too few samples for references.
     """
-    references = protocol.references(ids) if task.name in WITH_REFERENCE else {}
+    paired = task.name in WITH_REFERENCE or (editor and editor.edit in ("swap", "interpolate"))
+    references = protocol.references(ids) if paired else {}
     given = space.indices(task.classes or ())
     candidates = given or _candidates(protocol, space)
     items = []
@@ -116,6 +126,7 @@ def make(
     items: Sequence[Item],
     target: Batch,
     reference: Batch | None,
+    editor: Editor | None = None,
 ) -> Made:
     """Run a task on a batch of items of one alpha.
 
@@ -134,9 +145,10 @@ def make(
     there = here if reference is None else present_classes(reference.label, count)
     wanted = _wanted(items, here)
     edited, absent = _apply_rules(task.name, protocol, wanted, here, there)
-    label = None
+    drawn = None if editor is None else editor(target, reference, noise)
+    label = None if drawn is None else drawn.label
     if task.name == "reconstruct":
-        image = method.reconstruct(target, noise)
+        image = method.reconstruct(target, noise, drawn)
     elif task.name == "sample":
         image = method.sample(target, noise)
     elif task.name == "mixed":
@@ -144,13 +156,56 @@ def make(
     else:
         if reference is None:
             raise UserError(f"task '{task.name}' needs references")
-        image, label = _with_reference(
-            method, task.name, protocol, items, target, reference, noise, edited
+        image, swapped = _with_reference(
+            method, task.name, protocol, items, target, reference, noise, edited, drawn
         )
+        label = label if swapped is None else swapped
     expected = (len(items), 3, *target.label.shape[1:])
     if tuple(image.shape) != expected:
         raise UserError(f"{method.name} rendered {tuple(image.shape)}, expected {expected}")
     return Made(image, label, edited, absent)
+
+
+class Editor:
+    """A loaded layout editor with what the configuration has it do."""
+
+    def __init__(self, model: LayoutEditor, config: EditorConfig) -> None:
+        self.model, self.config = model, config
+        self.classes = None if config.classes is None else model.space.indices(config.classes)
+
+    def __call__(self, target: Batch, reference: Batch | None, noise: NoiseSource) -> Batch:
+        """``target`` with edited label maps.
+
+        Raises:
+            UserError: the edit needs references and the task brings none.
+        """
+        edit = self.config.edit
+        if edit in ("swap", "interpolate"):
+            if reference is None:
+                raise UserError(f"layout editor: '{edit}' needs references")
+            if edit == "swap":
+                label = self.model.swap(target, reference, noise, self.classes)
+            else:
+                alpha = self.config.alpha
+                label = self.model.interpolate(target, reference, noise, alpha, self.classes)
+        elif edit == "reconstruct":
+            label = self.model.reconstruct(target, noise)
+        else:
+            call = self.model.generate if edit == "generate" else self.model.perturb
+            label = call(target, noise, self.classes)
+        return replace(target, label=label, instance=None)
+
+
+def make_layout(editor: LayoutEditor, protocol: Protocol, items: Sequence[Item], x: Batch) -> Made:
+    """The editor's own task: label maps through the model, shown in the label space's colours."""
+    import torch
+
+    noise = noise_for(protocol, [item.id for item in items])
+    label = editor.reconstruct(x, noise)
+    palette = torch.tensor(editor.space.palette, dtype=torch.float32, device=label.device)
+    image = palette[label].permute(0, 3, 1, 2) / 127.5 - 1
+    edited = torch.zeros(len(items), len(editor.space), dtype=torch.bool)
+    return Made(image, label, edited, torch.zeros(len(items), dtype=torch.int64))
 
 
 def _wanted(items: Sequence[Item], here: Tensor) -> Tensor:
@@ -185,6 +240,7 @@ def _with_reference(
     reference: Batch,
     noise: NoiseSource,
     edited: Tensor,
+    drawn: Batch | None,
 ) -> tuple[Tensor, Tensor | None]:
     """(image, the label map that was drawn where it is not the target's)."""
     from methods.base import Layout, present_classes
@@ -192,9 +248,9 @@ def _with_reference(
     whole = not any(item.classes for item in items)
     if task == "transfer":
         single = whole and (protocol.absent == "reference" or "class_transfer" not in method.can)
-        return method.transfer(target, reference, noise, None if single else edited), None
+        return method.transfer(target, reference, noise, None if single else edited, drawn), None
     if task == "class_transfer":
-        return method.transfer(target, reference, noise, edited), None
+        return method.transfer(target, reference, noise, edited, drawn), None
     if task == "subject_transfer":
         image = method.subject_transfer(target, reference, noise, edited, protocol.subject_layout)
         return image, reference.label if protocol.subject_layout == "reference" else None

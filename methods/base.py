@@ -322,20 +322,25 @@ class Method(ABC):
 
     @typing.final
     @torch.inference_mode()
-    def reconstruct(self, batch: Batch, noise: NoiseSource) -> Tensor:
-        """render(L(x), S(x))"""
-        return self.render(self.encode_layout(batch), self.encode_style(batch), noise)
+    def reconstruct(self, batch: Batch, noise: NoiseSource, drawn: Batch | None = None) -> Tensor:
+        """render(L(x), S(x)); ``drawn`` holds edited label maps to draw in place of x's own."""
+        return self.render(self.encode_layout(drawn or batch), self.encode_style(batch), noise)
 
     @typing.final
     @torch.inference_mode()
     def transfer(
-        self, target: Batch, reference: Batch, noise: NoiseSource, classes: Classes = None
+        self,
+        target: Batch,
+        reference: Batch,
+        noise: NoiseSource,
+        classes: Classes = None,
+        drawn: Batch | None = None,
     ) -> Tensor:
-        """render(L(x), S(r)), or render(L(x), S(x).swap(S(r), classes))"""
+        """render(L(x), S(r)), or render(L(x), S(x).swap(S(r), classes)); ``drawn`` as above."""
         style = self.encode_style(reference)
         if classes is not None:
             style = self.encode_style(target).swap(style, classes)
-        return self.render(self.encode_layout(target), style, noise)
+        return self.render(self.encode_layout(drawn or target), style, noise)
 
     @typing.final
     @torch.inference_mode()

@@ -49,6 +49,7 @@ makers = Registry(
         "lpips-squeeze": "metrics.perceptual:LPIPSSqueeze",
         "lpips-embedding": "metrics.perceptual:LPIPSDiversityRows",
         "confusion": "metrics.segmentation:ConfusionRows",
+        "layout": "metrics.segmentation:LayoutRows",
         "identity": "metrics.identity:IdentityRows",
         "reid": "metrics.identity:REIDRows",
         "locality": "metrics.locality:LocalityRows",

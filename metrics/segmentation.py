@@ -130,6 +130,33 @@ class ConfusionRows(RowMaker):
         }
 
 
+class LayoutRows(RowMaker):
+    """Confusion matrix an image between a label map and what a layout editor made of it.
+
+    Rows: as ``ConfusionRows``; no parser stands in between.
+
+    Source: Fontanini et al. (Semantic-VAE), ICIAP 2023, Table 1.
+    """
+
+    name = "layout"
+    needs = frozenset({"label", "target_label"})
+
+    def fingerprint(self) -> str:
+        return code_hash(self.name, 1)
+
+    def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
+        self.check(batch)
+        assert batch.target_label is not None  # check has refused None
+        space = batch.space
+        matrix, ignored = confusion_counts(
+            batch.target_label, batch.label, len(space), space.ignore
+        )
+        return {
+            "confusion": matrix.numpy().astype(np.int32),
+            "ignored": ignored.numpy().astype(np.int32),
+        }
+
+
 def _iou(tp: np.ndarray, truth: np.ndarray, found: np.ndarray) -> np.ndarray:
     """IoU of every class, NaN where the union is empty; any leading shape."""
     union = truth + found - tp

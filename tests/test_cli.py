@@ -1,4 +1,4 @@
-"""The command line as a user meets it: one message an error, exit codes, tracebacks for bugs only."""
+"""The command line as a user meets it: one message an error, a traceback for a bug only."""
 
 from __future__ import annotations
 
