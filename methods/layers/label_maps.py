@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.layers.labels import resize_labels
+from methods.layers.labels import one_hot, resize_labels
 
 DENSE_SHARE = 0.5
 """From this share of mixed pixels on, an ordinary convolution over the whole map is quicker."""
@@ -48,6 +48,8 @@ class Level:
     ) -> None:
         self.batch, self.height, self.width = label.shape
         self.classes, self.kernel = classes, kernel
+        self.label, self.edges = label, edges
+        self._planes: Tensor | None = None
         label = torch.where(label < 0, classes, label)
         self.samples = torch.arange(self.batch, device=label.device).repeat_interleave(
             self.height * self.width
@@ -90,6 +92,15 @@ class Level:
         high, low = F.max_pool2d(plane, window, 1), -F.max_pool2d(-plane, window, 1)
         mixed = (high != low)[:, 0]
         return mixed if edges is None else mixed | _spread(edges[:, 0] > 0, reach)
+
+    def planes(self) -> Tensor:
+        """One-hot map with the edges, (B, K [+ 1], h, w) float32 in channels-last memory."""
+        if self._planes is None:
+            planes = one_hot(self.label, self.classes)
+            if self.edges is not None:
+                planes = torch.cat([planes, self.edges], 1)
+            self._planes = planes.contiguous(memory_format=torch.channels_last)
+        return self._planes
 
     def spread(self, per_class: Tensor, mixed: Tensor) -> Tensor:
         """One value a pixel: ``per_class`` (B or 1, K + 1, D), with ``mixed`` (P, D) in its places.

@@ -72,10 +72,18 @@ class LabelConv(nn.Module):
 
     def forward(self, level: Level) -> Tensor:
         """(n, out) for the pixels of ``level.taps``."""
+        if torch.is_grad_enabled() and self.weight.requires_grad and level.mixed is None:
+            return self._convolved(level)  # the gradient of a look-up is the slower one
         rows = F.embedding_bag(level.taps, with_empty(self.weight[: level.classes]), mode="sum")
         if level.edge_taps is not None:
             rows = rows + level.edge_taps @ self.weight[-1]
         return rows + self.bias
+
+    def _convolved(self, level: Level) -> Tensor:
+        shape = (self.weight.shape[2], -1, self.kernel, self.kernel)
+        weight = self.weight.permute(2, 0, 1).reshape(shape)
+        planes = F.conv2d(level.planes(), weight, self.bias, padding=self.kernel // 2)
+        return planes.permute(0, 2, 3, 1).flatten(0, 2)
 
     def flat(self, level: Level) -> Tensor:
         """(K + 1, out): the value far from every outline, by class."""
@@ -233,14 +241,15 @@ class Step:
     up: bool
 
 
-def generator_steps(ngf: int, mode: str) -> list[Step]:
-    """The blocks in their order; ``mode`` is normal, more or most."""
+def generator_steps(ngf: int, mode: str, cap: int | None = None) -> list[Step]:
+    """The blocks in their order; ``mode`` is normal, more or most; ``cap`` bounds every width."""
+    widths = [min(factor * ngf, cap or factor * ngf) for factor in (16, 8, 4, 2, 1)]
+    widths.append(widths[-1] // 2)
     steps = [
-        Step("head_0", 16 * ngf, 16 * ngf, False),
-        Step("G_middle_0", 16 * ngf, 16 * ngf, True),
-        Step("G_middle_1", 16 * ngf, 16 * ngf, mode != "normal"),
+        Step("head_0", widths[0], widths[0], False),
+        Step("G_middle_0", widths[0], widths[0], True),
+        Step("G_middle_1", widths[0], widths[0], mode != "normal"),
     ]
-    widths = [16 * ngf, 8 * ngf, 4 * ngf, 2 * ngf, ngf, ngf // 2]
     count = 5 if mode == "most" else 4
     return steps + [Step(f"up_{i}", widths[i], widths[i + 1], True) for i in range(count)]
 

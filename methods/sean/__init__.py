@@ -29,6 +29,7 @@ class SeanOptions:
         label_nc, contain_dontcare_label, no_instance, semantic_nc: channels of the label map;
             SEAN takes no instance maps.
         ngf, nhidden: width factor of the generator; width of the mask branches.
+        max_channels: bound on the generator's widths, for small networks (none officially).
         crop_size, aspect_ratio: width of the picture; width / height.
         num_upsampling_layers: normal or more.
         style_length: length of a style code.
@@ -42,6 +43,7 @@ class SeanOptions:
     no_instance: bool = True
     semantic_nc: int | None = None
     ngf: int = 64
+    max_channels: int | None = None
     nhidden: int = 128
     crop_size: int = 256
     aspect_ratio: float = 1.0
@@ -98,6 +100,7 @@ class SEAN(Method):
         generator = Generator(
             classes,
             o.ngf,
+            o.max_channels,
             o.nhidden,
             start,
             o.num_upsampling_layers,

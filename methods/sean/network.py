@@ -198,7 +198,7 @@ class Generator(nn.Module):
 
     Args:
         classes: channels of the label map, each a style region.
-        ngf: width factor.
+        ngf, cap: width factor, and a bound on every width (None officially).
         hidden: width of the mask branches.
         start: (h, w) of the first block.
         mode: upsampling mode.
@@ -212,6 +212,7 @@ class Generator(nn.Module):
         self,
         classes: int,
         ngf: int,
+        cap: int | None,
         hidden: int,
         start: tuple[int, int],
         mode: str,
@@ -221,10 +222,11 @@ class Generator(nn.Module):
         encoder_width: int,
     ) -> None:
         super().__init__()
-        self.classes, self.kind, self.start, self.width = classes, kind, start, 16 * ngf
+        self.steps = generator_steps(ngf, mode, cap)
+        self.classes, self.kind = classes, kind
+        self.start, self.width = start, self.steps[0].fin
         self.encoder = StyleEncoder(encoder_width, length)
         self.fc = LabelConv(classes, self.width, 3)
-        self.steps = generator_steps(ngf, mode)
         for step in self.steps:
             styled = step.name != "up_3"
 

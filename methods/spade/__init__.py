@@ -29,6 +29,7 @@ class SpadeOptions:
     Attributes:
         label_nc, contain_dontcare_label, no_instance, semantic_nc: channels of the label map.
         ngf, nef, nhidden: width factors of generator and encoder; width of the mask branches.
+        max_channels: bound on the generator's widths, for small networks (none officially).
         crop_size, aspect_ratio: width of the picture; width / height.
         num_upsampling_layers: normal, more or most.
         use_vae, z_dim: image encoder and length of its vector.
@@ -43,6 +44,7 @@ class SpadeOptions:
     no_instance: bool | None = None
     semantic_nc: int | None = None
     ngf: int = 64
+    max_channels: int | None = None
     nef: int = 64
     nhidden: int = 128
     crop_size: int | None = None
@@ -106,6 +108,7 @@ class SPADE(Method):
         generator = Generator(
             self.semantics,
             o.ngf,
+            o.max_channels,
             o.nhidden,
             start,
             mode,

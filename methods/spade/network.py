@@ -60,7 +60,7 @@ class Generator(nn.Module):
 
     Args:
         semantics: channels of the label map.
-        ngf: width factor.
+        ngf, cap: width factor, and a bound on every width (None officially).
         hidden: width of the mask branches.
         start: (h, w) of the first block.
         mode: upsampling mode.
@@ -72,6 +72,7 @@ class Generator(nn.Module):
         self,
         semantics: Semantics,
         ngf: int,
+        cap: int | None,
         hidden: int,
         start: tuple[int, int],
         mode: str,
@@ -80,12 +81,12 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         channels, self.classes = semantics.channels, semantics.classes
-        self.kind, self.start, self.width = kind, start, 16 * ngf
+        self.steps = generator_steps(ngf, mode, cap)
+        self.kind, self.start, self.width = kind, start, self.steps[0].fin
         if z_dim is None:
             self.fc: nn.Module = LabelConv(channels, self.width, 3)
         else:
             self.fc = nn.Linear(z_dim, self.width * start[0] * start[1])
-        self.steps = generator_steps(ngf, mode)
         for step in self.steps:
             block = Block(step.fin, step.fout, lambda c: SpadeNorm(c, channels, hidden, kind))
             self.add_module(step.name, block)

@@ -1,0 +1,318 @@
+"""Training: official discriminator, losses and train mode; resuming, recipes, bad input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from parity import Case, every, seeded, shapes_of
+from test_sean import official_stream
+from torch import Tensor, nn
+
+import methods
+from bench.data.base import Dataset, Sample
+from bench.errors import Unavailable, UserError
+from bench.training import load_recipe, recipe_names, train
+from bench.training import trainer as trainer_module
+from bench.training.data import TrainingData
+from bench.training.discriminator import MultiScaleDiscriminator
+from bench.training.losses import (
+    Perceptual,
+    feature_matching,
+    hinge_discriminator,
+    hinge_generator,
+    kl_to_prior,
+)
+from bench.training.trainer import Trainer, normalise, plain_state
+from bench.types import LabelSpace, ZeroNoise
+from methods.checkpoints import read_metadata, read_state
+from methods.layers.labels import one_hot
+
+ATOL, RTOL = 1e-4, 1e-4
+
+
+# ---- the official discriminator, losses and train mode ----------------------------------------
+
+
+def official_discriminator(config: Mapping[str, Any], seed: int, last_stride: int) -> nn.Module:
+    """Filled through the official key names."""
+    n_layers, scales = config["n_layers_D"], config["num_D"]
+    network = MultiScaleDiscriminator(
+        config["label_nc"], config["ndf"], n_layers, scales, last_stride
+    ).eval()
+    ends = {"parametrizations.weight.original": "weight_orig"}
+    ends |= {"parametrizations.weight.0.u": "weight_u", "parametrizations.weight.0.v": "weight_v"}
+    names = {}
+    for key in network.state_dict():
+        parts = key.replace("predict", f"stages.{n_layers}").split(".")[1:]
+        scale, _, stage, *rest = parts
+        inner = "0.0" if 0 < int(stage) < n_layers else "0"
+        end = ".".join(rest)
+        names[key] = f"discriminator_{scale}.model{stage}.{inner}.{ends.get(end, end)}"
+    own = network.state_dict()
+    shapes = {official: tuple(own[key].shape) for key, official in names.items()}
+    state = seeded(shapes, seed)
+    network.load_state_dict({key: state[official] for key, official in names.items()})
+    network.official_shapes = shapes  # type: ignore[assignment]
+    return network
+
+
+@pytest.mark.parametrize(
+    ("name", "last_stride", "manifest"),
+    [
+        ("spade.disc_losses_celebamask19", 1, "spade/spade.celebamask19"),
+        ("sean.disc_celebamask19", 2, "spade/sean.celebamask19"),
+    ],
+)
+def test_discriminator_and_losses_match(name: str, last_stride: int, manifest: str) -> None:
+    case = Case.read(f"training/{name}")
+    config, scalars = case.meta["config"], case.meta["scalars"]
+    network = official_discriminator(config, case.meta["weight_seed"], last_stride)
+    assert network.official_shapes == shapes_of(manifest, "netD")
+    semantics = one_hot(torch.from_numpy(case.arrays["label"]).long(), config["label_nc"])
+    with torch.no_grad():
+        fake = network(semantics, case.image("fake"))
+        real = network(semantics, case.image("real"))
+    for scale in range(2):
+        for which, found in (("fake", fake), ("real", real)):
+            assert case.off_by(f"{which}.D{scale}.pred", found[scale][-1]) < ATOL
+    last = config["n_layers_D"] - 1
+    for key in (k for k in case.arrays if ".feat" in k):
+        scale, stage = int(key[6]), int(key[-1])  # as fake.D0.feat1
+        assert stage in (1, last)
+        thin = fake[scale][stage].shape[1] // case.arrays[key].shape[1]
+        cut = every(1, thin, 2, 2) if stage == last else every(1, thin, 8, 8)
+        assert case.off_by(key, fake[scale][stage], *cut) < ATOL, key
+    expected = {"G_GAN": hinge_generator(fake), "G_GAN_Feat": 10 * feature_matching(fake, real)}
+    for key, value in expected.items():
+        assert float(value) == pytest.approx(scalars[key], rel=RTOL), key
+    both = scalars["D_Fake"] + scalars["D_real"]
+    assert float(hinge_discriminator(fake, real)) == pytest.approx(both, rel=RTOL)
+    if "kld_mu" in case.arrays:
+        mu, logvar = (torch.from_numpy(case.arrays[f"kld_{k}"]) for k in ("mu", "logvar"))
+        kl = float(kl_to_prior(mu, logvar))
+        assert kl == pytest.approx(scalars["KLD_unweighted"], rel=RTOL)
+
+
+def vgg_shapes() -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        from torchvision.models import vgg19
+
+        features = vgg19().features
+    return {k: tuple(v.shape) for k, v in features.state_dict().items()}
+
+
+def test_perceptual_loss_matches_and_refuses_other_files(tmp_path: Path) -> None:
+    case = Case.read("training/spade.disc_losses_celebamask19")
+    state = seeded(vgg_shapes(), case.meta["weight_seed"])
+    path = tmp_path / "vgg19.pth"
+    torch.save({f"features.{k}": v for k, v in state.items()}, path)
+    loss = Perceptual.read(path)
+    with torch.no_grad():
+        found = 10 * float(loss(case.image("fake"), case.image("real")))
+    assert found == pytest.approx(case.meta["scalars"]["G_VGG"], rel=RTOL)
+    torch.save({"features.0.weight": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match="does not hold torchvision's vgg19"):
+        Perceptual.read(path)
+
+
+@pytest.mark.parametrize("name", ["spade.tiny_train", "sean.small19_train"])
+def test_train_mode_matches(name: str) -> None:
+    """Batch statistics, one power iteration, buffers moved once."""
+    case = Case.read(f"spade/{name}")
+    method = case.method()
+    keys = method.key_maps()["netG"]
+    official = seeded(keys.official_shapes(), case.meta["weight_seed"])
+    names = keys.spectral_names
+    normalise(method)
+    net = method.net.netG.train()
+    state = net.state_dict()
+    for weight in names:
+        stem = weight.removesuffix("weight")
+        for ours, theirs in (("original", "orig"), ("0.u", "u"), ("0.v", "v")):
+            state[f"{stem}parametrizations.weight.{ours}"] = official[f"{stem}weight_{theirs}"]
+    net.load_state_dict(state)
+    batch = case.batch()
+    noise = official_stream(case, method) if case.meta["method"] == "sean" else ZeroNoise()
+    out = method.render(method.encode_layout(batch), method.encode_style(batch), noise)
+    assert case.off_by("out" if "out" in case.arrays else "out_noise", out) < ATOL
+    after = net.state_dict()
+    for key in (k for k in case.arrays if k.startswith("after/")):
+        place = key.removeprefix("after/")
+        place = place.replace("ace_", "norm_").replace("param_free_norm", "norm")
+        place = place.replace("weight_u", "parametrizations.weight.0.u")
+        if "Spade" not in place:  # the unused batch norm of the mask branch does not exist here
+            assert case.off_by(key, after[place]) < ATOL, key
+
+
+# ---- the trainer ------------------------------------------------------------------------------
+
+
+class Squares(Dataset):
+    """A light class on a dark one."""
+
+    name = "squares"
+
+    def __init__(self, n: int = 10, instances: bool = False) -> None:
+        self.split, self.size, self.instances = "train", (32, 32), instances
+        self.space = LabelSpace("squares", ("ground", "square", "stripe"))
+        self.ids = tuple(f"s{i}" for i in range(n))
+
+    def load(self, sample_id: str) -> Sample:
+        at = 4 + 2 * int(sample_id[1:])
+        label = np.zeros((32, 32), dtype=np.int64)
+        label[8:20, at - 4 : at + 6] = 1
+        label[28:] = 2
+        image = np.array([[30, 20, 90], [220, 180, 20], [90, 200, 90]], dtype=np.uint8)[label]
+        return Sample(sample_id, image, label, label if self.instances else None)
+
+    def fingerprint(self) -> str:
+        return f"squares {len(self.ids)}"
+
+
+SMALL = {
+    "spade": {"z_dim": 4, "encoder_size": 32, "nef": 4},
+    "sean": {"style_length": 8, "style_encoder_ngf": 4, "num_fc_mu": 3},
+}
+
+
+def recipe_file(folder: Path, method: str = "sean", **changes: Any) -> Path:
+    options = {"crop_size": 32, "ngf": 4, "max_channels": 16, "nhidden": 8, **SMALL[method]}
+    recipe = {
+        "method": method,
+        "options": options,
+        "data": {"name": f"{Path(__file__).resolve()}:Squares"},
+        "steps": 6,
+        "batch": 3,
+        "lr_g": 2e-3,
+        "ema": 0.5,
+        "decay": 0.5,
+        "loss": {"gan": 0.05, "feature": 0.1, "l1": 10.0, "kl": 1e-4, "vgg": 0},
+        "discriminator": {"ndf": 4, "n_layers": 2},
+        "device": "cpu",
+        "checkpoint_every": 2,
+        **changes,
+    }
+    path = folder / f"{method}.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.mark.parametrize("method", ["spade", "sean"])
+def test_training_lowers_the_loss_and_its_file_loads(method: str, tmp_path: Path) -> None:
+    seen: list[float] = []
+    out = train(
+        recipe_file(tmp_path, method, dtype="float16"),
+        tmp_path / "w.safetensors",
+        steps=25,
+        progress=lambda step, steps, losses: seen.append(losses["l1"]),
+    )
+    assert len(seen) == 25
+    assert np.mean(seen[-5:]) < 0.7 * np.mean(seen[:5])
+    about = read_metadata(out)
+    assert about is not None
+    assert about["training"]["steps"] == 25
+    assert about["training"]["perceptual_loss"] == "off (no weights given)"
+    assert {v.dtype for v in read_state(out).values() if v.is_floating_point()} == {torch.float16}
+    data = Squares()
+    loaded = methods.registry.get(method)().load(data.space, out)
+    batch = TrainingData(data).batch(0, 4, 0, flip=False)
+    picture = loaded.reconstruct(batch, ZeroNoise())
+    assert picture.dtype == torch.float32
+    assert float((picture - batch.image).abs().mean()) < 0.45
+
+
+def test_a_broken_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    recipe = recipe_file(tmp_path)
+    whole = read_state(train(recipe, tmp_path / "whole.safetensors", seed=3))
+
+    def stop(step: int, steps: int, losses: Mapping[str, float]) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "broken.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, out, seed=3, progress=stop)
+    checkpoint = tmp_path / "broken.safetensors.ckpt"
+    assert checkpoint.is_file()
+    with pytest.raises(UserError, match="another recipe, seed or training set"):
+        train(recipe, out, seed=4)
+    first: list[int] = []
+    again = read_state(
+        train(recipe, out, seed=3, progress=lambda step, steps, losses: first.append(step))
+    )
+    assert first == [5, 6]
+    assert not checkpoint.exists()
+    for key, value in whole.items():
+        torch.testing.assert_close(again[key], value, atol=1e-6, rtol=1e-5)
+
+
+def test_saved_weights_render_as_the_network_in_training(tmp_path: Path) -> None:
+    data = TrainingData(Squares())
+    trainer = Trainer(load_recipe(recipe_file(tmp_path, ema=None)), data, seed=0)
+    for _ in range(3):
+        trainer.update(3)
+    batch = data.batch(0, 3, 0, flip=False)
+    method = trainer.finished()
+    expected = method.reconstruct(batch, ZeroNoise())
+    trainer.method.net.eval()
+    torch.testing.assert_close(
+        trainer.method.reconstruct(batch, ZeroNoise()), expected, atol=1e-4, rtol=0
+    )
+    assert not [k for k in plain_state(trainer.method.net) if "parametrizations" in k]
+
+
+def test_every_parameter_is_trained(tmp_path: Path) -> None:
+    data = TrainingData(Squares())
+    for name in SMALL:
+        trainer = Trainer(load_recipe(recipe_file(tmp_path, name)), data, seed=0)
+        before = [p.detach().clone() for p in (*trainer.g, *trainer.d)]
+        for _ in range(2):
+            trainer.update(9)
+        after = (*trainer.g, *trainer.d)
+        assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_batches_are_permutations_and_flips_keep_pairs() -> None:
+    data = TrainingData(Squares(10, instances=True))
+    ids = [i for step in range(3) for i in data.batch(step, 3, 0, flip=False).ids]
+    assert len(set(ids)) == 9
+    assert ids != [i for step in range(3, 6) for i in data.batch(step, 3, 0, flip=False).ids]
+    plain, flipped = (data.batch(0, 8, 1, flip=f) for f in (False, True))
+    turned = [not torch.equal(a, b) for a, b in zip(plain.label, flipped.label, strict=True)]
+    assert 0 < sum(turned) < 8
+    assert torch.equal(flipped.instance, flipped.label)  # type: ignore[arg-type]
+    palette: Tensor = flipped.image.permute(0, 2, 3, 1)[flipped.label == 1]
+    assert len(palette.unique(dim=0)) == 1
+    with pytest.raises(UserError, match="10 samples do not fill a batch of 11"):
+        data.batch(0, 11, 0, flip=False)
+
+
+def test_recipes_are_strict_and_those_of_sisbench_fit(tmp_path: Path) -> None:
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        method = methods.create(recipe.method, "celebamask_hq", **recipe.options)
+        assert sum(p.numel() for p in method.net.parameters()) <= 1.4e6  # 3 MB as float16
+        assert method.size == (64, 64)
+    with pytest.raises(UserError, match=r"did you mean 'toy-sean'\?"):
+        load_recipe("toy-seen")
+    with pytest.raises(UserError, match=r"loss.gam: unknown key; did you mean 'gan'"):
+        load_recipe(recipe_file(tmp_path, loss={"gam": 1}))
+    with pytest.raises(UserError, match="safetensors"):
+        train(recipe_file(tmp_path), tmp_path / "w.pth")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(UserError, match="expected keys"):
+        load_recipe(tmp_path / "list.yaml")
+
+
+def test_without_fabric_training_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "lightning_fabric", None)
+    with pytest.raises(Unavailable, match="Lightning Fabric"):
+        trainer_module.make_fabric(load_recipe(recipe_file(tmp_path)))
