@@ -261,19 +261,19 @@ def test_both_samples_match_through_the_tasks() -> None:
     )
     x = batch_of(recon, method)
     r = exchanged(x)
-    images = {
-        (recon, "image"): method.reconstruct(x, zero),
-        (swap, "image_part"): method.transfer(x, r, zero, swap.meta["swap_classes"]),
-        (swap, "image_full"): method.transfer(x, r, zero),
-        (shape, "image_shape"): method.shape_transfer(x, r, zero, shape.meta["really_swapped"]),
-        (mix, "image_part"): method.interpolate_shape(x, r, zero, 0.5, mix.meta["classes"]),
-        (mix, "image_full"): method.interpolate_shape(x, r, zero, 0.75),
-    }
+    images = [
+        (recon, "image", method.reconstruct(x, zero)),
+        (swap, "image_part", method.transfer(x, r, zero, swap.meta["swap_classes"])),
+        (swap, "image_full", method.transfer(x, r, zero)),
+        (shape, "image_shape", method.shape_transfer(x, r, zero, shape.meta["really_swapped"])),
+        (mix, "image_part", method.interpolate_shape(x, r, zero, 0.5, mix.meta["classes"])),
+        (mix, "image_full", method.interpolate_shape(x, r, zero, 0.75)),
+    ]
     both = shape.meta["both_classes"]
     layout = method.encode_layout(x).swap(method.encode_layout(r), both)
     style = method.encode_style(x).swap(method.encode_style(r), both)
-    images[shape, "image_both"] = method.render(layout, style, zero)
-    for (case, name), image in images.items():
+    images.append((shape, "image_both", method.render(layout, style, zero)))
+    for case, name, image in images:
         assert case.off_by(name, image, *QUARTER) < IMAGE, name
 
 
