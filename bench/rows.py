@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,9 +85,16 @@ def cell_source(
         sibling: the same method's reconstructions, for figures of an edit's locality; or None.
     """
 
+    groups = Counter(r["target"] for r in items)
+    if max(groups.values(), default=1) > 1:  # images of one label map follow each other
+        items = sorted(items, key=lambda r: (r["target"], r["index"]))
+
     def batches() -> Iterator[ImageBatch]:
         for start in range(0, len(items), BATCH):
-            yield _cell_batch(view, items[start : start + BATCH], photos, sibling)
+            part = items[start : start + BATCH]
+            yield replace(
+                _cell_batch(view, part, photos, sibling), siblings=_siblings(view, part, items)
+            )
 
     task, dataset = view.about["task"]["slug"], view.about["dataset"]["label"]
     label = f"scoring {view.about['method']['label']} {task} on {dataset}"
@@ -185,6 +193,26 @@ def _labels(arrays: Sequence[np.ndarray]) -> Any:
     return torch.from_numpy(np.stack(arrays).astype(np.int64))
 
 
+def _siblings(
+    view: CellView, part: Sequence[Mapping[str, Any]], items: Sequence[Mapping[str, Any]]
+) -> Any:
+    """(B, K-1, 3, H, W) uint8: the other images of each item's label map, in the task ``sample``;
+    None elsewhere, or where they are not equally many."""
+    if view.about["task"]["name"] != "sample":
+        return None
+    members: dict[str, list[str]] = {}
+    for row in items:
+        members.setdefault(row["target"], []).append(row["id"])
+    counts = {len(ids) for ids in members.values()}
+    if len(counts) != 1 or counts == {1}:
+        return None
+    import torch
+
+    pictures = {i: view.image(i) for row in part for i in members[row["target"]]}
+    others = [[pictures[i] for i in members[r["target"]] if i != r["id"]] for r in part]
+    return torch.stack([_images(group) for group in others])
+
+
 def drawn_label(view: CellView, item: Mapping[str, Any], photos: Photographs) -> np.ndarray:
     """(H, W) int64: the label map that the image was drawn from, -1 where it has holes."""
     path = view.label_path(item["id"])
@@ -248,4 +276,5 @@ def _cell_batch(
         reference_label=_labels([s.label for s in references]) if referenced else None,
         target_label=_labels([photos.get(r["target"]).label for r in items]),
         original=original,
+        photograph=_images([photos.get(r["target"]).image for r in items]),
     )

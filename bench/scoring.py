@@ -86,6 +86,8 @@ class Scorer:
         makers: dict[str, RowMaker] = {}
         blocked: dict[str, Unavailable] = {}
         for name, cls, options in chosen:
+            if not cls.maker:
+                continue
             maker = self._maker(cls.maker, options)
             if isinstance(maker, Unavailable):
                 blocked[name] = maker
@@ -95,6 +97,9 @@ class Scorer:
             cell_source(cell, items, photos, _sibling(cell, cells)), makers, self.progress
         )
         for name, cls, options in chosen:
+            if not cls.maker:
+                yield self._reduce(cell, protocol, name, cls, None, item_columns(items), items)
+                continue
             key = _key(cls.maker, options)
             own = blocked.get(name) or rows[key]
             if isinstance(own, Unavailable):
@@ -113,6 +118,9 @@ class Scorer:
                     yield name, cls, {"layout": True}
                 continue
             if task not in cls.tasks and not self._paired(cls, task, photos, items):
+                continue
+            if not cls.maker:
+                yield name, cls, {}
                 continue
             if cls.maker != "confusion":
                 yield name, cls, self._options(cls.maker, protocol)
@@ -163,7 +171,7 @@ class Scorer:
             "preprocess": protocol.fid,
             "window": protocol.ssim,
             "device": self.request.device,
-            "weights": self.request.weights.get(maker),
+            "weights": self.request.weights.get(metrics.makers.get(maker).weights),
         }
         accepted = inspect.signature(metrics.makers.get(maker).__init__).parameters
         return {k: v for k, v in known.items() if k in accepted}
@@ -219,27 +227,25 @@ class Scorer:
         protocol: Protocol,
         name: str,
         cls: type[Metric],
-        maker: RowMaker,
+        maker: RowMaker | None,
         rows: Rows,
         items: Sequence[Mapping[str, Any]],
     ) -> Score:
-        split = protocol.real.get(cls.name, cls.real)
-        real = self._real(cell, split, cls.maker, maker)
+        split = protocol.real.get(cls.name, cls.real) if maker is not None else ""
+        real = None if maker is None else self._real(cell, split, cls.maker, maker)
         if isinstance(real, Unavailable):
             return self._score(cell, protocol, name, None, _reason(real))
         options = inspect.signature(cls.__init__).parameters
         known = {"space": self._photographs(cell.about["dataset"]["config"]).dataset.space}
         try:
             metric = cls(**{k: v for k, v in known.items() if k in options})
-            figure = metric.reduce(_grouped(rows, items), real, seed=protocol.seed)
+            figure = metric.reduce(rows, real, seed=protocol.seed)
         except UserError as error:
             return self._score(cell, protocol, name, None, _reason(error))
         self.used[name] = cls
-        extra = (
-            _basis(maker, cls, protocol) | {"real_split": split}
-            if split
-            else _basis(maker, cls, protocol)
-        )
+        extra = {} if maker is None else _basis(maker, cls, protocol)
+        if split:
+            extra["real_split"] = split
         failed = cell.about["items"] - len(items)
         marks = (f"{failed} of {cell.about['items']} items failed",) if failed else ()
         return self._score(cell, protocol, name, figure, "", extra, marks)
@@ -336,11 +342,11 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _grouped(rows: Rows, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows with the target of each item beside them, for figures over groups of one label map."""
+def item_columns(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the run recorded of each item, as rows of the efficiency figures."""
     import numpy as np
 
-    return dict(rows) | {"target_id": np.array([r["target"] for r in items])}
+    return {"seconds": np.array([r["seconds"] for r in items])}
 
 
 def _key(maker: str, options: Mapping[str, Any]) -> str:
@@ -370,7 +376,9 @@ def _basis(maker: RowMaker, cls: type[Metric], protocol: Protocol) -> dict[str, 
     basis: dict[str, str] = {}
     sha = str(getattr(maker, "sha256", ""))
     parser = getattr(maker, "parser", None)
-    if parser is not None:
+    if maker.name == "layout":
+        basis["convention"] = protocol.accuracy if cls.name == "accuracy" else protocol.miou
+    elif parser is not None:
         basis["parser"] = f"{parser.name} {parser.fingerprint()[:12]}"
         basis["convention"] = protocol.accuracy if cls.name == "accuracy" else protocol.miou
         basis["resize"] = "label maps by PIL's nearest rule"
