@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,7 +80,7 @@ def report(
     run: Run,
     protocol: Protocols = "",
     versus: Annotated[
-        str, typer.Option(help="compare every method with this one, on the same items")
+        str, typer.Option(help="a method (paired, on the same items) or a paper, as ca2sis")
     ] = "",
     formats: Annotated[str, typer.Option(help="table formats")] = "md,tex,csv,html",
 ) -> None:
@@ -87,7 +88,7 @@ def report(
     from bench.pipeline import write_report
 
     page = write_report(run, _split(protocol), versus or None, tuple(_split(formats)))
-    _print_tables(run)
+    _print_tables(run, versus or None, _split(protocol))
     out.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
@@ -293,10 +294,10 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
-def _print_tables(run: Path) -> None:
+def _print_tables(run: Path, versus: str | None = None, protocols: Sequence[str] = ()) -> None:
     from bench.report import console_tables
 
-    for table in console_tables(run):
+    for table in console_tables(run, versus=versus, protocols=protocols):
         out.print(table)
 
 

@@ -72,6 +72,14 @@ class Source:
     label: str
 
 
+def in_groups(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Items in plan order; where a label map has several images, these follow each other."""
+    groups = Counter(r["target"] for r in items)
+    if max(groups.values(), default=1) == 1:
+        return list(items)
+    return sorted(items, key=lambda r: (r["target"], r["index"]))
+
+
 def cell_source(
     view: CellView,
     items: Sequence[Mapping[str, Any]],
@@ -84,10 +92,6 @@ def cell_source(
         items: item rows, without the failed ones.
         sibling: the same method's reconstructions, for figures of an edit's locality; or None.
     """
-
-    groups = Counter(r["target"] for r in items)
-    if max(groups.values(), default=1) > 1:  # images of one label map follow each other
-        items = sorted(items, key=lambda r: (r["target"], r["index"]))
 
     def batches() -> Iterator[ImageBatch]:
         for start in range(0, len(items), BATCH):

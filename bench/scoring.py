@@ -9,14 +9,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import metrics
 from bench.config import DatasetConfig
 from bench.data import open_dataset
 from bench.errors import Unavailable, UserError
 from bench.progress import Progress
 from bench.protocol import Protocol
-from bench.rows import Photographs, cell_source, map_rows, real_source
-from bench.store import CEILING, SEEDED, CellView, RunStore, Score
+from bench.rows import Photographs, cell_source, in_groups, map_rows, real_source
+from bench.store import CEILING, SEEDED, CellView, RunStore, Score, write_values
 from metrics.base import Figure, Metric, RowMaker, Rows
 
 CEILING_LABEL, CEILING_TITLE = "(photographs)", "Real photographs"
@@ -76,7 +78,7 @@ class Scorer:
     ) -> Iterator[Score]:
         about, task = cell.about, cell.about["task"]["name"]
         photos = self._photographs(about["dataset"]["config"])
-        items = [r for r in cell.items() if not r["error"]]
+        items = in_groups([r for r in cell.items() if not r["error"]])
         chosen = list(self._chosen(task, photos, items, protocol))
         if about["status"] in ("impossible", "failed") or not items:
             reason = about["reason"] or "no images yet"
@@ -239,13 +241,17 @@ class Scorer:
         known = {"space": self._photographs(cell.about["dataset"]["config"]).dataset.space}
         try:
             metric = cls(**{k: v for k, v in known.items() if k in options})
-            figure = metric.reduce(rows, real, seed=protocol.seed)
+            targets = np.array([r["target"] for r in items])
+            figure = metric.reduce(dict(rows) | {"target_id": targets}, real, seed=protocol.seed)
+            values = metric.values(rows, real)
         except UserError as error:
             return self._score(cell, protocol, name, None, _reason(error))
         self.used[name] = cls
         extra = {} if maker is None else _basis(maker, cls, protocol)
         if split:
             extra["real_split"] = split
+        if values is not None and len(values) == len(items):
+            write_values(cell, name, protocol.id, [r["id"] for r in items], values)
         failed = cell.about["items"] - len(items)
         marks = (f"{failed} of {cell.about['items']} items failed",) if failed else ()
         return self._score(cell, protocol, name, figure, "", extra, marks)
@@ -344,8 +350,6 @@ def plain(value: Any) -> Any:
 
 def item_columns(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the run recorded of each item, as rows of the efficiency figures."""
-    import numpy as np
-
     return {"seconds": np.array([r["seconds"] for r in items])}
 
 

@@ -12,6 +12,7 @@ RUN/report/                     tables, charts, grids, report.html
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
@@ -150,6 +151,29 @@ class CellView:
 
         with Image.open(self.image_path(sample_id)) as picture:
             return np.asarray(picture.convert("RGB"))
+
+
+def _values_path(cell: CellView, metric: str, protocol: str) -> Path:
+    plain = "".join(c if c.isalnum() or c in "-_@+=." else "-" for c in f"{metric}@{protocol}")
+    return cell.folder / "values" / f"{plain}.npz"
+
+
+def write_values(
+    cell: CellView, metric: str, protocol: str, ids: Sequence[str], values: np.ndarray
+) -> None:
+    """Keep (n,) values an item whose mean is the figure, for paired comparisons."""
+    buffer = io.BytesIO()
+    np.savez(buffer, ids=np.array(ids), values=np.asarray(values, np.float64))
+    write_atomic(_values_path(cell, metric, protocol), buffer.getvalue())
+
+
+def read_values(cell: CellView, metric: str, protocol: str) -> dict[str, float] | None:
+    """Item id -> value; None where none were kept."""
+    path = _values_path(cell, metric, protocol)
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        return dict(zip(stored["ids"].tolist(), stored["values"].tolist(), strict=True))
 
 
 class RunStore:

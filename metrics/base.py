@@ -157,3 +157,9 @@ class Metric(ABC):
     @abstractmethod
     def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
         """The figure of ``rows``; ``real`` are the reference set's rows for set-level distances."""
+
+    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
+        """(n,) one value an item whose mean is the figure: the values themselves for a mean over
+        images, jackknife pseudo-values for a figure of the set; None where there are none. Their
+        differences compare two methods on the same items."""
+        return None

@@ -309,6 +309,11 @@ class FID(Metric):
             extra=self._extra(features, reference),
         )
 
+    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
+        """FID + u_i, the jackknife pseudo-values."""
+        value, influence = frechet_influence(rows["features"], _reference(real, self.name))
+        return value + influence
+
     def _extra(self, features: np.ndarray, reference: FrechetReference) -> dict[str, Any]:
         shift = features.mean(axis=0, dtype=np.float64) - reference.mean
         return {"mean_term": float(shift @ shift)}

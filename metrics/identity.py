@@ -165,6 +165,9 @@ class FRS(Metric):
     tasks = ("reconstruct",)
     source = "Fontanini et al. (CA2-SIS), Table 2; network: facenet, by inference"
 
+    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
+        return cosine(rows["embedding"], rows["target_embedding"])
+
     def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
         target = rows["target_embedding"]
         values = cosine(rows["embedding"], target)
@@ -199,7 +202,7 @@ class REIDSim(Metric):
     source = "Dufour et al. (SCAM), ECCV 2022, section 4"
 
     def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
-        estimate = mean_estimate(self._values(rows))
+        estimate = mean_estimate(self.values(rows))
         extra = {
             "background_similarity": float(np.mean(rows["background"])),
             "whole_frame": int(np.sum(rows["whole_frame"])),
@@ -207,7 +210,7 @@ class REIDSim(Metric):
         n = len(rows["subject"])
         return Figure(estimate.value, n, se=estimate.se, ci=estimate.ci, extra=extra)
 
-    def _values(self, rows: Rows) -> np.ndarray:
+    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray:
         return rows["subject"]
 
 
@@ -227,5 +230,5 @@ class REIDAcc(REIDSim):
     title = "REIDAcc"
     bounds = (0.0, 1.0)
 
-    def _values(self, rows: Rows) -> np.ndarray:
+    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray:
         return (rows["subject"] > rows["background"]).astype(np.float64)

@@ -139,6 +139,10 @@ class Locality(Metric):
         super().__init__(space=space)
         self.space = LabelSpace.named(space) if isinstance(space, str) else space
 
+    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
+        outside = rows["outside"]
+        return outside if np.isfinite(outside).all() else None
+
     def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
         outside, inside = rows["outside"], rows["inside"]
         defined = np.isfinite(outside) & np.isfinite(inside)

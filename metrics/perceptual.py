@@ -320,6 +320,9 @@ class LPIPS(Metric):
     tasks = ("reconstruct",)
     source = "Zhang et al., CVPR 2018, section 3"
 
+    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
+        return rows["lpips"]
+
     def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
         estimate = mean_estimate(rows["lpips"])
         n = len(rows["lpips"])

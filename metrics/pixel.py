@@ -114,6 +114,10 @@ class PSNR(Metric):
             estimate.value, len(values), se=estimate.se, ci=estimate.ci, extra=extra, marks=marks
         )
 
+    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
+        values = psnr_of(rows["sse"], rows["count"])
+        return values if np.isfinite(values).all() else None
+
 
 class PSNRPooled(Metric):
     """Peak signal-to-noise ratio of the whole set: one logarithm of the pooled squared error.
@@ -277,6 +281,9 @@ class SSIM(Metric):
     maker = "ssim"
     tasks = _PAIRED
     source = "Wang et al., IEEE TIP 2004, section III"
+
+    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
+        return rows["ssim"]
 
     def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
         estimate = mean_estimate(rows["ssim"])

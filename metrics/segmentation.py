@@ -264,6 +264,28 @@ class _FromConfusion(Metric):
     ) -> np.ndarray:
         return _mean(np.where(keep, _iou(tp, truth, found), np.nan))
 
+    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
+        """Infinitesimal-jackknife pseudo-values of the pooled figure: the figure plus n times its
+        derivative by the weight of each image."""
+        confusion = rows["confusion"]
+        tp = np.diagonal(confusion, axis1=1, axis2=2).astype(np.float64)  # (n, K)
+        truth, found = confusion.sum(2, dtype=np.float64), confusion.sum(1, dtype=np.float64)
+        k = confusion.shape[1]
+        ignore = None if self.space is None else self.space.ignore
+        keep = np.arange(k) != (-1 if ignore is None else ignore)
+        value = float(self._value(tp.sum(0), truth.sum(0), found.sum(0), keep))
+        return value + len(tp) * self._derivative(tp, truth, found, keep)
+
+    def _derivative(
+        self, tp: np.ndarray, truth: np.ndarray, found: np.ndarray, keep: np.ndarray
+    ) -> np.ndarray:
+        """(n,) derivative of mean IoU: d(TP/U) = (tp_i U - TP u_i) / U^2, averaged over classes."""
+        union = truth + found - tp
+        whole = union.sum(0)
+        used = (whole > 0) & keep
+        change = tp[:, used] * whole[used] - tp.sum(0)[used] * union[:, used]
+        return (change / whole[used] ** 2).mean(1)
+
     def _details(
         self, confusion: np.ndarray, ignored: np.ndarray, keep: np.ndarray
     ) -> tuple[dict[str, float], dict[str, Any]]:
@@ -340,3 +362,9 @@ class Accuracy(_FromConfusion):
         self, tp: np.ndarray, truth: np.ndarray, found: np.ndarray, keep: np.ndarray
     ) -> np.ndarray:
         return tp.sum(-1) / np.maximum(truth.sum(-1), 1)
+
+    def _derivative(
+        self, tp: np.ndarray, truth: np.ndarray, found: np.ndarray, keep: np.ndarray
+    ) -> np.ndarray:
+        total = truth.sum()
+        return (tp.sum(1) * total - tp.sum() * truth.sum(1)) / max(total, 1) ** 2

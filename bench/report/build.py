@@ -14,6 +14,7 @@ from bench.errors import UserError, did_you_mean
 from bench.report.charts import Chart, charts
 from bench.report.grids import Grid, LoadSample, grids
 from bench.report.page import report_page
+from bench.report.paired import paired_tables
 from bench.report.published import paper_tables
 from bench.report.quality import Material, quality_tables
 from bench.report.render import RENDERERS, to_rich
@@ -30,9 +31,11 @@ def report_tables(
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
 ) -> list[Table]:
-    """Quality tables, then the paper tables that ``versus`` names."""
+    """Quality tables, then the comparison with what ``versus`` names: a method, or a paper."""
     tables = quality_tables(material, protocols, uncertainty=uncertainty)
-    if versus:
+    if versus in {row.key for row in material.methods}:
+        tables += paired_tables(material, str(versus), material.chosen(protocols))
+    elif versus:
         tables += paper_tables(versus, material, material.chosen(protocols) or material.protocols)
     return tables
 
@@ -114,7 +117,8 @@ def build_report(
 
     Args:
         formats: of the tables: "md", "tex", "csv", "html".
-        versus: set the run under a paper's figures: ``ca2sis``, ``ca2sis_table1``, or a YAML file.
+        versus: a method of the run, for paired differences on the same items; or a paper whose
+            figures stand beside the run's: ``ca2sis``, ``ca2sis_table1``, or a YAML file.
         load_sample: (data set config, sample id) -> (image (H, W, 3) uint8, label map (H, W) int);
             without it grids show generated images only.
         protocols: several are shown side by side; () gives every protocol tables of its own.

@@ -1,0 +1,87 @@
+"""Values an item whose mean is the figure, and the paired comparison that rests on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import metrics
+from bench.config import RunConfig, validated
+from bench.pipeline import run_all, write_report
+from bench.progress import Progress
+from bench.report.paired import paired_tables
+from bench.report.quality import Material
+
+RNG = np.random.default_rng(0)
+FEATURES = {"features": RNG.normal(size=(40, 12))}
+REAL = {"features": RNG.normal(size=(60, 12)) + 0.3}
+CONFUSION = {"confusion": RNG.integers(0, 50, (20, 4, 4)), "ignored": np.zeros((20, 4), int)}
+PIXELS = {
+    "sse": RNG.uniform(1e3, 1e5, 20),
+    "count": np.full(20, 3072),
+    "low": np.zeros(20, int),
+    "high": np.full(20, 255),
+}
+CASES = [
+    ("fid", FEATURES, REAL),
+    ("miou", CONFUSION, None),
+    ("accuracy", CONFUSION, None),
+    ("psnr", PIXELS, None),
+    ("ssim", {"ssim": RNG.uniform(0, 1, 20)}, None),
+    ("lpips", {"lpips": RNG.uniform(0, 1, 20)}, None),
+]
+
+
+@pytest.mark.parametrize(("name", "rows", "real"), CASES, ids=[c[0] for c in CASES])
+def test_the_mean_of_the_values_is_the_figure(name: str, rows: dict, real: dict | None) -> None:
+    metric = metrics.create(name)
+    values = metric.values(rows, real)
+    assert values is not None
+    assert values.mean() == pytest.approx(metric.reduce(rows, real).value, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["miou", "accuracy"])
+def test_pseudo_values_are_the_derivative_by_an_images_weight(name: str) -> None:
+    """One image counted slightly more changes the figure by its pseudo-value's share."""
+    metric, n, step = metrics.create(name), 20, 1e-4
+    values = metric.values(CONFUSION)
+    figure = metric.reduce(CONFUSION).value
+    for k in (0, 7):
+        weights = np.ones(n)
+        weights[k] += step
+        heavier = CONFUSION["confusion"] * weights[:, None, None]
+        pooled = heavier.sum(0)
+        tp, truth, found = np.diagonal(pooled), pooled.sum(1), pooled.sum(0)
+        moved = tp.sum() / truth.sum() if name == "accuracy" else (tp / (truth + found - tp)).mean()
+        assert (moved - figure) / step == pytest.approx((values[k] - figure) / n, rel=1e-2)
+
+
+def test_versus_a_method_of_the_run(method_file: str, tmp_path: Path) -> None:
+    better = tmp_path / "better.py"
+    text = Path(method_file.rpartition(":")[0]).read_text()
+    better.write_text(text.replace("0.05 * grain", "0.0 * grain"))
+    raw = {
+        "name": "test",
+        "output": str(tmp_path / "run"),
+        "methods": [
+            {"name": method_file, "label": "noisy"},
+            {"name": f"{better}:MeanColour", "label": "clean"},
+        ],
+        "datasets": [{"name": "toyfaces", "size": 32, "n": 8}],
+        "metrics": ["psnr", "ssim", "miou"],
+        "parsers": {"celebamask_hq": "toy"},
+    }
+    run_all(validated(RunConfig, raw, "test"), Progress(quiet=True))
+    table = paired_tables(Material.of(tmp_path / "run"), "noisy", [])[0]
+    assert [r.key for r in table.rows] == ["clean"]
+    cell = dict(zip([c.key for c in table.columns], table.cells[0], strict=True))["psnr"]
+    scores = {(s.method, s.metric): s for s in Material.of(tmp_path / "run").scores}
+    difference = scores["clean", "psnr"].value - scores["noisy", "psnr"].value
+    assert cell.value == pytest.approx(difference)
+    assert cell.value > 0
+    assert cell.n == 8
+    assert cell.se < scores["clean", "psnr"].se, "pairing removes what the items share"
+    page = write_report(tmp_path / "run", versus="noisy")
+    assert "difference to noisy" in page.read_text()
