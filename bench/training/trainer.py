@@ -212,9 +212,9 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         """The running average, quick at first so that it forgets the start."""
-        decay = min(self.recipe.ema or 0.0, (1 + self.step) / (10 + self.step))
         if self.recipe.ema is None:
             return
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
         for name, value in self.method.net.state_dict().items():
             kept = self.average[name]
             if kept.is_floating_point():
