@@ -166,13 +166,18 @@ def train(
 
 
 @app.command()
-def doctor(config: Annotated[Path | None, typer.Argument(help="YAML of a run")] = None) -> None:
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="YAML of a run")] = None,
+    anchor: Annotated[
+        bool, typer.Option("--anchor", help="also score the parser on the real test photographs")
+    ] = False,
+) -> None:
     """Data, weights, devices, versions: one line each, with the remedy."""
     from bench.doctor import examine
 
     worst = 0
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
-    for finding in examine(config):
+    for finding in examine(config, anchor):
         mark = f"[{colours[finding.state]}]{finding.state:4}[/]"
         remedy = f"\n       -> {finding.remedy}" if finding.remedy else ""
         out.print(f"{mark} {escape(finding.what)}{escape(remedy)}", highlight=False, soft_wrap=True)

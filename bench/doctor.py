@@ -26,8 +26,12 @@ class Finding:
     remedy: str = ""
 
 
-def examine(config: Path | None) -> Iterator[Finding]:
-    """Look at the machine and, with a configuration, at all that its run will need."""
+def examine(config: Path | None, anchor: bool = False) -> Iterator[Finding]:
+    """Look at the machine and, with a configuration, at all that its run will need.
+
+    Args:
+        anchor: also run the parser over the real test photographs and compare with its anchor.
+    """
     yield Finding("ok", f"python {sys.version.split()[0]}")
     versions = library_versions()
     for name in _NEEDED:
@@ -51,6 +55,37 @@ def examine(config: Path | None) -> Iterator[Finding]:
     yield from _plan(loaded)
     yield from _weights(loaded)
     yield from _disk(loaded)
+    yield from _anchors(loaded, anchor)
+
+
+def _anchors(config: RunConfig, wanted: bool) -> Iterator[Finding]:
+    """The parser on the real photographs of its anchor, where weights and data are there."""
+    from bench import weights
+    from bench.anchor import ANCHORS, check_anchor
+    from bench.data import open_dataset
+    from bench.progress import Progress
+    from bench.runner import pick_device
+
+    for anchor in ANCHORS:
+        for d in config.datasets:
+            if d.name != anchor.dataset:
+                continue
+            what = f"anchor of {anchor.parser} on {d.shown}"
+            try:
+                file = config.weights.get(anchor.parser)
+                path = Path(file) if file else weights.path(anchor.parser)
+                data = open_dataset(d.name, **{"root": d.arguments.get("root"), **anchor.arguments})
+            except UserError as error:
+                yield Finding("warn", f"{what}: not checked, {error.message}", error.hint)
+                continue
+            if not wanted:
+                yield Finding("warn", f"{what}: not checked", "sisbench doctor CONFIG --anchor")
+                continue
+            device = pick_device(config.engine.device)
+            right, said = check_anchor(anchor, data, path, device, Progress())
+            yield Finding(
+                "ok" if right else "fail", f"{what}: {said}", "" if right else anchor.source
+            )
 
 
 def _size(config: RunConfig) -> str:

@@ -247,7 +247,8 @@ class Scorer:
         except UserError as error:
             return self._score(cell, protocol, name, None, _reason(error))
         self.used[name] = cls
-        extra = {} if maker is None else _basis(maker, cls, protocol)
+        size = self._photographs(cell.about["dataset"]["config"]).dataset.size
+        extra = {} if maker is None else _basis(maker, cls, protocol, size)
         if split:
             extra["real_split"] = split
         if values is not None and len(values) == len(items):
@@ -311,7 +312,8 @@ class Scorer:
                     value=None,
                     marks=(CEILING,),
                 )
-                yield filled(base, figure, _basis(maker, cls, protocol), protocol)
+                size = photos.dataset.size
+                yield filled(base, figure, _basis(maker, cls, protocol, size), protocol)
 
 
 def filled(base: Score, figure: Figure, extra: Mapping[str, Any], protocol: Protocol) -> Score:
@@ -375,7 +377,9 @@ def _sibling(cell: CellView, cells: Sequence[CellView]) -> CellView | None:
     return None
 
 
-def _basis(maker: RowMaker, cls: type[Metric], protocol: Protocol) -> dict[str, str]:
+def _basis(
+    maker: RowMaker, cls: type[Metric], protocol: Protocol, size: tuple[int, int]
+) -> dict[str, str]:
     """What a figure rests on, for captions: extractor with hash, parser, resize, convention."""
     basis: dict[str, str] = {}
     sha = str(getattr(maker, "sha256", ""))
@@ -386,6 +390,7 @@ def _basis(maker: RowMaker, cls: type[Metric], protocol: Protocol) -> dict[str, 
         basis["parser"] = f"{parser.name} {parser.fingerprint()[:12]}"
         basis["convention"] = protocol.accuracy if cls.name == "accuracy" else protocol.miou
         basis["resize"] = "label maps by PIL's nearest rule"
+        basis["compare_at"] = "x".join(map(str, parser.compare_size(size)))
     elif sha:
         parts = (maker.name, f"sha256 {sha[:12]}", getattr(maker, "preprocess", ""))
         basis["extractor"] = " ".join(

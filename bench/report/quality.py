@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -187,6 +187,34 @@ def _table(
         columns,
         rows,
         cells,
-        [f"{'Protocols' if len(protocols) > 1 else 'Protocol'} {label}."],
+        [
+            f"{'Protocols' if len(protocols) > 1 else 'Protocol'} {label}.",
+            *_agreement(material, here, protocols),
+        ],
         uncertainty=uncertainty,
     )
+
+
+def _agreement(
+    material: Material, scores: Sequence[Score], protocols: Sequence[str]
+) -> Iterator[str]:
+    """Whether two parsers rank the methods alike: Kendall's tau of ``miou`` and ``miou:PARSER``."""
+    from scipy.stats import kendalltau
+
+    for other in dict.fromkeys(s.metric for s in scores if ":" in s.metric):
+        base, parser = other.split(":", 1)
+        for protocol in protocols:
+            values: dict[str, dict[str, float]] = {base: {}, other: {}}
+            for s in scores:
+                chosen = s.protocol == protocol and s.metric in values and CEILING not in s.marks
+                if chosen and s.value is not None:
+                    values[s.metric][s.method] = s.value
+            both = [m for m in values[base] if m in values[other]]
+            if len(both) < 2:
+                continue
+            tau = kendalltau([values[base][m] for m in both], [values[other][m] for m in both])
+            title = material.column(base, base, "").title
+            yield (
+                f"{title}: ranking of {len(both)} methods by the table's parser and by {parser} "
+                f"agrees with Kendall's tau {tau.statistic:+.2f}."
+            )

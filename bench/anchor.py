@@ -1,0 +1,92 @@
+"""Self-check of the parser pipeline: its score on real photographs against the published anchor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import metrics
+from bench.data import Dataset
+from bench.progress import Progress
+from bench.rows import Photographs, map_rows, real_source
+
+TOLERANCE = 0.5
+"""Points (per cent) within which the set-up counts as right (segmentation_metrics, section 5)."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What a parser scores on the real photographs of a split, as its authors state it.
+
+    Attributes:
+        dataset, parser: registry names; ``arguments`` opens the split; n: its number of images.
+        miou, accuracy: per cent.
+        source: who states it.
+    """
+
+    dataset: str
+    parser: str
+    arguments: Mapping[str, object]
+    n: int
+    miou: float
+    accuracy: float
+    source: str
+
+
+ANCHORS = (
+    Anchor(
+        dataset="celebamask_hq",
+        parser="celebamask_unet",
+        arguments={"split": "test", "split_rule": "official", "size": 512},
+        n=2824,
+        miou=79.06,
+        accuracy=93.42,
+        source="the CelebAMask-HQ face parser's own figures on its test split",
+    ),
+)
+
+
+def check_anchor(
+    anchor: Anchor, dataset: Dataset, weights: Path | None, device: str, progress: Progress
+) -> tuple[bool, str]:
+    """(whether both figures are within half a point of the anchor, what was found).
+
+    Where they are not, the named conventions that would meet the anchor are listed: that tells a
+    wrong average from wrong pixels.
+
+    Raises:
+        Unavailable: the parser's weights are not here.
+    """
+    maker = metrics.create_maker(
+        "confusion", parser=anchor.parser, space=dataset.space, weights=weights, device=device
+    )
+    source = real_source(Photographs(dataset, dataset.fingerprint()))
+    rows = map_rows(source, {f"confusion-{anchor.parser}": maker}, progress)
+    found = next(iter(rows.values()))
+    assert isinstance(found, Mapping)  # photographs always have label maps
+    named = metrics.create("miou", space=dataset.space).reduce(found).extra
+    pairs = (("mIoU", "miou", anchor.miou), ("accuracy", "acc", anchor.accuracy))
+    defaults = {"miou": "miou_dataset_union", "acc": "acc_pixel_dataset"}
+    parts, right = [], len(dataset) == anchor.n
+    if not right:
+        parts.append(f"{len(dataset)} images where the anchor has {anchor.n}")
+    for title, prefix, wanted in pairs:
+        value = 100 * named[defaults[prefix]]
+        near = abs(value - wanted) <= TOLERANCE
+        right = right and near
+        parts.append(f"{title} {value:.2f} (anchor {wanted})")
+        if not near:
+            meets = [
+                name
+                for name, other in named.items()
+                if name.startswith(prefix)
+                and isinstance(other, float)
+                and abs(100 * other - wanted) <= TOLERANCE
+            ]
+            parts.append(
+                f"the anchor is met by {', '.join(meets)}: another average"
+                if meets
+                else "no convention meets the anchor: pixels differ (resize, split, or weights)"
+            )
+    return right, "; ".join(parts)

@@ -1,0 +1,60 @@
+"""The anchor of a parser: right, off by an average, off by pixels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bench.anchor import ANCHORS, Anchor, check_anchor
+from bench.data import open_dataset
+from bench.errors import Unavailable
+from bench.progress import Progress
+
+QUIET = Progress(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def toy() -> tuple[Anchor, str]:
+    """The toy parser on twelve toy faces, its own score taken as the anchor."""
+    data = open_dataset("toyfaces", size=64, n=12)
+    blank = replace(ANCHORS[0], dataset="toyfaces", parser="toy", n=12, miou=0, accuracy=0)
+    return blank, check_anchor(blank, data, None, "cpu", QUIET)[1]
+
+
+def found(said: str, title: str) -> float:
+    return float(said.split(f"{title} ")[1].split(" ")[0])
+
+
+def test_within_half_a_point(toy: tuple[Anchor, str]) -> None:
+    anchor, said = toy
+    right = replace(anchor, miou=found(said, "mIoU") + 0.4, accuracy=found(said, "accuracy") - 0.4)
+    data = open_dataset("toyfaces", size=64, n=12)
+    assert check_anchor(right, data, None, "cpu", QUIET)[0]
+    assert not check_anchor(replace(right, n=13), data, None, "cpu", QUIET)[0]
+
+
+def test_another_average_is_named(toy: tuple[Anchor, str]) -> None:
+    import metrics
+    from bench.rows import Photographs, map_rows, real_source
+
+    anchor, said = toy
+    data = open_dataset("toyfaces", size=64, n=12)
+    maker = metrics.create_maker("confusion", parser="toy", space=data.space)
+    source = real_source(Photographs(data, data.fingerprint()))
+    rows = map_rows(source, {"confusion-toy": maker}, QUIET)["confusion-toy"]
+    named = metrics.create("miou", space=data.space).reduce(rows).extra
+    off = replace(anchor, miou=100 * named["miou_image_absent1"], accuracy=found(said, "accuracy"))
+    right, text = check_anchor(off, data, None, "cpu", QUIET)
+    assert not right
+    assert "miou_image_absent1" in text
+
+
+def test_wrong_pixels_are_told_from_a_wrong_average(toy: tuple[Anchor, str]) -> None:
+    assert "no convention meets the anchor" in toy[1]
+
+
+def test_absent_weights_are_said() -> None:
+    data = open_dataset("toyfaces", size=64, n=2)
+    with pytest.raises(Unavailable, match="celebamask_unet"):
+        check_anchor(ANCHORS[0], data, None, "cpu", QUIET)
