@@ -41,7 +41,7 @@ class Registry:
         """
         if ".py" in name:
             return self._from_file(name)
-        target = self._builtin.get(name)
+        target = self._builtin.get(name) or self._builtin.get(self._spelled(name))
         if target is None:
             for point in entry_points(group=self.group):
                 if point.name == name:
@@ -56,6 +56,11 @@ class Registry:
             )
         module, _, attribute = target.partition(":")
         return getattr(importlib.import_module(module), attribute)
+
+    def _spelled(self, name: str) -> str:
+        """The built-in name that a paper's spelling means: ``CA2-SIS`` is ``ca2sis``."""
+        wanted = _bare(name)
+        return next((known for known in self._builtin if _bare(known) == wanted), name)
 
     def _from_file(self, spec: str) -> Any:
         path_text, _, attribute = spec.rpartition(":")
@@ -72,6 +77,10 @@ class Registry:
                 f"{path_text} has no class '{attribute}'", did_you_mean(attribute, classes)
             )
         return found
+
+
+def _bare(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
 def load_file(path: Path) -> ModuleType:

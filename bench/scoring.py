@@ -24,6 +24,8 @@ from metrics.base import Figure, Metric, RowMaker, Rows
 CEILING_LABEL, CEILING_TITLE = "(photographs)", "Real photographs"
 EFFICIENCY = frozenset({"seconds", "peak_memory", "parameters", "flops"})
 """Figures of a machine, not of images: they stand in timing.csv, apart from the quality tables."""
+ON_REQUEST = frozenset({"class_iou", "fid_infinity", "lpips_vgg", "lpips_squeeze"})
+"""Figures that stand in a table only where they are asked for by name."""
 OWN_LABEL_TASKS = frozenset({"reconstruct", "transfer", "class_transfer"})
 
 
@@ -140,7 +142,7 @@ class Scorer:
         if self.request.metrics is None:
             names = [n for n in names if n not in EFFICIENCY]
             unwanted = "psnr" if protocol.psnr == "pooled" else "psnr_pooled"
-            names = [n for n in names if n not in (unwanted, "class_iou", "fid_infinity")]
+            names = [n for n in names if n != unwanted and n not in ON_REQUEST]
         return names
 
     def _paired(

@@ -31,7 +31,8 @@ def create(name: str, space: LabelSpace | str, **options: Any) -> Method:
     """A method built for a label space, in its official size unless ``options`` say otherwise.
 
     Args:
-        name: registry name, as ``"sean"``, or ``"./file.py:Class"``.
+        name: registry name, as ``"sean"`` (papers' spellings, as ``"CA2-SIS"``, are understood), or
+            ``"./file.py:Class"``.
         space: a label space, or the name of one, as ``"celebamask_hq"``.
         options: fields of the method's ``Options``.
 

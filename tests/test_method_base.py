@@ -119,6 +119,12 @@ def test_unknown_method_option_and_class(tmp_path: Path, method_file: str) -> No
         methods.create(f"{broken}:X", SPACE)
 
 
+def test_the_spellings_of_papers_are_understood() -> None:
+    assert methods.registry.get("CA2-SIS") is methods.registry.get("ca2sis")
+    assert methods.registry.get("SCA-DM") is methods.registry.get("sca_dm")
+    assert methods.editors.get("Semantic-VAE") is methods.editors.get("semantic-vae")
+
+
 class _Net(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
