@@ -1,55 +1,24 @@
-"""The runner: works off a plan cell by cell, resumes where it was stopped, and scores what it
-made."""
+"""The runner: works off a plan method by method, resumes, and keeps the manifest."""
 
 from __future__ import annotations
 
 import fcntl
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-
 import methods
 from bench.cells import Cell, Plan, is_editor, method_class
-from bench.data import Dataset, Sample
-from bench.data.loader import prefetch, to_batch
-from bench.data.prepare import png_bytes
 from bench.errors import UserError
+from bench.generation import CellRunner, Timer, finished, pending
 from bench.provenance import provenance
-from bench.store import SCHEMA, CellView, RunStore, write_atomic, write_json
-from bench.tasks import Editor, Item, Made, make, make_layout
+from bench.store import SCHEMA, CellView, write_json
+from bench.tasks import Editor
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from bench.progress import Progress
-    from bench.types import Batch
     from methods.base import Method
-    from methods.editor import LayoutEditor
-
-HOLE_BYTE = 255
-
-
-@dataclass
-class Timer:
-    """Seconds by stage: where the time of a run went."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    images: int = 0
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def pick_device(wanted: str) -> str:
@@ -122,7 +91,7 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
     timer = Timer()
     _write_manifest(plan, entries, about)
     for position, group in _by_method(plan.cells):
-        work = [(i, c) for i, c in enumerate(group, position) if not c.reason and _pending(root, c)]
+        work = [(i, c) for i, c in enumerate(group, position) if not c.reason and pending(root, c)]
         loaded = _load(work[0][1], plan, device, progress) if work else None
         editor = _load_editor(work[0][1], plan, device) if work else None
         for index, cell in work:
@@ -191,21 +160,6 @@ def _unable(method: Method | None, cell: Cell, plan: Plan) -> str:
     return "" if is_editor(cell.method.name) else why_not(method, cell.task.name) or ""
 
 
-def _pending(root: Path, cell: Cell) -> list[Item]:
-    """Items without an image yet, in order; those that failed before are tried again."""
-    done = finished(CellView(root / cell.folder, {"key": cell.key}))
-    return [item for item in cell.items if item.id not in done]
-
-
-def finished(view: CellView) -> set[str]:
-    """Ids of the items that have their image."""
-    return {
-        row["id"]
-        for row in view.items()
-        if not row["error"] and view.image_path(row["id"]).is_file()
-    }
-
-
 def _entry(plan: Plan, cell: Cell) -> dict[str, Any]:
     """The cell as the manifest and its own cell.json describe it."""
     dataset = plan.datasets[cell.dataset.shown]
@@ -271,258 +225,3 @@ def _write_manifest(plan: Plan, entries: list[dict[str, Any]], about: dict[str, 
             "cells": entries,
         },
     )
-
-
-def to_uint8(images: Tensor, rule: str) -> Tensor:
-    """The one place where images become 8-bit: (B, 3, H, W) float in [-1, 1] -> (B, H, W, 3) uint8.
-
-    ``round``: half up, as torchvision's save_image; ``truncate``: as the papers' code.
-    """
-    import torch
-
-    scaled = (images.float() + 1) / 2 * 255
-    if rule == "round":
-        scaled = scaled + 0.5
-    return scaled.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-class CellRunner:
-    """Makes the missing items of one cell: decode ahead, render, write behind."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        cell: Cell,
-        method: Method | LayoutEditor,
-        editor: Editor | None,
-        timer: Timer,
-        progress: Progress,
-    ) -> None:
-        self.plan, self.cell, self.method, self.editor = plan, cell, method, editor
-        self.timer, self.progress = timer, progress
-        self.root = plan.config.folder / cell.folder
-        self.dataset: Dataset = plan.datasets[cell.dataset.shown]
-        self.batch_size = plan.config.engine.batch_size
-        self.position = {item.id: index for index, item in enumerate(cell.items)}
-
-    def run(self) -> None:
-        """Work off what is pending; safe to be killed at any moment."""
-        about = {"key": self.cell.key, "method": self.method.describe()}
-        write_json(self.root / "cell.json", about)
-        pending = _pending(self.plan.config.folder, self.cell)
-        groups = list(_batches(pending, self.batch_size))
-        wanted = [[x for i in g for x in (i.target, i.reference) if x] for g in groups]
-        label = f"{self.cell.method.shown} {self.cell.task.slug} on {self.cell.dataset.shown}"
-        total = len(self.cell.items)
-        loaded = prefetch(self.dataset, wanted, self.plan.config.engine.workers)
-        writes: list[Future[None]] = []
-        with (
-            self.progress.bar(label, total, total - len(pending)) as advance,
-            ThreadPoolExecutor(1) as pool,
-        ):
-            for group in groups:
-                with self.timer.stage("decode"):
-                    samples = next(loaded)
-                rows, pictures = self._make(group, samples)
-                with self.timer.stage("write"):
-                    while len(writes) > 2:
-                        writes.pop(0).result()
-                    writes.append(pool.submit(self._write, rows, pictures))
-                self.timer.images += len(group)
-                advance(len(group))
-            with self.timer.stage("write"):
-                for future in writes:
-                    future.result()
-        self._merge()
-
-    def _make(
-        self, group: Sequence[Item], samples: dict[str, Sample | UserError]
-    ) -> tuple[list[dict[str, Any]], list[tuple[str, np.ndarray]]]:
-        """(item rows, pictures to write as (path in the cell, array)) of one batch."""
-        rows, pictures = [], []
-        usable = []
-        for item in group:
-            faults = [samples[x] for x in (item.target, item.reference) if x]
-            fault = next((f for f in faults if isinstance(f, UserError)), None)
-            if fault is None:
-                usable.append(item)
-            else:
-                rows.append(self._row(item, error=fault.message))
-        for part, made, seconds in self._render(usable, samples):
-            if isinstance(made, str):
-                rows.extend(self._row(item, error=made) for item in part)
-                continue
-            eight_bit = to_uint8(made.image, self.plan.protocol.quantise).cpu().numpy()
-            finite = made.image.flatten(1).isfinite().all(1).cpu()
-            for k, item in enumerate(part):
-                if not bool(finite[k]):
-                    rows.append(self._row(item, error="the method rendered non-finite values"))
-                    continue
-                classes = made.edited[k].nonzero()[:, 0].tolist()
-                each = seconds / len(part)
-                rows.append(self._row(item, classes, int(made.absent[k]), each, len(part)))
-                pictures.append((f"images/{item.id}.png", eight_bit[k]))
-                if made.label is not None:
-                    drawn = made.label[k].cpu().numpy()
-                    byte = np.where(drawn < 0, HOLE_BYTE, drawn).astype(np.uint8)
-                    pictures.append((f"labels/{item.id}.png", byte))
-        return rows, pictures
-
-    def _render(
-        self, items: Sequence[Item], samples: dict[str, Sample | UserError]
-    ) -> Iterator[tuple[Sequence[Item], Made | str, float]]:
-        """(items, what was made of them or the error, seconds); halves a batch that does not
-        fit."""
-        if not items:
-            return
-        try:
-            made, seconds = self._forward(items, samples)
-        except (RuntimeError, ValueError, UserError) as error:
-            if len(items) == 1:
-                yield items, f"{type(error).__name__}: {str(error).splitlines()[0][:300]}", 0.0
-                return
-            if is_out_of_memory(error):
-                _free(self.method.device)
-                self.progress.say(f"out of memory at batch size {len(items)}: halved")
-            half = (len(items) + 1) // 2
-            yield from self._render(items[:half], samples)
-            yield from self._render(items[half:], samples)
-            return
-        yield items, made, seconds
-
-    def _forward(
-        self, items: Sequence[Item], samples: dict[str, Sample | UserError]
-    ) -> tuple[Made, float]:
-        space, device = self.dataset.space, self.method.device
-
-        def batch(ids: list[str]) -> Any:
-            return to_batch([s for i in ids if isinstance(s := samples[i], Sample)], space).to(
-                device
-            )
-
-        target = batch([i.target for i in items])
-        reference = batch([i.reference for i in items]) if items[0].reference else None
-        with self.timer.stage("network"):
-            start = time.perf_counter()
-            made = self._call(items, target, reference)
-            _synchronise(device)
-            seconds = time.perf_counter() - start
-        return made, seconds
-
-    def _call(self, items: Sequence[Item], target: Batch, reference: Batch | None) -> Made:
-        from methods.editor import LayoutEditor
-
-        protocol = self.plan.protocol
-        if isinstance(self.method, LayoutEditor):
-            return make_layout(self.method, protocol, items, target)
-        task = self.cell.task
-        return make(self.method, task, protocol, items, target, reference, self.editor)
-
-    def _row(
-        self,
-        item: Item,
-        classes: Sequence[int] = (),
-        absent: int = 0,
-        seconds: float = 0.0,
-        batch: int = 0,
-        error: str = "",
-    ) -> dict[str, Any]:
-        return {
-            "id": item.id,
-            "index": self.position[item.id],
-            "target": item.target,
-            "reference": item.reference,
-            "alpha": item.alpha,
-            "classes": list(classes),
-            "absent": absent,
-            "seconds": seconds,
-            "batch": batch,
-            "error": error,
-        }
-
-    def _write(self, rows: list[dict[str, Any]], pictures: list[tuple[str, np.ndarray]]) -> None:
-        """Pictures first, then the rows that vouch for them."""
-        for name, array in pictures:
-            write_atomic(self.root / name, png_bytes(array))
-        first = min(row["index"] for row in rows)
-        write_items(self.root / "items" / f"part-{first:06d}.parquet", rows)
-
-    def _merge(self) -> None:
-        """Many small parts become one file; a kill in between leaves rows twice, which is
-        harmless."""
-        folder = self.root / "items"
-        parts = sorted(folder.glob("part-*.parquet"))
-        rows = CellView(self.root, {"key": self.cell.key}).items()
-        write_items(folder / "all.parquet", rows)
-        for part in parts:
-            part.unlink()
-
-
-def write_items(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Item rows as one parquet file, whole or not at all."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema(
-        [
-            ("id", pa.string()),
-            ("index", pa.int64()),
-            ("target", pa.string()),
-            ("reference", pa.string()),
-            ("alpha", pa.float64()),
-            ("classes", pa.list_(pa.int64())),
-            ("absent", pa.int64()),
-            ("seconds", pa.float64()),
-            ("batch", pa.int64()),
-            ("error", pa.string()),
-        ]
-    )
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema), buffer)
-    write_atomic(path, buffer.getvalue().to_pybytes())
-
-
-def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
-    """Consecutive items of one alpha, at most ``size`` together."""
-    batch: list[Item] = []
-    for item in items:
-        if batch and (len(batch) == size or batch[0].alpha != item.alpha):
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch ran out of memory, on any device."""
-    import torch
-
-    kind = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
-    text = str(error).lower()
-    return isinstance(error, kind) or "out of memory" in text or "can't allocate memory" in text
-
-
-def _free(device: torch.device) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def _synchronise(device: torch.device) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def open_run(root: Path) -> RunStore:
-    """An existing run.
-
-    Raises:
-        UserError: there is none.
-    """
-    store = RunStore(root)
-    store.manifest()
-    return store

@@ -164,7 +164,9 @@ def write_values(
     """Keep (n,) values an item whose mean is the figure, for paired comparisons."""
     buffer = io.BytesIO()
     np.savez(buffer, ids=np.array(ids), values=np.asarray(values, np.float64))
-    write_atomic(_values_path(cell, metric, protocol), buffer.getvalue())
+    path, data = _values_path(cell, metric, protocol), buffer.getvalue()
+    if not path.is_file() or path.read_bytes() != data:
+        write_atomic(path, data)
 
 
 def read_values(cell: CellView, metric: str, protocol: str) -> dict[str, float] | None:

@@ -19,6 +19,7 @@ from bench import runner
 from bench.cells import make_plan
 from bench.config import RunConfig, validated
 from bench.errors import UserError
+from bench.generation import to_uint8
 from bench.pipeline import run_all
 from bench.progress import Progress
 from bench.store import CellView, RunStore
@@ -292,7 +293,7 @@ def test_keys_follow_what_images_depend_on(method_file: str, tmp_path: Path) -> 
 def test_quantisation_happens_once_and_by_rule(rule: str, expected: list[int]) -> None:
     values = torch.tensor([-1.5, -1.0, 0.0, 0.997, 2.0])
     image = values.view(1, 1, 1, 5).expand(1, 3, 1, 5)
-    out = runner.to_uint8(image, rule)
+    out = to_uint8(image, rule)
     assert out.shape == (1, 1, 5, 3)
     assert out[0, 0, :, 0].tolist() == expected
 
