@@ -20,8 +20,9 @@ install: $(STAMP)  ## install into .venv
 demo: $(STAMP)  ## the whole benchmark on the bundled data set, offline; prints where the report is
 	$(BIN)/sisbench demo
 
+# two workers with one thread each: the tests are many small networks
 test: $(STAMP)  ## the tests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: $(STAMP)  ## the heavier checks: official-size networks, resumes, long runs
 	$(BIN)/python -m pytest -q -m slow
