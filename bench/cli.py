@@ -101,7 +101,13 @@ def methods() -> None:
     for name in registry.registry.names():
         cls = registry.registry.get(name)
         size = "x".join(map(str, cls.size))
-        table.add_row(name, cls.title, size, ", ".join(sorted(cls.can)), escape(cls.paper))
+        table.add_row(name, cls.title, size, ", ".join(sorted(cls().can)), escape(cls.paper))
+    for name in registry.editors.names():
+        cls = registry.editors.get(name)
+        size = "x".join(map(str, cls.size))
+        table.add_row(
+            name, cls.title, size, "layout_reconstruction, layout_editor", escape(cls.paper)
+        )
     out.print(table)
 
 

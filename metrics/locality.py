@@ -25,7 +25,7 @@ def heat_map(edited: np.ndarray, original: np.ndarray) -> np.ndarray:
     Returns:
         (H, W) float32 in [0, 1], mean over edits and channels.
 
-    Source: Fontanini et al. (CA2-SIS), IEEE Access 2024, Fig. 14.
+    Source: Fontanini et al. (CA2-SIS), IEEE Access, Fig. 14.
 
     >>> found = heat_map(np.full((2, 1, 1, 3), 51, np.uint8), np.zeros((1, 1, 3), np.uint8))
     >>> round(float(found[0, 0]), 6)
@@ -117,7 +117,7 @@ class Locality(Metric):
     Args:
         space: label space, for class names.
 
-    Source: Fontanini et al. (CA2-SIS), IEEE Access 2024, Fig. 14 (there as a heat map).
+    Source: Fontanini et al. (CA2-SIS), IEEE Access, Fig. 14 (there as a heat map).
 
     >>> rows = {"inside": np.array([0.5]), "outside": np.array([0.1]),
     ...         "leak": np.array([[0.4, 0.0]]), "pixels": np.array([[4, 0]])}
@@ -133,7 +133,7 @@ class Locality(Metric):
     digits = 4
     maker = "locality"
     tasks = ("class_transfer", "shape_transfer", "mixed")
-    source = "Fontanini et al. (CA2-SIS), IEEE Access 2024, Fig. 14"
+    source = "Fontanini et al. (CA2-SIS), IEEE Access, Fig. 14"
 
     def __init__(self, space: LabelSpace | str | None = None) -> None:
         super().__init__(space=space)

@@ -106,7 +106,7 @@ class CA2SIS(Method):
     title = "CA2-SIS"
     paper = (
         "Fontanini et al., Semantic Image Synthesis via Class-Adaptive Cross-Attention, "
-        "IEEE Access 2025, arXiv:2308.16071"
+        "IEEE Access, arXiv:2308.16071"
     )
     Options = CA2SISOptions
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {
