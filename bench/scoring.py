@@ -271,7 +271,9 @@ class Scorer:
     ) -> Score:
         about = cell.about
         self.used.setdefault(name, metrics.registry.get(name.split(":")[0]))
-        if str(about["method"]["weights"].get("source") or "").startswith("seeded:"):
+        editor = about.get("editor") or {}
+        sources = (about["method"]["weights"].get("source"), editor.get("weights"))
+        if any(str(source or "").startswith("seeded:") for source in sources):
             marks = (SEEDED, *marks)
         base = Score(
             method=about["method"]["label"],
