@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,9 +15,13 @@ from bench.types import HOLE
 
 @lru_cache(maxsize=256)
 def nearest_indices(source: int, target: int) -> Tensor:
-    """(target,) int64: source index of each position under torch's ``nearest``, as it rounds."""
-    ramp = torch.arange(source, dtype=torch.float32)[None, None]
-    return F.interpolate(ramp, size=target, mode="nearest")[0, 0].long()
+    """(target,) int64 on the CPU: source index of each position under torch's ``nearest``.
+
+    floor(i * scale) in float32, as torch's kernels round it.
+    """
+    scale = np.float32(source) / np.float32(target)
+    index = (np.arange(target, dtype=np.float32) * scale).astype(np.int64)
+    return torch.from_numpy(index.clip(max=source - 1))
 
 
 def resize_labels(label: Tensor, size: tuple[int, int]) -> Tensor:
