@@ -11,7 +11,7 @@ from bench.errors import Unavailable
 from bench.protocol import Protocol, get_protocol, presets
 
 _BY_MAKER = {
-    "inception": ("fid", "real"),
+    "inception": ("fid", "dtype", "real"),
     "confusion": ("parsers", "miou", "accuracy"),
     "psnr": ("psnr",),
     "ssim": ("ssim",),

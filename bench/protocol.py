@@ -49,6 +49,7 @@ class Protocol(BaseModel):
         seed: seed of pairs, class draws and noise.
         samples: images a label map in the task ``sample``.
         fid: preprocessing of Inception: "tf1" (torch-fidelity), "clean", "pytorch_fid".
+        dtype: precision of the feature networks: "float32", or "bf16", which the id then shows.
         real: by metric, the split of the real set ("test", "train").
         miou, accuracy, psnr, ssim: convention names (metrics/segmentation.py, metrics/pixel.py).
         parsers: by label space, the parser behind mIoU and accuracy.
@@ -70,6 +71,7 @@ class Protocol(BaseModel):
     seed: int = 0
     samples: int = Field(10, ge=1)
     fid: Literal["tf1", "clean", "pytorch_fid"] = "tf1"
+    dtype: Literal["float32", "bf16"] = "float32"
     real: dict[str, Literal["test", "train"]] = Field(default_factory=dict)
     miou: str = "miou_dataset_union"
     accuracy: str = "acc_pixel_dataset"

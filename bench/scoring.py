@@ -173,6 +173,7 @@ class Scorer:
         """The options of a maker that the protocol, the configuration and the device decide."""
         known = {
             "preprocess": protocol.fid,
+            "dtype": protocol.dtype,
             "window": protocol.ssim,
             "device": self.request.device,
             "weights": self.request.weights.get(metrics.makers.get(maker).weights),

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import methods
+from bench.conformance import check_batch, check_method
 from bench.errors import Unavailable, UserError
-from bench.types import Batch, GivenNoise, LabelSpace, Noise, ZeroNoise
+from bench.types import HOLE, Batch, GivenNoise, LabelSpace, Noise, ZeroNoise
 from methods.base import Method, Style, why_not
 from methods.ca2sis import CA2SIS, CA2Layout, transformer
+from methods.ca2sis.network import StyleMapNorm
 from methods.ca2sis.transformer import Block, StyleTransformer
 from methods.checkpoints import save_weights
 from methods.layers.labels import one_hot, resize_labels
@@ -148,7 +150,7 @@ def test_reconstruction_matches_inside_and_out() -> None:
     found, handles = inner(method, names | {"mid_enc5": "style_encoder.Encoder.enc_layer_5"})
     batch, maps = batch_of(case, method), []
     layout, style = method.encode_layout(batch), method.encode_style(batch)
-    image = method.net.decode(layout.embedding, style.codes, maps)
+    image = method.net.decode(layout.embedding, style.codes, layout.label, maps)
     for handle in handles:
         handle.remove()
     assert case.off_by("z", layout.embedding) < 1e-6
@@ -168,7 +170,7 @@ def test_a_reconstruction_takes_little_more_than_half_of_the_operations() -> Non
         net = methods.create("ca2sis", "celebamask_hq", noise_encoder=False).net
         label, image = torch.zeros(1, 256, 256, dtype=torch.int64), torch.zeros(1, 3, 256, 256)
         with FlopCounterMode(display=False) as counter:
-            net.decode(net.embed(label), net.style_encoder(image, label))
+            net.decode(net.embed(label), net.style_encoder(image, label), label)
     assert 70 < counter.get_total_flops() / 2e9 <= 75  # GMAC; the official code takes 128.4
 
 
@@ -586,3 +588,28 @@ def test_every_fixture_is_used() -> None:
     edits = {"recon", "style_swap", "shape_swap", "interp", "attention", "diversity", "dontcare"}
     variants = {"plain", "no_embedder", "sean_style", "no_group_conv"}
     assert names == edits | {f"variant_{v}" for v in variants}
+
+
+def test_ablation_without_cross_attention_modulates_by_class() -> None:
+    """Ours: each pixel's scale and shift follow from the code of its own class."""
+    torch.manual_seed(0)
+    norm = StyleMapNorm(32, 6)
+    x, codes = torch.randn(1, 32, 4, 4), torch.randn(1, 3, 6)
+    label = torch.randint(0, 3, (1, 8, 8))
+    label[0, :2, :2] = HOLE
+    out = norm(x, codes, label)
+    plain, small = norm.norm(x), label[0, ::2, ::2]
+    for c in range(3):
+        gamma, beta = norm.modulation(codes)[0, c].chunk(2)
+        wanted = plain[0] * (1 + gamma[:, None, None]) + beta[:, None, None]
+        assert torch.allclose(out[0][:, small == c], wanted[:, small == c], atol=1e-6)
+    assert torch.allclose(out[0][:, small == HOLE], plain[0][:, small == HOLE])
+
+
+def test_ablation_without_cross_attention_runs_every_task() -> None:
+    options = {"no_cross_attention": True, "resolution": 64, "style_enc_feat_dim": 1}
+    findings = list(check_method("ca2sis", "celebamask_hq", None, options))
+    assert not [f for f in findings if f.ok is False]
+    method = methods.create("ca2sis", "celebamask_hq", **options)
+    with pytest.raises(Unavailable, match="no attention maps"):
+        method.attention_maps(check_batch(method.space, method.size, 1))

@@ -41,7 +41,8 @@ class CA2SISOptions:
             without mapping network, whose code had none.
         ds_mode: "cityscapes" draws images twice as wide as high; None follows the label space.
         resolution: height of the images, a multiple of 64 (official: 256).
-        no_embedding, sean_style_encoder, no_group_conv: ablations of Table 3.
+        no_embedding, sean_style_encoder, no_group_conv, no_cross_attention: ablations of Table 3;
+            the last one is ours (SPADE normalisation by the style map), as none was released.
         multi_scale_style_enc: the opposite of ``sean_style_encoder``.
         ngf: must be 32, the width that is built in.
         ndf, n_layers_D, num_D: width, layers and number of the discriminators in training.
@@ -62,6 +63,7 @@ class CA2SISOptions:
     no_embedding: bool = False
     sean_style_encoder: bool = False
     no_group_conv: bool = False
+    no_cross_attention: bool = False
     multi_scale_style_enc: bool | None = None
     ngf: int = 32
     ndf: int = 64
@@ -146,6 +148,7 @@ class CA2SIS(Method):
             o.mapping_dim if self._has_mapping else 0,
             embedder=not o.no_embedding,
             tanh=not o.ablation if o.tanh is None else o.tanh,
+            attention=not o.no_cross_attention,
         )
 
     @property
@@ -243,7 +246,7 @@ class CA2SIS(Method):
 
     def render(self, layout: Layout, style: Style, noise: NoiseSource) -> Tensor:
         """(B, 3, H, W); the network draws no noise of its own."""
-        return self.net.decode(self._by_channel(layout), style.codes)
+        return self.net.decode(self._by_channel(layout), style.codes, layout.label)
 
     def cannot(self) -> Mapping[str, str]:
         if self._has_mapping:
@@ -259,10 +262,16 @@ class CA2SIS(Method):
             stage ("cross2" at 1/16 of the size ... "cross6" at full size) -> (B, C, h, w) logits
             before the softmax, mean over heads: what the attention loss compares with the label
             map (the paper says softmax maps of each head).
+
+        Raises:
+            Unavailable: the ablation without cross-attention has none.
         """
+        if self.options.no_cross_attention:
+            raise Unavailable("the ablation without cross-attention has no attention maps")
         maps: list[Tensor] = []
         codes = self.encode_style(batch).codes
-        self.net.decode(self._by_channel(self.encode_layout(batch)), codes, maps)
+        layout = self.encode_layout(batch)
+        self.net.decode(self._by_channel(layout), codes, layout.label, maps)
         return {f"cross{i + 2}": found for i, found in enumerate(maps)}
 
     # ---- channels -----------------------------------------------------------------------------

@@ -111,6 +111,28 @@ class MappingNetwork(nn.Module):
         return self.unshared[-1](x).transpose(0, 1)
 
 
+class StyleMapNorm(nn.Module):
+    """What stands for a cross-attention in the ablation without it (Table 3, "w/o CA"; ours, since
+    the authors' was never released): SPADE normalisation whose scale and shift come from the style
+    map, in which every pixel has the code of its class. A pixel of no class is only normalised.
+    """
+
+    def __init__(self, channels: int, code_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(32, channels, affine=False)
+        self.modulation = nn.Linear(code_dim, 2 * channels)
+
+    def forward(self, x: Tensor, codes: Tensor, label: Tensor) -> Tensor:
+        """(B, c, h, w), (B, C, D), (B, H, W) int64 class ids -> (B, c, h, w)"""
+        table = self.modulation(codes)  # (B, C, 2c): a look-up, as the map is constant a class
+        table = torch.cat([table, table.new_zeros(len(table), 1, table.shape[2])], 1)
+        small = resize_labels(label, (x.shape[-2], x.shape[-1]))
+        rows = torch.where(small == HOLE, codes.shape[1], small).flatten(1)  # (B, h*w)
+        pixels = table.gather(1, rows[..., None].expand(-1, -1, table.shape[2]))
+        gamma, beta = pixels.transpose(1, 2).unflatten(2, x.shape[-2:]).chunk(2, 1)
+        return self.norm(x) * (1 + gamma) + beta
+
+
 class CA2SISNet(nn.Module):
     """Everything that the official ``netG`` holds.
 
@@ -123,6 +145,7 @@ class CA2SISNet(nn.Module):
         mapping_dim: width of the noise, 0 for no mapping network.
         embedder: False gives the ablation without mask embedder.
         tanh: whether the image passes a tanh.
+        attention: False gives the ablation without cross-attention.
     """
 
     def __init__(
@@ -135,8 +158,10 @@ class CA2SISNet(nn.Module):
         mapping_dim: int,
         embedder: bool,
         tanh: bool,
+        attention: bool = True,
     ) -> None:
         super().__init__()
+        self.attention = attention
         self.num_classes = num_classes
         self.embedded = num_classes - int(exclude_bg)
         self.base = base
@@ -149,7 +174,9 @@ class CA2SISNet(nn.Module):
         for i, (inp, out) in enumerate(_STAGES):
             heads, head_dim = (4, 32) if i == 4 else (8, 64)
             self.add_module(f"res{i + 2}", ResBlock(inp, out, up=i > 0))
-            cross = StyleTransformer(out, code_dim, heads, head_dim, self_attention=i < 3)
+            cross: nn.Module = StyleMapNorm(out, code_dim)
+            if attention:
+                cross = StyleTransformer(out, code_dim, heads, head_dim, self_attention=i < 3)
             self.add_module(f"cross{i + 2}", cross)
         self.out_conv = nn.Conv2d(_STAGES[-1][1], 3, 1)
 
@@ -158,14 +185,18 @@ class CA2SISNet(nn.Module):
         first = self.num_classes - self.embedded
         return self.encs((label - first).clamp_min(HOLE), self.embedded)
 
-    def decode(self, embedding: Tensor, codes: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+    def decode(
+        self, embedding: Tensor, codes: Tensor, label: Tensor, maps: list[Tensor] | None = None
+    ) -> Tensor:
         """Draw: (B, ne, E), (B, C, D) -> (B, 3, H, W).
 
-        ``maps`` receives the attention logits of the five stages (see ``StyleTransformer``).
+        ``label`` (B, H, W) matters to the ablation without cross-attention alone; ``maps`` receives
+        the attention logits of the five stages (see ``StyleTransformer``).
         """
         x = self.reshape_conv(embedding.unflatten(2, self.base))
         for i in range(2, 2 + len(_STAGES)):
             x = getattr(self, f"res{i}")(x)
-            x = getattr(self, f"cross{i}")(x, codes, maps)
+            cross = getattr(self, f"cross{i}")
+            x = cross(x, codes, maps) if self.attention else cross(x, codes, label)
         x = self.out_conv(x)
         return x.tanh() if self.tanh else x
