@@ -101,7 +101,7 @@ def _compatible(wanted: Protocol, own: Protocol, run: Path) -> Protocol:
 
 def describe(name: str, cls: Any) -> dict[str, Any]:
     """What a report needs to know of a metric, taken from its class."""
-    parser = name.partition(":")[2]
+    parser = name.partition("@")[2]
     return {
         "title": cls.title + (f" ({parser})" if parser else ""),
         "direction": cls.direction,

@@ -133,7 +133,7 @@ class Scorer:
                 options = self._options("confusion", protocol)
                 options |= {"parser": parser, "space": photos.dataset.space}
                 options |= {"weights": self.request.weights.get(parser)}
-                yield (name if k == 0 else f"{name}:{parser}"), cls, options
+                yield (name if k == 0 else f"{name}@{parser}"), cls, options
 
     def _names(self, protocol: Protocol) -> list[str]:
         names = list(self.request.metrics or metrics.registry.names())
@@ -271,7 +271,7 @@ class Scorer:
         marks: tuple[str, ...] = (),
     ) -> Score:
         about = cell.about
-        self.used.setdefault(name, metrics.registry.get(name.split(":")[0]))
+        self.used.setdefault(name, metrics.registry.get(name.split("@")[0]))
         editor = about.get("editor") or {}
         sources = (about["method"]["weights"].get("source"), editor.get("weights"))
         if any(str(source or "").startswith("seeded:") for source in sources):
@@ -323,7 +323,7 @@ class Scorer:
 
 def filled(base: Score, figure: Figure, extra: Mapping[str, Any], protocol: Protocol) -> Score:
     """A figure as a score, under the convention that the protocol names."""
-    wanted = {"miou": protocol.miou, "accuracy": protocol.accuracy}.get(base.metric.split(":")[0])
+    wanted = {"miou": protocol.miou, "accuracy": protocol.accuracy}.get(base.metric.split("@")[0])
     value, se, ci = figure.value, figure.se, figure.ci
     if wanted and wanted in figure.extra and figure.extra[wanted] != value:
         value, se, ci = figure.extra[wanted], None, None

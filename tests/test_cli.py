@@ -158,3 +158,34 @@ def test_explain_names_formula_file_and_protocols(capsys: pytest.CaptureFixture[
     assert re.search(r"metrics/frechet\.py:\d+", text)
     for protocol in ("sisbench1", "ca2sis2024", "scam2022*", "sean2020"):
         assert protocol in text
+
+
+METRIC = '''
+import numpy as np
+from metrics.base import Figure, Metric
+
+class WorstPixel(Metric):
+    """Largest squared error a set."""
+
+    name, title, maker = "worst", "Worst image", "psnr"
+
+    def reduce(self, rows, real=None, *, seed=0):
+        return Figure(float(np.max(rows["sse"])), len(rows["sse"]))
+'''
+
+
+def test_a_metric_of_ones_own(
+    capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(METRIC)
+    raw = yaml.safe_load(config.read_text()) | {"metrics": [f"{own}:WorstPixel", "miou"]}
+    config.write_text(yaml.safe_dump(raw))
+    code, text = run(capsys, "run", str(config), "-q")
+    assert code == 0
+    code, text = run(capsys, "score", str(tmp_path / "run"), "--parsers", "toy,toy2", "-q")
+    assert code == 2
+    assert "toy2" in text
+    code, text = run(capsys, "score", str(tmp_path / "run"), "--parsers", "toy", "-q")
+    assert code == 0
+    assert "Worst image" in text

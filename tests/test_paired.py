@@ -85,3 +85,23 @@ def test_versus_a_method_of_the_run(method_file: str, tmp_path: Path) -> None:
     assert cell.se < scores["clean", "psnr"].se, "pairing removes what the items share"
     page = write_report(tmp_path / "run", versus="noisy")
     assert "difference to noisy" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("second", "tau"), [((1.0, 2.0, 3.0), "+1.00"), ((3.0, 2.0, 1.0), "-1.00")]
+)
+def test_two_parsers_and_whether_they_rank_alike(
+    tmp_path: Path, second: tuple[float, ...], tau: str
+) -> None:
+    from bench.report.quality import quality_tables
+    from bench.store import Score
+
+    scores = [
+        Score(f"m{k}", f"m{k}", "d", "reconstruct", name, "p@1", value, n=9)
+        for name, values in (("miou", (0.1, 0.2, 0.3)), ("miou@other", second))
+        for k, value in enumerate(values)
+    ]
+    about = {"title": "mIoU", "direction": "up", "unit": "%", "scale": 100.0, "digits": 2}
+    material = Material(tmp_path, {}, [], scores, {"miou": about, "miou@other": about})
+    table = quality_tables(material)[0]
+    assert any(f"tau {tau}" in sentence and "other" in sentence for sentence in table.caption)

@@ -198,11 +198,11 @@ def _table(
 def _agreement(
     material: Material, scores: Sequence[Score], protocols: Sequence[str]
 ) -> Iterator[str]:
-    """Whether two parsers rank the methods alike: Kendall's tau of ``miou`` and ``miou:PARSER``."""
+    """Whether two parsers rank the methods alike: Kendall's tau of ``miou`` and ``miou@PARSER``."""
     from scipy.stats import kendalltau
 
-    for other in dict.fromkeys(s.metric for s in scores if ":" in s.metric):
-        base, parser = other.split(":", 1)
+    for other in dict.fromkeys(s.metric for s in scores if "@" in s.metric):
+        base, parser = other.split("@", 1)
         for protocol in protocols:
             values: dict[str, dict[str, float]] = {base: {}, other: {}}
             for s in scores:
