@@ -28,6 +28,8 @@ weights_app = typer.Typer(
 )
 app.add_typer(weights_app, name="weights")
 out = Console()
+if not out.is_terminal:
+    out = Console(width=160)  # a pipe has no width: tables are not cut
 
 Config = Annotated[Path, typer.Argument(help="YAML of the run; see docs/configuration.md")]
 Run = Annotated[Path, typer.Argument(help="folder of a run")]
