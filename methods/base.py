@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.errors import Unavailable, UserError, did_you_mean
-from bench.types import HOLE, Batch, LabelSpace
+from bench.errors import Unavailable, UserError
+from bench.types import HOLE, Batch
+from methods.loadable import Loadable
 
-Self = TypeVar("Self", bound="Method")
 Classes = Sequence[int] | Tensor | None
 """Which classes: ids (the same for every sample), a bool tensor (B, C), or None for all."""
 
@@ -179,11 +177,6 @@ def _chosen(label: Tensor, mask: Tensor) -> Tensor:
     return rows.reshape(label.shape) & inside
 
 
-@dataclass(frozen=True)
-class NoOptions:
-    """A method without options."""
-
-
 class _Can:
     """``Method.can``: what a class, or a configured instance, is able to do."""
 
@@ -192,89 +185,16 @@ class _Can:
         return able if instance is None else able - instance.cannot().keys()
 
 
-class Method(ABC):
+class Method(Loadable):
     """A semantic image synthesis method behind one interface.
 
     Subclasses write ``build``, ``encode_style`` and ``render``; the tasks come with it. Networks
     are held in eval mode and every public call runs in inference mode.
 
-    Class attributes:
-        name, title, paper: registry name, name in tables, citation with arXiv id or DOI.
-        size: (H, W) of the images that the official configuration renders.
-        Options: frozen dataclass of the construction options and their official defaults.
-        files: official module name -> file-name patterns in an official checkpoint folder.
-        sampling_options: options that no weight depends on; they may differ from a file's own.
+    Class attributes: those of ``Loadable``; ``can`` follows from what a subclass overrides.
     """
 
-    name: ClassVar[str] = ""
-    title: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
-    size: tuple[int, int] = (256, 256)
-    Options: ClassVar[type] = NoOptions
-    files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    sampling_options: ClassVar[frozenset[str]] = frozenset()
     can: ClassVar[frozenset[str]] = _Can()  # type: ignore[assignment]
-
-    net: nn.Module
-    space: LabelSpace
-    weights_info: dict[str, Any]
-
-    def __init__(self, **options: Any) -> None:
-        self.options = parse_options(self.Options, options, self.name)
-        self.given_options = frozenset(options)
-        self.weights_info = {"source": "none"}
-        self.device = torch.device("cpu")
-
-    # ---- construction -------------------------------------------------------------------------
-
-    def setup(self: Self, space: LabelSpace | str) -> Self:
-        """Build the networks for ``space`` (a label space or the name of one)."""
-        self.space = LabelSpace.named(space) if isinstance(space, str) else space
-        self.net = self.build(self.space).eval().requires_grad_(False)
-        return self
-
-    @abstractmethod
-    def build(self, space: LabelSpace) -> nn.Module:
-        """The networks, without trained weights, for label maps of ``space``."""
-
-    def load(
-        self: Self, space: LabelSpace | str, weights: Path | str | None, device: str = "cpu"
-    ) -> Self:
-        """Build for ``space`` and load ``weights``: an official checkpoint (file or folder), a
-        sisbench safetensors file, ``"seeded:N"`` (the declared test source), or None for a method
-        that learns nothing.
-
-        Raises:
-            UserError: the file is missing or does not fit; None for a method with parameters.
-        """
-        from methods.checkpoints import load_weights
-
-        load_weights(self, space, weights)
-        return self.to(device)
-
-    def load_state(self: Self, official: Mapping[str, Mapping[str, Tensor]]) -> Self:
-        """Load official state dicts by module name, as ``{"netG": {...}, "netE": {...}}``.
-
-        Raises:
-            UserError: keys are missing, unexpected or mis-shaped (each is listed).
-        """
-        from methods.checkpoints import load_official
-
-        load_official(self, official)
-        return self
-
-    def key_maps(self) -> Mapping[str, Any]:
-        """Official module name -> ``methods.checkpoints.KeyMap`` onto ``self.net``."""
-        return {}
-
-    def after_load(self) -> None:
-        """Called once the weights are in: fold, contract or cache what is constant at inference."""
-
-    def to(self: Self, device: str | torch.device) -> Self:
-        """Move the networks; no silent fallback: an absent device is torch's own error."""
-        self.device = torch.device(device)
-        self.net.to(self.device)
-        return self
 
     # ---- the contract -------------------------------------------------------------------------
 
@@ -306,17 +226,6 @@ class Method(ABC):
     def num_classes(self) -> int:
         """Number of classes that layouts and styles are addressed by."""
         return len(self.space)
-
-    def describe(self) -> dict[str, Any]:
-        """Name, options, size and weights, as the manifest of a run records them."""
-        return {
-            "name": self.name,
-            "title": self.title,
-            "paper": self.paper,
-            "size": list(self.size),
-            "options": dataclasses.asdict(self.options),
-            "weights": self.weights_info,
-        }
 
     # ---- the algebra of tasks (final) ---------------------------------------------------------
 
@@ -463,36 +372,3 @@ def why_not(method: Method, task: str) -> str | None:
     if task == "interpolate_shape":
         return "a raw label map cannot be interpolated; the method has no layout embedding"
     return f"the method does not do '{task}'"
-
-
-def parse_options(options_type: type, given: Mapping[str, Any], owner: str) -> Any:
-    """``options_type(**given)``; an unknown name is an error that names the nearest one.
-
-    Raises:
-        UserError: unknown option, wrong basic type, or a value that the dataclass itself refuses.
-    """
-    fields = {f.name: f for f in dataclasses.fields(options_type)}
-    hints = typing.get_type_hints(options_type)
-    for key, value in given.items():
-        if key not in fields:
-            raise UserError(f"{owner} has no option '{key}'", did_you_mean(key, fields))
-        if isinstance(value, list):
-            given = {**given, key: tuple(value)}
-        elif not _fits(value, hints[key]):
-            raise UserError(f"{owner}: option '{key}' must be {hints[key]}, got {value!r}")
-    try:
-        return options_type(**given)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{owner}: {error}") from error
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a scalar option has the annotated basic type (int passes for float, not for bool)."""
-    allowed = [a for a in (typing.get_args(hint) or (hint,)) if isinstance(a, type)]
-    if not allowed or typing.get_origin(hint) in (tuple, list, dict):
-        return True
-    if isinstance(value, bool):
-        return bool in allowed
-    if isinstance(value, int) and float in allowed:
-        return True
-    return isinstance(value, tuple(allowed))

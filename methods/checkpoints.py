@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,7 @@ from methods.seeded import seeded_state
 
 if TYPE_CHECKING:
     from bench.types import LabelSpace
-    from methods.base import Method
-    from methods.editor import LayoutEditor
-
-    Loadable: TypeAlias = Method | LayoutEditor
+    from methods.loadable import Loadable
 
 FORMAT = "sisbench/1"
 _SHOWN = 6
