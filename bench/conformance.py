@@ -210,8 +210,8 @@ class _Kit:
     def algebra(self) -> str:
         import torch
 
-        if not self.styled:
-            return "n/a: no reference style"
+        if "transfer" not in self.method.can:
+            return "n/a: no style transfer"
         with torch.inference_mode():
             a, b = (
                 self.method.encode_style(self.batch[:1]),
@@ -229,8 +229,8 @@ class _Kit:
         return ""
 
     def self_transfer(self) -> str:
-        if not self.styled:
-            return "n/a: no reference style"
+        if "transfer" not in self.method.can:
+            return "n/a: no style transfer"
         image = self.method.reconstruct(self.batch, self.noise)
         return _same(image, self.method.transfer(self.batch, self.batch, self.noise))
 

@@ -143,18 +143,19 @@ class CellRunner:
                 rows.extend(self._row(item, error=made) for item in part)
                 continue
             eight_bit = to_uint8(made.image, self.plan.protocol.quantise).cpu().numpy()
-            finite = made.image.flatten(1).isfinite().all(1).cpu()
+            finite = made.image.flatten(1).isfinite().all(1).cpu().tolist()
+            edited, absent = made.edited.cpu(), made.absent.cpu().tolist()
+            label = None if made.label is None else made.label.cpu().numpy()
             for k, item in enumerate(part):
-                if not bool(finite[k]):
+                if not finite[k]:
                     rows.append(self._row(item, error="the method rendered non-finite values"))
                     continue
-                classes = made.edited[k].nonzero()[:, 0].tolist()
+                classes = edited[k].nonzero()[:, 0].tolist()
                 each = seconds / len(part)
-                rows.append(self._row(item, classes, int(made.absent[k]), each, len(part)))
+                rows.append(self._row(item, classes, absent[k], each, len(part)))
                 pictures.append((f"images/{item.id}.png", eight_bit[k]))
-                if made.label is not None:
-                    drawn = made.label[k].cpu().numpy()
-                    byte = np.where(drawn < 0, HOLE_BYTE, drawn).astype(np.uint8)
+                if label is not None:
+                    byte = np.where(label[k] < 0, HOLE_BYTE, label[k]).astype(np.uint8)
                     pictures.append((f"labels/{item.id}.png", byte))
         return rows, pictures
 

@@ -31,13 +31,14 @@ def pick_device(wanted: str) -> str:
 
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = wanted.split(":")[0]
+    kind, colon, index = wanted.partition(":")
     there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
     }
-    if not there.get(kind, False):
+    number = index if colon else "0"
+    if not number.isdecimal() or int(number) >= there.get(kind, 0):
         raise UserError(f"no device '{wanted}' here", "use device: auto, or see: sisbench doctor")
     return wanted
 

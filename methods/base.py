@@ -222,6 +222,12 @@ class Method(Loadable):
         """Tasks that this *configuration* is unable to do, with the reason; none by default."""
         return {}
 
+    def _require(self, task: str) -> None:
+        """Raises Unavailable where this configuration is unable to do ``task``."""
+        reason = self.cannot().get(task)
+        if reason:
+            raise Unavailable(f"{self.title or self.name}: {reason}")
+
     @property
     def num_classes(self) -> int:
         """Number of classes that layouts and styles are addressed by."""
@@ -233,6 +239,7 @@ class Method(Loadable):
     @torch.inference_mode()
     def reconstruct(self, batch: Batch, noise: NoiseSource, drawn: Batch | None = None) -> Tensor:
         """render(L(x), S(x)); ``drawn`` holds edited label maps to draw in place of x's own."""
+        self._require("reconstruct")
         return self.render(self.encode_layout(drawn or batch), self.encode_style(batch), noise)
 
     @typing.final
@@ -246,6 +253,7 @@ class Method(Loadable):
         drawn: Batch | None = None,
     ) -> Tensor:
         """render(L(x), S(r)), or render(L(x), S(x).swap(S(r), classes)); ``drawn`` as above."""
+        self._require("transfer" if classes is None else "class_transfer")
         style = self.encode_style(reference)
         if classes is not None:
             style = self.encode_style(target).swap(style, classes)
@@ -257,6 +265,7 @@ class Method(Loadable):
         self, target: Batch, reference: Batch, noise: NoiseSource, classes: Classes
     ) -> Tensor:
         """render(L(x).swap(L(r), classes), S(x))"""
+        self._require("shape_transfer")
         layout = self.encode_layout(target).swap(self.encode_layout(reference), classes)
         return self.render(layout, self.encode_style(target), noise)
 
@@ -273,6 +282,7 @@ class Method(Loadable):
         """render(L(x), S(x).swap(S(r), subject)): background of x, subject of r.
         ``layout="reference"`` draws r's label map instead (the formula of the SCAM paper; its
         figures and metric use x's)."""
+        self._require("subject_transfer")
         style = self.encode_style(target).swap(self.encode_style(reference), subject)
         return self.render(
             self.encode_layout(reference if layout == "reference" else target), style, noise
@@ -282,12 +292,14 @@ class Method(Loadable):
     @torch.inference_mode()
     def sample(self, batch: Batch, noise: NoiseSource) -> Tensor:
         """render(L(x), S ~ noise)"""
+        self._require("sample")
         return self.render(self.encode_layout(batch), self.sample_style(batch, noise), noise)
 
     @typing.final
     @torch.inference_mode()
     def mixed(self, batch: Batch, noise: NoiseSource, classes: Classes) -> Tensor:
         """render(L(x), S(x).swap(S ~ noise, classes))"""
+        self._require("mixed")
         style = self.encode_style(batch).swap(self.sample_style(batch, noise), classes)
         return self.render(self.encode_layout(batch), style, noise)
 
@@ -302,6 +314,7 @@ class Method(Loadable):
         classes: Classes = None,
     ) -> Tensor:
         """render(L(x), S(x).lerp(S(r), alpha, classes))"""
+        self._require("interpolate_style")
         style = self.encode_style(target).lerp(self.encode_style(reference), alpha, classes)
         return self.render(self.encode_layout(target), style, noise)
 
@@ -316,6 +329,7 @@ class Method(Loadable):
         classes: Classes = None,
     ) -> Tensor:
         """render(L(x).lerp(L(r), alpha, classes), S(x))"""
+        self._require("interpolate_shape")
         layout = self.encode_layout(target).lerp(self.encode_layout(reference), alpha, classes)
         return self.render(layout, self.encode_style(target), noise)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import methods
-from bench.errors import UserError
+from bench.errors import Unavailable, UserError
 from bench.types import Batch, GivenNoise, LabelSpace, Noise, ZeroNoise
 from methods.base import Layout, Method, why_not
 from methods.layers.label_maps import LabelPyramid
@@ -210,14 +210,18 @@ def test_style_is_one_vector_and_its_noise_is_eps() -> None:
         torch.testing.assert_close(sampled, method.net.netG(layout.label, None, eps))
 
 
-def test_without_encoder_the_style_is_not_looked_at() -> None:
+def test_without_encoder_no_style_is_transferred() -> None:
     method = tiny()
     batch, other = batch_of(blobs(5)), batch_of(blobs(5, seed=9))
     assert method.can == {"reconstruct", "shape_transfer"}
     assert "no image encoder" in (why_not(method, "transfer") or "")
-    assert torch.equal(
-        method.reconstruct(batch, ZeroNoise()), method.transfer(batch, other, ZeroNoise())
-    )
+    for refused in (
+        lambda: method.transfer(batch, other, ZeroNoise()),
+        lambda: method.interpolate_style(batch, other, ZeroNoise(), 0.5),
+        lambda: method.sample(batch, ZeroNoise()),
+    ):
+        with pytest.raises(Unavailable, match="no image encoder"):
+            refused()
 
 
 def test_ade20k_takes_raw_values_or_shifted_ones() -> None:
