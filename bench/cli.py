@@ -67,13 +67,18 @@ def score(
     ] = None,
     protocol: Protocols = "",
     parsers: Annotated[str, typer.Option(help="parsers for mIoU and accuracy: a,b")] = "",
+    device: Annotated[str, typer.Option(help="torch device (default: the run's own)")] = "",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile: a minute once, then faster")
+    ] = False,
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """Score the images that a run has stored; no method is needed."""
     from bench.pipeline import score_run
 
-    score_run(run, metric, _split(protocol), _split(parsers), Progress(quiet=quiet), strict)
+    named = _split(protocol), _split(parsers)
+    score_run(run, metric, *named, Progress(quiet=quiet), strict, device, compiled)
     _print_tables(run)
 
 

@@ -148,11 +148,13 @@ class EngineConfig(Strict):
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
         batch_size: images a forward; halved when the device runs out of memory.
         workers: threads that decode images ahead.
+        compile: run scoring's Inception through torch.compile (a minute once, then faster).
     """
 
     device: str = "auto"
     batch_size: int = Field(4, ge=1)
     workers: int = Field(2, ge=0)
+    compile: bool = False
 
 
 class RunConfig(Strict):

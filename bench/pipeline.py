@@ -59,8 +59,11 @@ def score_run(
     parsers: Sequence[str],
     progress: Progress,
     strict: bool = False,
+    device: str = "",
+    compile: bool = False,
 ) -> None:
-    """Score the stored images of ``run`` and write scores.json.
+    """Score the stored images of ``run``, write scores.json; ``device`` and ``compile`` go before
+    the run's own.
 
     Raises:
         UserError: no run there; a protocol whose images would differ from the stored ones; under
@@ -80,7 +83,8 @@ def score_run(
         metrics=metrics or config.metrics,
         parsers=named or {space: [parser] for space, parser in config.parsers.items()},
         weights=config.weights,
-        device=pick_device(config.engine.device),
+        device=pick_device(device or config.engine.device),
+        compile=compile or config.engine.compile,
         strict=strict,
     )
     scorer = Scorer(store, request, progress)

@@ -39,6 +39,7 @@ class Request:
         parsers: parser names by label space, beyond the protocol's; the first is the table's.
         weights: paths of metric weights by registry name.
         device: torch device of the feature networks.
+        compile: run Inception through torch.compile.
         strict: a figure that cannot be had is an error.
     """
 
@@ -47,6 +48,7 @@ class Request:
     parsers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
+    compile: bool = False
     strict: bool = False
 
 
@@ -176,6 +178,7 @@ class Scorer:
             "dtype": protocol.dtype,
             "window": protocol.ssim,
             "device": self.request.device,
+            "compile": self.request.compile,
             "weights": self.request.weights.get(metrics.makers.get(maker).weights),
         }
         accepted = inspect.signature(metrics.makers.get(maker).__init__).parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 from bench.errors import UserError
 from metrics.base import ImageBatch, RowMaker
 from metrics.extractors import (
+    Compiled,
     code_hash,
     fold_batchnorm,
     load_strict,
@@ -40,6 +42,7 @@ class Inception(RowMaker):
         dtype: ``float32``, or ``bf16`` for the trunk (never mix the two in one distance).
         device: where the network runs.
         batch: images a forward pass.
+        compile: run the network through torch.compile; no row depends on it beyond rounding.
 
     Rows: ``features`` (B, 2048) float32.
 
@@ -57,15 +60,16 @@ class Inception(RowMaker):
         dtype: str = "float32",
         device: str = "cpu",
         batch: int = 16,
+        compile: bool = False,
     ) -> None:
         if preprocess not in PREPROCESS:
             raise UserError(
                 f"preprocess must be one of {', '.join(PREPROCESS)}, got {preprocess!r}"
             )
         self.preprocess, self.dtype, self.device, self.batch = preprocess, dtype, device, batch
-        self._dtype = torch_dtype(dtype)
+        self.compile, self._dtype = compile, torch_dtype(dtype)
         self.path, self.sha256 = weights_file(type(self).weights, weights)
-        self._net: nn.Module | None = None
+        self._net: Callable[[Tensor], Tensor] | None = None
 
     def fingerprint(self) -> str:
         return code_hash(self.name, VERSION, self.sha256, self.preprocess, self.dtype)
@@ -88,7 +92,7 @@ class Inception(RowMaker):
                 parts.append(self._net(x).float().cpu())
         return torch.cat(parts).numpy() if parts else np.empty((0, FEATURES), np.float32)
 
-    def _build(self) -> nn.Module:
+    def _build(self) -> Callable[[Tensor], Tensor]:
         import torch
 
         net = trunk()
@@ -98,7 +102,8 @@ class Inception(RowMaker):
         net.eval().requires_grad_(False)
         fold_batchnorm(net)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return net.to(self.device, self._dtype)
+        net.to(self.device, self._dtype)
+        return Compiled(net, self.batch) if self.compile else net
 
     def _prepare(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, 3, 299, 299) float32 as the network wants it."""

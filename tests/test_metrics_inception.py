@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +16,7 @@ from torch.nn import functional
 
 import metrics
 from bench.errors import Unavailable, UserError
-from metrics.extractors import resize_tf1
+from metrics.extractors import Compiled, resize_tf1
 from metrics.frechet import FrechetReference, frechet
 from metrics.inception import Inception, trunk
 from metrics.kid import kid
@@ -82,6 +86,52 @@ def test_batch_order_and_repeat(maker):
     assert np.abs(maker.features(images[[2, 0]]) - whole[[2, 0]]).max() < 1e-5
     assert np.abs(maker.features(images[1:2]) - whole[1:2]).max() < 1e-5
     assert maker.features(images[:0]).shape == (0, 2048)
+
+
+def test_compiled_network_fills_short_batches():
+    calls = []
+
+    def doubled(x):
+        calls.append(len(x))
+        return 2 * x
+
+    compiled = Compiled(nn.Identity(), 4)
+    compiled._call = doubled
+    x = torch.rand(3, 2, 5, 5)
+    assert torch.equal(compiled(x), 2 * x)
+    assert torch.equal(compiled(x[:1]), 2 * x[:1])
+    assert calls == [4, 4]
+
+
+def test_a_compiler_that_does_not_work_is_explained(tmp_path):
+    """In a process of its own: torch remembers which compilers it has tried."""
+    code = """
+import torch
+from torch import nn
+from bench.errors import UserError
+from metrics.extractors import Compiled
+network = Compiled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), 2)
+try:
+    with torch.inference_mode():
+        network(torch.rand(2, 3, 9, 9))
+except UserError as error:
+    print(error)
+"""
+    own = {"CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    environment = {**os.environ, **own}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, timeout=120
+    )
+    assert "install a C++ compiler (g++), or leave out 'compile'" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_compiled_features(weights, maker):
+    images = noise_images(5, 40, 56, 0)
+    fast = metrics.create_maker("inception", weights=weights, batch=4, compile=True)
+    assert np.abs(fast.features(images) - maker.features(images)).max() < 1e-5
+    assert fast.fingerprint() == maker.fingerprint()
 
 
 def test_bf16_is_near_and_named(weights, maker, features):

@@ -39,8 +39,8 @@ def test_material_is_seeded():
 
 @pytest.mark.slow
 def test_small_pipeline_agrees_with_the_usual_tools():
-    from bench.perf.scoring import compare_scoring
+    from bench.perf.scoring import Wanted, compare_scoring
 
     out = io.StringIO()
-    assert compare_scoring(6, 64, 1, False, "pipeline", out) == 0, out.getvalue()
+    assert compare_scoring(Wanted(6, 64, 1, part="pipeline"), out) == 0, out.getvalue()
     assert "sisbench float32" in out.getvalue()

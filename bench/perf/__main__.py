@@ -18,6 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     scoring.add_argument("--size", type=int, default=256, help="their side (default 256)")
     scoring.add_argument("--rounds", type=int, default=3, help="rounds, the first is dropped")
     scoring.add_argument("--bf16", action="store_true", help="also where the CPU has no bf16")
+    scoring.add_argument("--compile", action="store_true", help="also with torch.compile")
+    scoring.add_argument("--device", default="cpu", help="of every network, on both sides")
     scoring.add_argument("--part", choices=("all", "pipeline", "micro"), default="all")
     speed = commands.add_parser("methods", help="seconds, memory, GMAC and size of every method")
     speed.add_argument("cases", nargs="*", help="parts of the names of the cases (default: all)")
@@ -33,11 +35,18 @@ def main(arguments: list[str] | None = None) -> int:
         )
     for name in _THREADS:  # before torch and NumPy start their threads
         os.environ[name] = "1"
-    from bench.perf.scoring import compare_scoring
+    from bench.perf.scoring import Wanted, compare_scoring
 
-    return compare_scoring(
-        chosen.images, chosen.size, chosen.rounds, chosen.bf16, chosen.part, sys.stdout
+    wanted = Wanted(
+        chosen.images,
+        chosen.size,
+        chosen.rounds,
+        chosen.bf16,
+        chosen.compile,
+        chosen.device,
+        chosen.part,
     )
+    return compare_scoring(wanted, sys.stdout)
 
 
 if __name__ == "__main__":

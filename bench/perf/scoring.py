@@ -19,6 +19,7 @@ import metrics
 from bench.perf.material import degraded, pictures, seeded_weights, write_folder
 from bench.perf.micro import micro_comparisons
 from bench.perf.timing import Timed, has_bf16, interleaved
+from bench.runner import exact_arithmetic
 from bench.types import LabelSpace
 from metrics.base import ImageBatch
 
@@ -29,14 +30,29 @@ _SPACE = LabelSpace("none", ("all",))
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What to compare: ``images`` pairs of ``size`` x ``size``, in so many rounds; bf16 and
+    torch.compile besides; on a device; all parts, the pipeline or its single steps (micro)."""
+
+    images: int
+    size: int = 256
+    rounds: int = 3
+    bf16: bool = False
+    compile: bool = False
+    device: str = "cpu"
+    part: str = "all"
+
+
+@dataclass(frozen=True)
 class Job:
-    """Two folders of PNG files that pair by name, and the weights."""
+    """Two folders of PNG files that pair by name, the weights, and the device of every network."""
 
     fakes: list[Path]
     reals: list[Path]
     inception: Path
     alex: Path
     folder: Path
+    device: str
 
     @property
     def subset(self) -> int:
@@ -64,6 +80,7 @@ def incumbent(job: Job, cached: bool) -> Callable[[], dict[str, float]]:
     state = torch.load(job.alex, weights_only=True)
     names = {k: "features." + k.split(".", 1)[1] for k in network.net.state_dict()}
     network.net.load_state_dict({k: state[v] for k, v in names.items()})
+    network.to(job.device)
     ssim_options: dict[str, Any] = {"channel_axis": 2, "data_range": 255, "gaussian_weights": True}
     names_of_cache = {"input2_cache_name": "real"} if cached else {}
 
@@ -75,7 +92,7 @@ def incumbent(job: Job, cached: bool) -> Callable[[], dict[str, float]]:
             kid=True,
             kid_subset_size=job.subset,
             batch_size=_BATCH,
-            cuda=False,
+            cuda=job.device != "cpu",
             verbose=False,
             save_cpu_ram=True,  # decode in this process: no time is lost to workers
             cache=cached,
@@ -86,7 +103,9 @@ def incumbent(job: Job, cached: bool) -> Callable[[], dict[str, float]]:
         pairs: dict[str, list[float]] = {"lpips": [], "ssim": [], "psnr": []}
         for fake, real in zip(job.fakes, job.reals, strict=True):
             with torch.no_grad():
-                x, y = (lpips.im2tensor(lpips.load_image(str(p))) for p in (fake, real))
+                x, y = (
+                    lpips.im2tensor(lpips.load_image(str(p))).to(job.device) for p in (fake, real)
+                )
                 pairs["lpips"].append(float(network(x, y)))
             a, b = (np.asarray(Image.open(p).convert("RGB")) for p in (fake, real))
             similarity = structural_similarity(a, b, use_sample_covariance=False, **ssim_options)
@@ -101,11 +120,15 @@ def incumbent(job: Job, cached: bool) -> Callable[[], dict[str, float]]:
     return run
 
 
-def one_pass(job: Job, dtype: str) -> Callable[[], dict[str, float]]:
+def one_pass(job: Job, dtype: str, compile: bool = False) -> Callable[[], dict[str, float]]:
     """sisbench: each file decoded once, every row maker at once, real features from the cache."""
     makers = {
-        "inception": metrics.create_maker("inception", weights=job.inception, dtype=dtype),
-        "lpips-alex": metrics.create_maker("lpips-alex", weights=job.alex, dtype=dtype),
+        "inception": metrics.create_maker(
+            "inception", weights=job.inception, dtype=dtype, device=job.device, compile=compile
+        ),
+        "lpips-alex": metrics.create_maker(
+            "lpips-alex", weights=job.alex, dtype=dtype, device=job.device
+        ),
         "ssim": metrics.create_maker("ssim"),
         "psnr": metrics.create_maker("psnr"),
     }
@@ -131,43 +154,50 @@ def one_pass(job: Job, dtype: str) -> Callable[[], dict[str, float]]:
     return run
 
 
-def compare_scoring(n: int, size: int, rounds: int, bf16: bool, part: str, out: TextIO) -> int:
+def compare_scoring(wanted: Wanted, out: TextIO) -> int:
     """Print ratios and differences; 1 where a float32 figure differs by more than 1e-4."""
     torch.set_num_threads(1)
-    low = bf16 or has_bf16()
+    exact_arithmetic()
+    low = wanted.bf16 or wanted.device != "cpu" or has_bf16()
     if not low:
         print("bf16 left out: this CPU has no bf16 instructions (--bf16 runs it anyway)", file=out)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         inception, alex = seeded_weights(folder)
         good = True
-        if part in ("all", "pipeline"):
-            reals = pictures(n, size, 0)
+        if wanted.part in ("all", "pipeline"):
+            reals = pictures(wanted.images, wanted.size, 0)
             job = Job(
                 write_folder(degraded(reals, 1), folder / "fake"),
                 write_folder(reals, folder / "real"),
                 inception,
                 alex,
                 folder,
+                wanted.device,
             )
-            good = _pipeline(job, rounds, low, out)
-        if part in ("all", "micro"):
-            good &= micro_comparisons(alex, size, rounds, out)
+            good = _pipeline(job, wanted, low, out)
+        if wanted.part in ("all", "micro"):
+            good &= micro_comparisons(alex, wanted.size, wanted.rounds, out)
     return 0 if good else 1
 
 
-def _pipeline(job: Job, rounds: int, low: bool, out: TextIO) -> bool:
+def _pipeline(job: Job, wanted: Wanted, low: bool, out: TextIO) -> bool:
     n = len(job.fakes)
     candidates = {
         "usual tools": incumbent(job, cached=False),
         "usual, real set cached": incumbent(job, cached=True),
         "sisbench float32": one_pass(job, "float32"),
     }
+    if wanted.compile:
+        candidates["float32, compiled"] = one_pass(job, "float32", compile=True)
     if low:
         candidates["sisbench bf16"] = one_pass(job, "bf16")
-    timed = interleaved(candidates, rounds)
+    if low and wanted.compile:
+        candidates["bf16, compiled"] = one_pass(job, "bf16", compile=True)
+    timed = interleaved(candidates, wanted.rounds, wanted.device)
     base, ours = timed["usual tools"], timed["sisbench float32"]
-    print(f"\nScoring {n} pairs: core-ms a pair, ratio, figures", file=out)
+    clock = "core-ms" if job.device == "cpu" else f"wall ms ({job.device})"
+    print(f"\nScoring {n} pairs: {clock} a pair, ratio, figures", file=out)
     print(f"{'':24}{'ms':>8}{'ratio':>8}  " + "".join(f"{f:>13}" for f in FIGURES), file=out)
     for name, one in timed.items():
         _line(name, one, base, n, out)

@@ -24,18 +24,22 @@ class Timed:
         return float(np.median(self.seconds))
 
 
-def interleaved(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Timed]:
+def interleaved(
+    candidates: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu"
+) -> dict[str, Timed]:
     """Run A B C ... A B C ...; with more than one round the first is dropped (warm-up).
 
-    Counts processor time of this process and of children that have ended, not wall time.
+    On the CPU, counts processor time of this process and of children that have ended; with work on
+    another device, wall time (every candidate ends with a figure on the CPU).
     """
+    clock = _core_seconds if device == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     results: dict[str, Any] = {}
     for _ in range(rounds):
         for name, function in candidates.items():
-            start = _core_seconds()
+            start = clock()
             results[name] = function()
-            seconds[name].append(_core_seconds() - start)
+            seconds[name].append(clock() - start)
     kept = slice(1 if rounds > 1 else 0, None)
     return {name: Timed(times[kept], results[name]) for name, times in seconds.items()}
 
