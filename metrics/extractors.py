@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,54 @@ def fold_batchnorm(module: nn.Module) -> None:
             conv.weight.copy_(conv.weight.double() * gain[:, None, None, None])
             conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
         block.bn = nn.Identity()
+
+
+class ByContent:
+    """Embeddings by the content of the pictures, so that one which many cells or pairs share is
+    embedded once; the least recently used go first.
+
+    Args:
+        limit: embeddings to keep; those of one call are kept together in any case.
+        batch: pictures a forward pass.
+    """
+
+    def __init__(self, limit: int, batch: int = 16) -> None:
+        self.limit, self.batch = limit, batch
+        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def of(
+        self, images: Tensor, embed: Callable[..., Tensor], boxes: Tensor | None = None
+    ) -> list[Tensor]:
+        """Embeddings of (B, 3, H, W) uint8, each (D,).
+
+        Args:
+            embed: ``embed(images)``, or ``embed(images, boxes)`` with boxes -> (B, D).
+            boxes: (B, 4), part of the content; or None.
+        """
+        given = (images,) if boxes is None else (images, boxes)
+        keys = [
+            hashlib.sha256(b"".join(_bytes(x) for x in row)).digest()
+            for row in zip(*given, strict=True)
+        ]
+        missing = list(dict.fromkeys(k for k in keys if k not in self._kept))
+        for start in range(0, len(missing), self.batch):
+            names = missing[start : start + self.batch]
+            places = [keys.index(k) for k in names]
+            self._kept.update(zip(names, embed(*(x[places] for x in given)), strict=True))
+        found = []
+        for key in keys:
+            self._kept.move_to_end(key)
+            found.append(self._kept[key])
+        while len(self._kept) > max(self.limit, len(set(keys))):
+            self._kept.popitem(last=False)
+        return found
+
+
+def _bytes(x: Tensor) -> bytes:
+    return repr(tuple(x.shape)).encode() + x.contiguous().cpu().numpy().tobytes()
 
 
 class Compiled:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
-from metrics.extractors import code_hash
+from metrics.extractors import ByContent, code_hash
 from metrics.statistics import mean_estimate
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _EPS = 1e-8
+REMEMBERED = 1 << 15
+"""Embeddings of photographs that a maker keeps: every cell of a run compares with the same ones."""
 
 
 class IdentityNetwork(Protocol):
@@ -45,7 +47,41 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.einsum("ij,ij->i", a, b) / (norms[0] * norms[1])
 
 
-class IdentityRows(RowMaker):
+class _Embedded(RowMaker):
+    """Rows from an embedding network; photographs are embedded once, whichever cells they are in.
+
+    Args:
+        network: an embedding network; None loads the one that ``weights`` names.
+        weights: its file; None takes the registered one.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        network: IdentityNetwork | None = None,
+        weights: Path | str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.network = network or _loaded(type(self).weights, weights, device)
+        self.sha256 = str(getattr(self.network, "weights_info", {}).get("sha256", ""))
+        self._kept = ByContent(REMEMBERED)
+
+    def fingerprint(self) -> str:
+        return code_hash(self.name, 1, self.network.fingerprint())
+
+    def photographs(self, images: Tensor, boxes: Tensor | None = None) -> np.ndarray:
+        """(B, 3, H, W) uint8 -> (B, D) float32."""
+        import torch
+
+        found = torch.stack(self._kept.of(images, self.network.embed, boxes))
+        return _array(found)
+
+
+def _array(embeddings: Tensor) -> np.ndarray:
+    return embeddings.float().cpu().numpy()
+
+
+class IdentityRows(_Embedded):
     """Face embeddings of generated images and of their targets.
 
     Args:
@@ -60,29 +96,16 @@ class IdentityRows(RowMaker):
     needs = frozenset({"target"})
     weights = "facenet"
 
-    def __init__(
-        self,
-        network: IdentityNetwork | None = None,
-        weights: Path | str | None = None,
-        device: str = "cpu",
-    ) -> None:
-        self.network = network or _loaded(type(self).weights, weights, device)
-        self.sha256 = str(getattr(self.network, "weights_info", {}).get("sha256", ""))
-
-    def fingerprint(self) -> str:
-        return code_hash(self.name, 1, self.network.fingerprint())
-
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
         self.check(batch)
         assert batch.target is not None  # check has refused None
-        embedding, target = (self.network.embed(x) for x in (batch.image, batch.target))
         return {
-            "embedding": embedding.float().cpu().numpy(),
-            "target_embedding": target.float().cpu().numpy(),
+            "embedding": _array(self.network.embed(batch.image)),
+            "target_embedding": self.photographs(batch.target),
         }
 
 
-class REIDRows(RowMaker):
+class REIDRows(_Embedded):
     """Cosines of a subject transfer to its subject and to its background photograph.
 
     Boxes: the transfer by the label map that was drawn, each photograph by its own.
@@ -99,18 +122,6 @@ class REIDRows(RowMaker):
     name = "reid"
     needs = frozenset({"reference", "reference_label", "photograph", "target_label"})
     weights = "reid"
-
-    def __init__(
-        self,
-        network: IdentityNetwork | None = None,
-        weights: Path | str | None = None,
-        device: str = "cpu",
-    ) -> None:
-        self.network = network or _loaded(type(self).weights, weights, device)
-        self.sha256 = str(getattr(self.network, "weights_info", {}).get("sha256", ""))
-
-    def fingerprint(self) -> str:
-        return code_hash(self.name, 1, self.network.fingerprint())
 
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
         import torch
@@ -129,7 +140,12 @@ class REIDRows(RowMaker):
             assert image is not None  # check has refused None
             assert label is not None
             boxes = subject_boxes(label, background)
-            found.append(self.network.embed(image, boxes).float().cpu().numpy())
+            drawn = image is batch.image
+            found.append(
+                _array(self.network.embed(image, boxes))
+                if drawn
+                else self.photographs(image, boxes)
+            )
             subject = (label >= 0) & ~torch.isin(label, torch.tensor(background).to(label))
             whole |= ~subject.flatten(1).any(dim=1).cpu().numpy()
         swap, person, place = found

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-from collections import OrderedDict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -14,6 +12,7 @@ import numpy as np
 from bench.errors import Unavailable, UserError
 from metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
 from metrics.extractors import (
+    ByContent,
     code_hash,
     load_strict,
     read_plain_state,
@@ -239,12 +238,15 @@ class LPIPSDiversityRows(LPIPSAlex):
     Every image is embedded once: embeddings of the last ``remember`` images are kept by content, so
     images of one label map should follow each other.
 
+    Args:
+        weights, dtype, device, batch: as for ``lpips-alex``.
+        remember: embeddings to keep.
+
     Rows: ``distance`` (B,) float32, mean over the K - 1 siblings.
     """
 
     name = "lpips-embedding"
     needs = frozenset({"siblings"})
-    remember: ClassVar[int] = 64
 
     def __init__(
         self,
@@ -252,9 +254,10 @@ class LPIPSDiversityRows(LPIPSAlex):
         dtype: str = "float32",
         device: str = "cpu",
         batch: int = 8,
+        remember: int = 64,
     ) -> None:
         super().__init__(weights, dtype, device, batch)
-        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._kept = ByContent(remember, batch)
 
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
         import torch
@@ -270,31 +273,9 @@ class LPIPSDiversityRows(LPIPSAlex):
         found = []
         with torch.inference_mode():
             for image, others in zip(batch.image, batch.siblings, strict=True):
-                own, *rest = self._embeddings(torch.cat([image[None], others]))
+                own, *rest = self._kept.of(torch.cat([image[None], others]), self.network.embed)
                 found.append(torch.stack([_to_others(own, e[None]) for e in rest]).mean())
         return {"distance": torch.stack(found).cpu().numpy()}
-
-    def _embeddings(self, images: Tensor) -> list[Tensor]:
-        """Embeddings (D,) of (K, 3, H, W) uint8; those that are kept are not computed again."""
-        keys = [hashlib.sha256(i.contiguous().cpu().numpy()).digest() for i in images]
-        missing = list(dict.fromkeys(k for k in keys if k not in self._kept))
-        if missing:
-            picked = images[[keys.index(k) for k in missing]]
-            for part, names in zip(
-                picked.split(self.batch), _chunks(missing, self.batch), strict=True
-            ):
-                self._kept.update(zip(names, self.network.embed(part), strict=True))
-        found = []
-        for key in keys:
-            self._kept.move_to_end(key)
-            found.append(self._kept[key])
-        while len(self._kept) > max(self.remember, len(keys)):
-            self._kept.popitem(last=False)
-        return found
-
-
-def _chunks(items: list[bytes], size: int) -> list[list[bytes]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 class LPIPS(Metric):

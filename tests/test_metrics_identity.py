@@ -13,6 +13,7 @@ import metrics
 from bench.errors import Unavailable, UserError
 from bench.types import LabelSpace
 from methods.seeded import seeded_state
+from metrics.extractors import ByContent
 from metrics.identity import cosine
 from metrics.locality import heat_map
 
@@ -48,6 +49,38 @@ def test_reid_golden_embeddings():
         expected["REIDSim"], abs=1e-6
     )
     assert metrics.create("reidacc").reduce(rows).value == expected["REIDAcc"]
+
+
+class Counting(MeanColour):
+    """Counts the pictures that it is given."""
+
+    seen = 0
+
+    def embed(self, images, boxes=None):
+        self.seen += len(images)
+        return super().embed(images, boxes)
+
+
+def test_photographs_are_embedded_once():
+    targets, network = noise_images(5, 16, 16, 0), Counting()
+    maker = metrics.create_maker("identity", network=network)
+    for seed in (1, 2, 3):  # three methods on the same photographs
+        fakes = noise_images(5, 16, 16, seed)
+        rows = maker.rows(image_batch(fakes, targets))
+        assert np.array_equal(rows["embedding"], MeanColour().embed(fakes))
+        assert np.array_equal(rows["target_embedding"], MeanColour().embed(targets))
+    assert network.seen == 3 * 5 + 5
+
+
+def test_boxes_are_part_of_what_is_kept():
+    images, kept = noise_images(2, 16, 16, 0), ByContent(8)
+    network = Counting()
+    for bottom in (8, 16, 8):
+        boxes = torch.tensor([[0, bottom, 0, 16]] * 2)
+        found = torch.stack(kept.of(images, network.embed, boxes))
+        assert torch.equal(found, MeanColour().embed(images, boxes))
+    assert network.seen == 4
+    assert len(kept) == 4
 
 
 def test_frs_golden_embeddings():

@@ -102,7 +102,7 @@ def test_diversity_forgets(trunks):
     images = noise_images(6, 32, 32, 2)
     siblings = images.roll(1, 0)[:, None]
     whole = maker.rows(image_batch(images, siblings=siblings))["distance"]
-    maker.remember = 1
+    maker = metrics.create_maker("lpips-embedding", weights=trunks / "alex", remember=1)
     again = maker.rows(image_batch(images, siblings=siblings))["distance"]
     assert again == pytest.approx(whole, rel=1e-5)
     assert len(maker._kept) == 2
