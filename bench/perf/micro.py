@@ -20,6 +20,7 @@ from metrics.perceptual import LPIPSNetwork, pairwise
 from metrics.pixel import _ssim_cv
 
 _DIM = 2048
+_FRECHET_N = (64, 250, 500, 1000, 2000)
 _KID_N = 2000
 _SAMPLES = 10
 
@@ -27,8 +28,7 @@ _SAMPLES = 10
 def micro_comparisons(alex: Path, size: int, rounds: int, out: TextIO) -> bool:
     """Print every comparison; False where values disagree."""
     good = [
-        _frechet(64, out),
-        _frechet(500, out),
+        *(_frechet(n, out) for n in _FRECHET_N),
         _kid(out),
         _ssim(size, rounds, out),
         _diversity(alex, size, rounds, out),
