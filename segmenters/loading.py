@@ -76,11 +76,13 @@ class Loadable(ABC):
 
     Attributes:
         name: registry name.
+        channels_last: whether a CPU computes faster with that memory format.
         net: official module name -> network, as loaded.
         weights_info: source, files and hashes.
     """
 
     name: ClassVar[str] = ""
+    channels_last: ClassVar[bool] = True
     net: nn.ModuleDict | None = None
     weights_info: dict[str, Any]
     device: torch.device
@@ -143,8 +145,10 @@ class Loadable(ABC):
 
     def to(self: Self, device: str | torch.device) -> Self:
         """Move the networks; an absent device is torch's own error."""
-        self.loaded().to(device)
         self.device = torch.device(device)
+        last = self.channels_last and self.device.type == "cpu"
+        layout = torch.channels_last if last else torch.contiguous_format
+        self.loaded().to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
         return self
 
     def loaded(self) -> nn.ModuleDict:

@@ -62,6 +62,7 @@ class MITADE20K(NetworkParser):
     title = "MIT scene parser"
     paper = "Zhou et al., IJCV 2019, arXiv:1608.05442; Xiao et al., UPerNet, arXiv:1807.10221"
     spaces = ("ade20k",)
+    channels_last = False
     weights = "mit_ade20k-r101_upernet-encoder"
     fixed = {"num_class": 150, "fc_dim": 2048}  # noqa: RUF012
 
