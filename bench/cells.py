@@ -1,4 +1,4 @@
-"""The plan of a run: cells (method x data set x task), each under its content key."""
+"""The plan of a run: cells (method x data set x task x protocol), each under its content key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from bench.data import Dataset, open_dataset
 from bench.errors import Unavailable, UserError
 from bench.protocol import Protocol, get_protocol
 from bench.store import SCHEMA
-from bench.tasks import EDITABLE, Item, plan_items
+from bench.tasks import EDITABLE, Item, generation_of, plan_items
 
 BUNDLED = "bundled:"
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
@@ -24,9 +24,11 @@ _WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on one data set at one task.
+    """One method on one data set at one task, for all protocols that make the same images of it.
 
     Attributes:
+        protocol: the first of them; protocols: the ids of all.
+        generation: what the images depend on in it (``bench.tasks.generation_of``).
         key: hash of all that its images depend on.
         items: the images, in order; () when ``reason`` says why there are none.
         weights: where the method's weights are (a path, ``seeded:N``, or None).
@@ -38,12 +40,15 @@ class Cell:
     method: MethodConfig
     dataset: DatasetConfig
     task: TaskConfig
+    protocol: Protocol
+    generation: Mapping[str, Any]
     key: str
     items: tuple[Item, ...] = field(repr=False)
     weights: str | None
     identity: str
     reason: str = ""
     editor_weights: str | None = None
+    protocols: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -57,26 +62,36 @@ class Plan:
     """A whole run.
 
     Attributes:
+        protocols: one or several.
         datasets: opened, by label; ``prints`` holds their fingerprints.
         cells: in the order in which they are worked off (methods outermost: each is loaded once).
     """
 
     config: RunConfig
-    protocol: Protocol
+    protocols: Sequence[Protocol]
     datasets: Mapping[str, Dataset]
     prints: Mapping[str, str]
     cells: Sequence[Cell]
 
 
-def run_protocol(config: RunConfig) -> Protocol:
-    """The protocol that a configuration names, with its changes.
+def run_protocols(config: RunConfig) -> tuple[Protocol, ...]:
+    """The protocols that a configuration names, with their changes.
 
     Raises:
-        UserError: unknown preset or field.
+        UserError: unknown preset or field; none, or one of them twice.
     """
-    if isinstance(config.protocol, str):
-        return get_protocol(config.protocol)
-    changes = dict(config.protocol)
+    named = config.protocol if isinstance(config.protocol, tuple) else (config.protocol,)
+    found = tuple(_protocol(one) for one in named)
+    if not found or len({p.id for p in found}) < len(found):
+        shown = ", ".join(p.name for p in found) or "none"
+        raise UserError(f"'protocol' lists {shown}", "name one, or several different ones")
+    return found
+
+
+def _protocol(named: str | Mapping[str, Any]) -> Protocol:
+    if isinstance(named, str):
+        return get_protocol(named)
+    changes = dict(named)
     base = changes.pop("base", None)
     if not isinstance(base, str):
         raise UserError("'protocol' with fields needs 'base': the preset that it changes")
@@ -89,7 +104,7 @@ def make_plan(config: RunConfig) -> Plan:
     Raises:
         UserError: a data set that cannot be opened, an unknown method, option or class.
     """
-    protocol = run_protocol(config)
+    protocols = run_protocols(config)
     datasets = {d.shown: open_dataset(d.name, **d.arguments) for d in config.datasets}
     prints = {label: dataset.fingerprint() for label, dataset in datasets.items()}
     cells: list[Cell] = []
@@ -104,14 +119,29 @@ def make_plan(config: RunConfig) -> Plan:
         for d in config.datasets:
             for task in config.tasks:
                 data = datasets[d.shown]
-                items = tuple(plan_items(task, protocol, data.ids, data.space, editor))
                 reason = missing or no_editor or _class_reason(method, task, editor)
                 edited = {} if editor is None else editor.model_dump() | {"sha256": edit_identity}
-                key = _key(method, identity, prints[d.shown], task, protocol, items, edited)
-                cells.append(
-                    Cell(method, d, task, key, items, weights, identity, reason, edit_weights)
-                )
-    return Plan(config, protocol, datasets, prints, cells)
+                here: dict[str, Cell] = {}
+                for protocol in protocols:
+                    items = tuple(plan_items(task, protocol, data.ids, data.space, editor))
+                    about = generation_of(task, protocol, editor)
+                    key = _key(method, identity, prints[d.shown], task, about, items, edited)
+                    cell = here.get(key) or Cell(
+                        method=method,
+                        dataset=d,
+                        task=task,
+                        protocol=protocol,
+                        generation=about,
+                        key=key,
+                        items=items,
+                        weights=weights,
+                        identity=identity,
+                        reason=reason,
+                        editor_weights=edit_weights,
+                    )
+                    here[key] = replace(cell, protocols=(*cell.protocols, protocol.id))
+                cells.extend(here.values())
+    return Plan(config, protocols, datasets, prints, cells)
 
 
 def method_class(name: str) -> Any:
@@ -195,11 +225,11 @@ def _key(
     identity: str,
     fingerprint: str,
     task: TaskConfig,
-    protocol: Protocol,
+    generation: Mapping[str, Any],
     items: Sequence[Item],
     editor: Mapping[str, Any],
 ) -> str:
-    """Content key: method, options, weights, data, task, generation part of the protocol,
+    """Content key: method, options, weights, data, task, what the protocol says of its images,
     schema."""
     source = method.name
     if ".py" in source:  # a file of the user's is part of the content
@@ -214,7 +244,7 @@ def _key(
             mode="json", exclude=set() if "interpolate" in task.name else {"alpha"}
         ),
         "items": [[i.id, i.target, i.reference, list(i.classes), i.alpha] for i in items],
-        "protocol": protocol.generation,
+        "protocol": dict(generation),
     } | ({"editor": dict(editor)} if editor else {})
     text = json.dumps(about, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

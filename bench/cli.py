@@ -43,6 +43,9 @@ Protocols = Annotated[
 @app.command()
 def run(
     config: Config,
+    protocol: Annotated[
+        str, typer.Option("--protocol", "-p", help="a or a,b: instead of the configuration's own")
+    ] = "",
     strict: Strict = False,
     quiet: Quiet = False,
     generate_only: Annotated[
@@ -54,7 +57,10 @@ def run(
     from bench.config import load_config
     from bench.pipeline import run_all
 
-    page = run_all(load_config(config), Progress(quiet=quiet), strict, generate_only)
+    chosen = load_config(config)
+    if protocol:
+        chosen = chosen.model_copy(update={"protocol": tuple(_split(protocol))})
+    page = run_all(chosen, Progress(quiet=quiet), strict, generate_only)
     if page is not None:
         out.print(f"report: {page}", highlight=False, soft_wrap=True)
 

@@ -162,7 +162,8 @@ class RunConfig(Strict):
 
     Attributes:
         name, output: name and folder of the run (default runs/NAME).
-        protocol: a preset's name, or {base: NAME, field: value, ...}.
+        protocol: a preset's name, {base: NAME, field: value, ...}, or a list of such: images that
+            two of them make alike are made once.
         methods, datasets, tasks: the axes of the plan.
         metrics: names; None takes every metric that a task defines.
         parsers: parser names by label space; None takes the protocol's.
@@ -173,7 +174,7 @@ class RunConfig(Strict):
 
     name: str
     output: str = ""
-    protocol: str | dict[str, Any] = "sisbench1"
+    protocol: str | dict[str, Any] | tuple[str | dict[str, Any], ...] = "sisbench1"
     methods: tuple[MethodConfig, ...] = Field(min_length=1)
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
     tasks: tuple[TaskConfig, ...] = Field((TaskConfig(name="reconstruct"),), min_length=1)

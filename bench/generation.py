@@ -142,7 +142,7 @@ class CellRunner:
             if isinstance(made, str):
                 rows.extend(self._row(item, error=made) for item in part)
                 continue
-            eight_bit = to_uint8(made.image, self.plan.protocol.quantise).cpu().numpy()
+            eight_bit = to_uint8(made.image, self.cell.protocol.quantise).cpu().numpy()
             finite = made.image.flatten(1).isfinite().all(1).cpu().tolist()
             edited, absent = made.edited.cpu(), made.absent.cpu().tolist()
             label = None if made.label is None else made.label.cpu().numpy()
@@ -203,7 +203,7 @@ class CellRunner:
     def _call(self, items: Sequence[Item], target: Batch, reference: Batch | None) -> Made:
         from methods.editor import LayoutEditor
 
-        protocol = self.plan.protocol
+        protocol = self.cell.protocol
         if isinstance(self.method, LayoutEditor):
             return make_layout(self.method, protocol, items, target)
         task = self.cell.task

@@ -44,12 +44,12 @@ def run_all(
         return write_report(config.folder)
 
 
-def stored_config(run: Path) -> tuple[RunConfig, Protocol]:
-    """(configuration, protocol) that a run was made with."""
+def stored_config(run: Path) -> tuple[RunConfig, tuple[Protocol, ...]]:
+    """(configuration, protocols) that a run was made with."""
     manifest = RunStore(run).manifest()
     config = validated(RunConfig, manifest["config"], str(run / "run.json"))
-    fields = {k: v for k, v in manifest["protocol"].items() if k != "id"}
-    return config, validated(Protocol, fields, str(run / "run.json"))
+    stored = [{k: v for k, v in p.items() if k != "id"} for p in manifest["protocols"]]
+    return config, tuple(validated(Protocol, p, str(run / "run.json")) for p in stored)
 
 
 def score_run(
@@ -66,8 +66,8 @@ def score_run(
     the run's own.
 
     Raises:
-        UserError: no run there; a protocol whose images would differ from the stored ones; under
-            ``strict``, the first figure that cannot be had.
+        UserError: no run there; a protocol of which no cell holds the images; under ``strict``,
+            the first figure that cannot be had.
     """
     from bench.runner import exact_arithmetic, pick_device
     from bench.scoring import Request, Scorer
@@ -75,7 +75,9 @@ def score_run(
     exact_arithmetic()
     store = RunStore(run)
     config, own = stored_config(run)
-    chosen = [own] if not protocols else [_compatible(get_protocol(p), own, run) for p in protocols]
+    chosen = [_named(p, own) for p in dict.fromkeys(protocols)] or list(own)
+    for protocol in chosen:
+        _check_images(protocol, store)
     spaces = {cell.about["dataset"]["space"] for cell in store.cells()}
     named = {space: list(parsers) for space in spaces} if parsers else {}
     request = Request(
@@ -89,18 +91,32 @@ def score_run(
     )
     scorer = Scorer(store, request, progress)
     scores = scorer.scores()
-    store.write_scores(scores, {name: describe(name, cls) for name, cls in scorer.used.items()})
+    store.write_scores(
+        scores,
+        {name: describe(name, cls) for name, cls in scorer.used.items()},
+        [p.model_dump(mode="json") | {"id": p.id} for p in chosen],
+    )
 
 
-def _compatible(wanted: Protocol, own: Protocol, run: Path) -> Protocol:
-    """Refuse to score images that another protocol would have made differently."""
-    differ = [k for k, v in wanted.generation.items() if own.generation[k] != v]
-    if differ:
-        raise UserError(
-            f"{run} was generated under {own.id}; {wanted.name} differs in {', '.join(differ)}",
-            f"run it with 'protocol: {wanted.name}' into another 'output'",
-        )
-    return wanted
+def _named(name: str, own: Sequence[Protocol]) -> Protocol:
+    """The run's own protocol of this name or id, else the preset."""
+    return next((p for p in own if name in (p.name, p.id)), None) or get_protocol(name)
+
+
+def _check_images(wanted: Protocol, store: RunStore) -> None:
+    """Refuse a protocol that would have made every image of the run differently."""
+    from bench.scoring import differences
+
+    cells = store.cells()
+    if any(not differences(cell, wanted) for cell in cells):
+        return
+    fields = sorted({f for cell in cells for f in differences(cell, wanted)})
+    made = ", ".join(dict.fromkeys(p for cell in cells for p in cell.about["protocols"]))
+    raise UserError(
+        f"{store.root} holds images of {made}; those of {wanted.name} differ in "
+        f"{', '.join(fields)}",
+        "make them too: list both under 'protocol', or: sisbench run CONFIG -p a,b",
+    )
 
 
 def describe(name: str, cls: Any) -> dict[str, Any]:

@@ -28,7 +28,8 @@ GENERATION_FIELDS = frozenset(
         "samples",
     }
 )
-"""Fields that change images; the others change only what is computed from them."""
+"""Fields that change images (``bench.tasks.generation_of`` says which task's); the others change
+only what is computed from them."""
 
 
 class Protocol(BaseModel):

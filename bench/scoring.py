@@ -65,8 +65,11 @@ class Scorer:
     def scores(self) -> list[Score]:
         """Every figure of every cell under every protocol, dashes included, in plan order."""
         found: list[Score] = []
-        cells = self.run.cells()
         for protocol in self.request.protocols:
+            cells = []
+            for group in _places(self.run.cells()):
+                made = next((c for c in group if not differences(c, protocol)), None)
+                cells.append(made or _without_images(group[0], protocol))
             for cell in cells:
                 found.extend(self._cell(cell, cells, protocol))
             found.extend(self._ceilings(cells, protocol))
@@ -324,6 +327,36 @@ class Scorer:
                 yield filled(base, figure, _basis(maker, cls, protocol, size), protocol)
 
 
+def differences(cell: CellView, protocol: Protocol) -> list[str]:
+    """Fields of a protocol by which its images of a cell would differ from the stored ones."""
+    wanted = protocol.generation
+    return [k for k, v in cell.about["generation"].items() if wanted[k] != v]
+
+
+def _places(cells: Sequence[CellView]) -> list[list[CellView]]:
+    """The cells of one method, data set and task together (one for each kind of images)."""
+    groups: dict[tuple[str, str, str], list[CellView]] = {}
+    for cell in cells:
+        about = cell.about
+        place = (about["method"]["label"], about["dataset"]["label"], about["task"]["slug"])
+        groups.setdefault(place, []).append(cell)
+    return list(groups.values())
+
+
+def _without_images(cell: CellView, protocol: Protocol) -> CellView:
+    """The cell as it stands under a protocol whose images of it were not made."""
+    fields = ", ".join(differences(cell, protocol))
+    reason = cell.about["reason"] if cell.about["status"] == "impossible" else ""
+    return CellView(
+        cell.folder,
+        {
+            **cell.about,
+            "status": "impossible",
+            "reason": reason or f"its images under this protocol were not made: {fields} differ",
+        },
+    )
+
+
 def filled(base: Score, figure: Figure, extra: Mapping[str, Any], protocol: Protocol) -> Score:
     """A figure as a score, under the convention that the protocol names."""
     wanted = {"miou": protocol.miou, "accuracy": protocol.accuracy}.get(base.metric.split("@")[0])
@@ -376,12 +409,14 @@ def _reason(error: UserError) -> str:
 
 
 def _sibling(cell: CellView, cells: Sequence[CellView]) -> CellView | None:
-    """The same method's reconstructions on the same data set, unless the cell is that itself."""
+    """The same method's reconstructions on the same data set, unless the cell is that itself or
+    there are none."""
     mine = (cell.about["method"]["label"], cell.about["dataset"]["label"])
     for other in cells:
         theirs = (other.about["method"]["label"], other.about["dataset"]["label"])
         if theirs == mine and other.about["task"]["name"] == "reconstruct":
-            return None if other.key == cell.key else other
+            lacking = other.about["status"] in ("impossible", "failed")
+            return None if lacking or other.key == cell.key else other
     return None
 
 

@@ -1,6 +1,6 @@
 """What a run leaves on disk: cells of PNG images and item rows, scores, and one manifest. No torch.
 
-RUN/run.json                    manifest: configuration, protocol, provenance, cells and their state
+RUN/run.json                    manifest: configuration, protocols, provenance, state of cells
 RUN/cells/NAME-KEY/cell.json    what the content key was made of
 RUN/cells/NAME-KEY/items/*.parquet   one row a sample: id, reference, classes, error, seconds, ...
 RUN/cells/NAME-KEY/images/ID.png     8-bit RGB
@@ -25,7 +25,7 @@ import numpy as np
 
 from bench.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
 
 SEEDED = "seeded weights"
 """Mark of a figure whose method ran on seeded test weights: it says nothing about the method."""
@@ -116,7 +116,9 @@ class CellView:
         folder: the cell's folder.
         about: its entry in the manifest: ``key``, ``method`` {label, title, paper, size, weights},
             ``dataset`` {label, name, split, fingerprint, n, config}, ``task`` {name, slug,
-            classes}, ``status`` ("done" | "partial" | "impossible" | "failed"), ``reason``.
+            classes}, ``protocols`` (ids), ``generation`` (field of a protocol -> its value, for
+            all that the images depend on), ``status`` ("done" | "partial" | "impossible" |
+            "failed"), ``reason``.
     """
 
     folder: Path
@@ -188,13 +190,17 @@ class RunStore:
         """run.json.
 
         Raises:
-            UserError: no run here, or one of a later schema.
+            UserError: no run here, or one of another schema.
         """
         manifest = read_json(self.root / "run.json")
-        if manifest.get("schema", 0) > SCHEMA:
+        schema = manifest.get("schema", 0)
+        if schema != SCHEMA:
+            other = ("a later", "upgrade sisbench")
+            if schema < SCHEMA:
+                other = ("an earlier", "run its configuration again")
             raise UserError(
-                f"{self.root} was written by a later sisbench (schema {manifest['schema']})",
-                "upgrade sisbench",
+                f"{self.root} was written by {other[0]} sisbench (schema {schema}, not {SCHEMA})",
+                other[1],
             )
         return dict(manifest)
 
@@ -203,14 +209,24 @@ class RunStore:
         return [CellView(self.root / c["folder"], c) for c in self.manifest()["cells"]]
 
     def write_scores(
-        self, scores: Sequence[Score], metrics: Mapping[str, Mapping[str, Any]]
+        self,
+        scores: Sequence[Score],
+        metrics: Mapping[str, Mapping[str, Any]],
+        protocols: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """scores.json: the figures, and title, direction, unit, scale and digits of each metric."""
-        rows = [asdict(s) for s in scores]
-        write_json(
-            self.root / "scores.json",
-            {"schema": SCHEMA, "metrics": {k: dict(v) for k, v in metrics.items()}, "scores": rows},
-        )
+        """scores.json: the figures; title, direction, unit, scale and digits of each metric; the
+        fields of each protocol and its id."""
+        about = {
+            "schema": SCHEMA,
+            "metrics": {k: dict(v) for k, v in metrics.items()},
+            "protocols": [dict(p) for p in protocols],
+            "scores": [asdict(s) for s in scores],
+        }
+        write_json(self.root / "scores.json", about)
+
+    def scored_protocols(self) -> list[dict[str, Any]]:
+        """Fields and id of every protocol that the figures are under."""
+        return list(read_json(self.root / "scores.json").get("protocols", ()))
 
     def scores(self) -> tuple[list[Score], dict[str, dict[str, Any]]]:
         """(figures, metric descriptions) of scores.json."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.config import WITH_CLASSES, EditorConfig, TaskConfig
 from bench.errors import UserError
@@ -27,6 +27,28 @@ WITH_REFERENCE = frozenset(
         "interpolate_shape",
     }
 )
+WITH_OTHER_LAYOUT = ("swap", "interpolate")
+"""Edits of a layout editor that take a second label map."""
+
+
+def generation_of(
+    task: TaskConfig, protocol: Protocol, editor: EditorConfig | None = None
+) -> dict[str, Any]:
+    """The protocol's fields that the images of a task depend on, as JSON has them: two protocols
+    that agree in them share the images."""
+    fields = {"noise", "quantise", "seed"}
+    if task.name in WITH_REFERENCE or (editor and editor.edit in WITH_OTHER_LAYOUT):
+        fields.add("pairs")
+    if task.name in WITH_REFERENCE:
+        swaps_shape = task.name in ("shape_transfer", "interpolate_shape")
+        fields.add("shape_swap" if swaps_shape else "absent")
+    if task.name in WITH_CLASSES and not task.classes:
+        fields.add("shape_classes")
+    if task.name == "subject_transfer":
+        fields.add("subject_layout")
+    if task.name == "sample":
+        fields.add("samples")
+    return {k: v for k, v in protocol.generation.items() if k in fields}
 
 
 @dataclass(frozen=True)
@@ -81,7 +103,7 @@ def plan_items(
     Raises:
         UserError: an unknown class, or too few samples for references.
     """
-    paired = task.name in WITH_REFERENCE or (editor and editor.edit in ("swap", "interpolate"))
+    paired = task.name in WITH_REFERENCE or (editor and editor.edit in WITH_OTHER_LAYOUT)
     references = protocol.references(ids) if paired else {}
     given = space.indices(task.classes or ())
     candidates = given or _candidates(protocol, space)
@@ -180,7 +202,7 @@ class Editor:
             UserError: the edit needs references and the task brings none.
         """
         edit = self.config.edit
-        if edit in ("swap", "interpolate"):
+        if edit in WITH_OTHER_LAYOUT:
             if reference is None:
                 raise UserError(f"layout editor: '{edit}' needs references")
             if edit == "swap":

@@ -186,6 +186,10 @@ def test_two_protocols_stand_side_by_side_and_labelled(run):
     assert len(made) == 3
     assert [g for g, _ in made[0].groups()] == ["protocol ca2sis2024", "protocol scadm2024"]
     assert "FID ↓ (protocol scadm2024)" in to_markdown(made[0])
+    console = to_rich(made[0])
+    sections = [str(cell) for cell in console.columns[0]._cells if "protocol" in str(cell)]
+    assert sections == ["protocol ca2sis2024", "protocol scadm2024"]
+    assert len(console.columns) == 1 + len(made[0].columns) // 2
     assert r"\multicolumn{5}{c}{protocol scadm2024}" in to_latex(made[0])
     assert r"\cmidrule(lr){7-11}" in to_latex(made[0])
     with pytest.raises(UserError, match="scadm2042"):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from bench.cells import make_plan
 from bench.config import RunConfig, validated
 from bench.errors import UserError
 from bench.generation import to_uint8
-from bench.pipeline import run_all
+from bench.pipeline import run_all, score_run
 from bench.progress import Progress
+from bench.report.quality import Material, quality_tables
 from bench.store import CellView, RunStore
 
 QUIET = Progress(quiet=True)
@@ -101,9 +103,7 @@ def test_images_do_not_depend_on_batch_size_or_order(method_file: str, tmp_path:
         for c in plan.cells
         if len(c.items) == 6
     ]
-    runner.generate(
-        type(plan)(plan.config, plan.protocol, plan.datasets, plan.prints, shuffled), QUIET
-    )
+    runner.generate(replace(plan, cells=shuffled), QUIET)
     first, second, third = (images(tmp_path / name) for name in ("one", "five", "shuffled"))
     assert first.keys() == second.keys()
     for name, image in first.items():
@@ -285,6 +285,62 @@ def test_keys_follow_what_images_depend_on(method_file: str, tmp_path: Path) -> 
         Path(method_file.rpartition(":")[0]).read_text() + "\n"
     )
     assert key() != base, "a method's own file is part of the key"
+
+
+HALF = {"base": "sisbench1", "pairs": "half"}
+
+
+def test_protocols_share_the_images_that_they_make_alike(method_file: str, tmp_path: Path) -> None:
+    both = ["sisbench1", HALF]
+    tasks = ["reconstruct", "transfer"]
+    run = config(method_file, tmp_path / "run", tasks=tasks, protocol=both)
+    run_all(run, QUIET)
+    store = RunStore(tmp_path / "run")
+    made = [(c.about["task"]["slug"], len(c.about["protocols"])) for c in store.cells()]
+    assert made == [("reconstruct", 2), ("transfer", 1), ("transfer", 1)]
+    references = [[r["reference"] for r in c.items()] for c in store.cells()[1:]]
+    assert references[0] != references[1]
+    psnr = {(s.task, s.protocol): s for s in store.scores()[0] if s.metric == "psnr"}
+    one, other = (p["id"] for p in store.scored_protocols())
+    assert psnr["reconstruct", one].cell == psnr["reconstruct", other].cell
+    assert psnr["transfer", one].cell != psnr["transfer", other].cell
+    assert psnr["transfer", one].value != psnr["transfer", other].value
+    alone = config(method_file, tmp_path / "alone", tasks=tasks, protocol=HALF)
+    run_all(alone, QUIET)
+    scores = RunStore(tmp_path / "alone").scores()[0]
+    for s in scores:
+        if s.metric == "psnr":
+            assert s.value == psnr[s.task, other].value, "as in a run of its own"
+    page = (tmp_path / "run" / "report" / "report.html").read_text()
+    assert one in page
+    assert other in page
+    table = quality_tables(Material.of(tmp_path / "run"), [one, other])[1]
+    assert {g for g, _ in table.groups()} == {f"protocol {one}", f"protocol {other}"}
+
+
+def test_scoring_under_another_protocol_takes_the_images_that_it_would_make(
+    method_file: str, tmp_path: Path
+) -> None:
+    run = config(method_file, tmp_path / "run", tasks=["reconstruct", "transfer"], protocol=HALF)
+    run_all(run, QUIET)
+    score_run(tmp_path / "run", ["psnr"], ["sisbench1"], [], QUIET)
+    found = {s.task: s for s in RunStore(tmp_path / "run").scores()[0]}
+    assert found["reconstruct"].value is not None
+    assert found["transfer"].value is None
+    assert "were not made: pairs differ" in found["transfer"].reason
+    with pytest.raises(UserError, match=r"differ in .*quantise"):
+        score_run(tmp_path / "run", ["psnr"], ["ca2sis2024"], [], QUIET)
+
+
+def test_a_protocol_is_listed_once(method_file: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="sisbench1, sisbench1"):
+        make_plan(config(method_file, tmp_path, protocol=["sisbench1", "sisbench1"]))
+
+
+def test_a_run_of_an_earlier_schema_says_what_to_do(method_file: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"schema": 1, "cells": []}')
+    with pytest.raises(UserError, match="an earlier sisbench"):
+        RunStore(tmp_path).manifest()
 
 
 @pytest.mark.parametrize(

@@ -50,20 +50,25 @@ class Grid:
 
 
 def grids(material: Material, load_sample: LoadSample | None, rows: int = 4) -> list[Grid]:
-    """One grid for each data set and task that has images of at least one method."""
+    """One grid for each data set and task that has images of at least one method; one for each
+    kind of images where the run's protocols make different ones."""
     made = []
-    for dataset, task in material.places:
-        cells = [
-            c
-            for c in material.cells
-            if (c.about["dataset"]["label"], c.about["task"]["slug"]) == (dataset, task)
-        ]
-        items = {c.key: {r["id"]: r for r in c.items() if not r["error"]} for c in cells}
-        cells = [c for c in cells if items[c.key]]
-        picked = pick([list(items[c.key]) for c in cells], rows)
-        if picked:
-            own = [items[cells[0].key][name] for name in picked]
-            made.append(_grid(material, dataset, task, cells, own, load_sample))
+    for place in material.places:
+        kinds: dict[tuple[str, ...], list[CellView]] = {}
+        for cell in material.cells:
+            if (cell.about["dataset"]["label"], cell.about["task"]["slug"]) == place:
+                kinds.setdefault(tuple(cell.about["protocols"]), []).append(cell)
+        for protocols, planned in kinds.items():
+            items = {c.key: {r["id"]: r for r in c.items() if not r["error"]} for c in planned}
+            cells = [c for c in planned if items[c.key]]
+            picked = pick([list(items[c.key]) for c in cells], rows)
+            if picked:
+                own = [items[cells[0].key][name] for name in picked]
+                title = ", ".join(place)
+                if len(kinds) > 1:
+                    title += f" ({' and '.join(protocols)})"
+                lacking = [c.about["method"]["title"] for c in planned if not items[c.key]]
+                made.append(_grid(title, lacking, cells, own, load_sample))
     return made
 
 
@@ -76,9 +81,8 @@ def pick(ids: Sequence[Sequence[str]], rows: int) -> list[str]:
 
 
 def _grid(
-    material: Material,
-    dataset: str,
-    task: str,
+    title: str,
+    lacking: Sequence[str],
     cells: Sequence[CellView],
     items: Sequence[Mapping[str, Any]],
     load_sample: LoadSample | None,
@@ -97,21 +101,15 @@ def _grid(
         columns = {"edited label map": edited} | columns
         columns = {k: columns[k] for k in sorted(columns, key=lambda k: k != "label map")}
     for cell in cells:
-        title = str(cell.about["method"]["title"]) + (DAGGER if _seeded(cell) else "")
-        while title in columns:
-            title += " "
-        columns[title] = [cell.image(str(item["id"])) for item in items]
-    lacking = [
-        c.about["method"]["title"]
-        for c in material.cells
-        if (c.about["dataset"]["label"], c.about["task"]["slug"]) == (dataset, task)
-        and c.key not in {other.key for other in cells}
-    ]
+        head = str(cell.about["method"]["title"]) + (DAGGER if _seeded(cell) else "")
+        while head in columns:
+            head += " "
+        columns[head] = [cell.image(str(item["id"])) for item in items]
     if lacking:
         note = f"{note} No images: {', '.join(lacking)}.".strip()
     names = [str(item.get("target") or item["id"]) for item in items]
     picture = draw(columns, names)
-    return Grid(slug(f"{dataset}-{task}"), f"{dataset}, {task}", picture, scrub(note))
+    return Grid(slug(title.replace(", ", "-")), title, picture, scrub(note))
 
 
 def _seeded(cell: CellView) -> bool:

@@ -29,7 +29,6 @@ def report_page(
         files("bench.report").joinpath("template.html").read_text(encoding="utf-8")
     )
     manifest = material.manifest
-    protocol = manifest.get("protocol") or {}
     return template.render(
         name=str(manifest.get("name") or material.root.name),
         style=Markup(files("bench.report").joinpath("style.css").read_text(encoding="utf-8")),
@@ -43,12 +42,18 @@ def report_page(
         dashes=_dashes(tables),
         troubles=_troubles(material),
         metrics=_metrics(material),
-        protocol=list(_flat({k: v for k, v in protocol.items() if k != "remarks"})),
-        remarks=[scrub(str(r)) for r in protocol.get("remarks") or ()],
+        definitions=[_definition(p) for p in material.protocol_fields],
         protocols=material.protocols,
         provenance=list(_flat(manifest.get("provenance") or {})),
         config=list(_flat(manifest.get("config") or {})),
     )
+
+
+def _definition(protocol: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], list[str]]:
+    """(id, fields, remarks) of a protocol."""
+    fields = {k: v for k, v in protocol.items() if k not in ("id", "remarks")}
+    remarks = [scrub(str(r)) for r in protocol.get("remarks") or ()]
+    return str(protocol["id"]), list(_flat(fields)), remarks
 
 
 def _uri(kind: str, data: bytes) -> str:

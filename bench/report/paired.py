@@ -23,7 +23,7 @@ def paired_tables(material: Material, versus: str, protocols: Sequence[str]) -> 
     made = []
     for protocol in protocols or material.protocols:
         for dataset, task in material.places:
-            other = material.cell_of(versus, dataset, task)
+            other = material.cell_of(versus, dataset, task, protocol)
             scores = [
                 s
                 for s in material.scores
@@ -47,7 +47,11 @@ def paired_tables(material: Material, versus: str, protocols: Sequence[str]) -> 
             rows = [r for r in material.methods if r.key != versus and not r.ceiling]
             cells = {
                 (row.key, column.key): _difference(
-                    material.cell_of(row.key, dataset, task), other, column, protocol, seeded
+                    material.cell_of(row.key, dataset, task, protocol),
+                    other,
+                    column,
+                    protocol,
+                    seeded,
                 )
                 for row in rows
                 for column in columns

@@ -276,7 +276,7 @@ def _measured(
                 cells[row.key, column.key] = Cell(reason=place)
                 continue
             score = scores.get((method.key, *place, where.metric))
-            cells[row.key, column.key] = material.cell(score, method.key, *place)
+            cells[row.key, column.key] = material.cell(score, method.key, *place, protocol)
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ class Material:
     """All that a report is made from.
 
     Attributes:
-        manifest: run.json; cells: its cells; scores, metrics: scores.json.
+        manifest: run.json; cells: its cells; scores, metrics, protocol_fields: scores.json.
     """
 
     root: Path
@@ -29,6 +30,7 @@ class Material:
     cells: Sequence[CellView]
     scores: Sequence[Score]
     metrics: Mapping[str, Mapping[str, Any]]
+    protocol_fields: Sequence[Mapping[str, Any]] = ()
 
     @staticmethod
     def of(run: Path) -> Material:
@@ -39,7 +41,8 @@ class Material:
         """
         store = RunStore(run)
         scores, metrics = store.scores()
-        return Material(run, store.manifest(), store.cells(), scores, metrics)
+        fields = store.scored_protocols()
+        return Material(run, store.manifest(), store.cells(), scores, metrics, fields)
 
     @cached_property
     def methods(self) -> list[Row]:
@@ -60,25 +63,25 @@ class Material:
         planned = [(c.about["dataset"]["label"], c.about["task"]["slug"]) for c in self.cells]
         return list(dict.fromkeys([*planned, *((s.dataset, s.task) for s in self.scores)]))
 
-    def cell_of(self, method: str, dataset: str, task: str) -> CellView | None:
-        """The cell of the plan, or None."""
-        for cell in self.cells:
-            about = cell.about
-            where = (about["method"]["label"], about["dataset"]["label"], about["task"]["slug"])
-            if where == (method, dataset, task):
-                return cell
-        return None
+    @cached_property
+    def _scored(self) -> dict[tuple[str, str, str, str], str]:
+        """(method, data set, task, protocol) -> key of the cell that was scored."""
+        return {(s.method, s.dataset, s.task, s.protocol): s.cell for s in self.scores}
+
+    def cell_of(self, method: str, dataset: str, task: str, protocol: str) -> CellView | None:
+        """The cell that was scored under a protocol; where none was, the plan's first, or None."""
+        key = self._scored.get((method, dataset, task, protocol))
+        here = [c for c in self.cells if _place(c) == (method, dataset, task)]
+        return next((c for c in here if c.key == key), here[0] if here else None)
 
     @cached_property
     def seconds(self) -> dict[tuple[str, str, str], list[float]]:
         """(method, data set, task) -> seconds of each image that was made."""
-        found = {}
+        found: dict[tuple[str, str, str], list[float]] = {}
         for cell in self.cells:
-            about = cell.about
-            where = (about["method"]["label"], about["dataset"]["label"], about["task"]["slug"])
             taken = [r["seconds"] for r in cell.items() if r["seconds"] and not r["error"]]
             if taken:
-                found[where] = taken
+                found.setdefault(_place(cell), []).extend(taken)
         return found
 
     def chosen(self, wanted: Sequence[str]) -> list[str]:
@@ -106,9 +109,11 @@ class Material:
         """A column as the run's metric descriptions say."""
         return Column(where, group=group, **describe(metric, self.metrics))
 
-    def cell(self, score: Score | None, method: str, dataset: str, task: str) -> Cell:
+    def cell(
+        self, score: Score | None, method: str, dataset: str, task: str, protocol: str
+    ) -> Cell:
         """A score as a table cell; without one, a dash with the reason that the plan gives."""
-        planned = self.cell_of(method, dataset, task)
+        planned = self.cell_of(method, dataset, task, protocol)
         status = str(planned.about.get("status", "")) if planned else ""
         if score is None and any(r.ceiling for r in self.methods if r.key == method):
             return Cell(reason="not defined for the real photographs")
@@ -128,6 +133,12 @@ class Material:
             marks=tuple(marks),
             basis=basis(score),
         )
+
+
+def _place(cell: CellView) -> tuple[str, str, str]:
+    """(method, data set, task) as scores name them."""
+    about = cell.about
+    return about["method"]["label"], about["dataset"]["label"], about["task"]["slug"]
 
 
 def basis(score: Score) -> str:
@@ -175,7 +186,7 @@ def _table(
             columns.append(material.column(metric, key, group))
             for row in material.methods:
                 score = scores.get((metric, row.key))
-                cells[row.key, key] = material.cell(score, row.key, dataset, task)
+                cells[row.key, key] = material.cell(score, row.key, dataset, task, protocol)
     if not columns:
         return None
     named = {s.method for s in here}
@@ -214,7 +225,10 @@ def _agreement(
                 continue
             tau = kendalltau([values[base][m] for m in both], [values[other][m] for m in both])
             title = material.column(base, base, "").title
+            said = f"agrees with Kendall's tau {tau.statistic:+.2f}"
+            if math.isnan(tau.statistic):
+                said = "cannot be compared: one of them gives all the same figure"
             yield (
                 f"{title}: ranking of {len(both)} methods by the table's parser and by {parser} "
-                f"agrees with Kendall's tau {tau.statistic:+.2f}."
+                f"{said}."
             )

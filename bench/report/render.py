@@ -244,7 +244,8 @@ def to_html_file(table: Table) -> str:
 
 
 def to_rich(table: Table) -> RichTable:
-    """A rich table: bold best, underlined second best; nothing is read as markup."""
+    """A rich table: bold best, underlined second best; nothing is read as markup. Groups of columns
+    stand below each other where rows have no blocks: a terminal is narrow."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -254,6 +255,8 @@ def to_rich(table: Table) -> RichTable:
     rich = RichTable(title=Text(table.title), caption=caption, caption_justify="left")
     rich.add_column(Text("Method"))
     several = len(table.groups()) > 1
+    if several and table.blocks() == [("", list(range(len(table.rows))))]:
+        return _stacked(rich, table)
     for column in table.columns:
         head = f"{column.group}\n{column.header}" if several else column.header
         rich.add_column(Text(head), justify="right")
@@ -262,10 +265,35 @@ def to_rich(table: Table) -> RichTable:
             rich.add_section()
             rich.add_row(Text(_flat(block), style="italic"))
         for y in members:
-            name = Text(_flat(table.rows[y].title))
-            name.append(DAGGER if table.seeded(y) else "")
-            rich.add_row(name, *(_rich_cell(cell) for cell in table.cells[y]))
+            rich.add_row(_rich_name(table, y), *map(_rich_cell, table.cells[y]))
     return rich
+
+
+def _stacked(rich: RichTable, table: Table) -> RichTable:
+    """Every group of columns as a section of rows under the headers of all groups."""
+    from rich.text import Text
+
+    heads = list(dict.fromkeys(column.header for column in table.columns))
+    for head in heads:
+        rich.add_column(Text(head), justify="right")
+    start = 0
+    for group, width in table.groups():
+        rich.add_section()
+        rich.add_row(Text(_flat(group), style="italic"))
+        place = {c.header: start + k for k, c in enumerate(table.columns[start : start + width])}
+        for y, cells in enumerate(table.cells):
+            shown = [_rich_cell(cells[place[h]]) if h in place else Text() for h in heads]
+            rich.add_row(_rich_name(table, y), *shown)
+        start += width
+    return rich
+
+
+def _rich_name(table: Table, row: int) -> Text:
+    from rich.text import Text
+
+    name = Text(_flat(table.rows[row].title))
+    name.append(DAGGER if table.seeded(row) else "")
+    return name
 
 
 def _rich_cell(cell: Cell) -> Text:
