@@ -154,3 +154,11 @@ class KID(Metric):
             mean, deviation = kid_subsets(x, y, self.options["subsets"], size)
             extra |= {"subsets_mean": mean, "subsets_sd": deviation}
         return Figure(value, len(x), len(y), se=se, ci=normal_interval(value, se), extra=extra)
+
+    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
+        """The value plus each generated image's first-order influence on it; the real set, which
+        two methods share, is taken as given."""
+        if real is None:
+            return None
+        value, u, _ = kid(rows["features"], real["features"])
+        return value + u

@@ -156,14 +156,23 @@ class PSNRPooled(Metric):
         low, high = rows["low"].min() / 127.5 - 1, rows["high"].max() / 127.5 - 1
         observed = max(0.0, high) - min(0.0, low)
         n = len(sse)
-        mse = sse.sum() / count.sum()
-        residual = (sse - mse * count) / count.mean()
-        se = 10 / np.log(10) * float(np.sqrt(residual.var(ddof=1) / n)) / mse if n > 1 else 0.0
+        se = float(_pooled_influence(sse, count).std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
         extra = {
             "observed_range": float(psnr_of(sse.sum(), count.sum(), observed * 127.5)),
             "identical": int(np.sum(sse == 0)),
         }
         return Figure(value, n, se=se, ci=(value - 1.96 * se, value + 1.96 * se), extra=extra)
+
+    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
+        """The value plus each image's first-order influence on it."""
+        sse, count = rows["sse"].astype(np.float64), rows["count"].astype(np.float64)
+        return psnr_of(sse.sum(), count.sum()) + _pooled_influence(sse, count)
+
+
+def _pooled_influence(sse: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """n times the derivative of the pooled PSNR by each image's weight; the mean is 0."""
+    shares = sse / sse.mean() - count / count.mean()
+    return np.asarray(-10 / np.log(10) * shares)
 
 
 class SSIMRows(RowMaker):

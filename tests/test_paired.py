@@ -26,9 +26,11 @@ PIXELS = {
 }
 CASES = [
     ("fid", FEATURES, REAL),
+    ("kid", FEATURES, REAL),
     ("miou", CONFUSION, None),
     ("accuracy", CONFUSION, None),
     ("psnr", PIXELS, None),
+    ("psnr_pooled", PIXELS, None),
     ("ssim", {"ssim": RNG.uniform(0, 1, 20)}, None),
     ("lpips", {"lpips": RNG.uniform(0, 1, 20)}, None),
 ]
@@ -56,6 +58,16 @@ def test_pseudo_values_are_the_derivative_by_an_images_weight(name: str) -> None
         tp, truth, found = np.diagonal(pooled), pooled.sum(1), pooled.sum(0)
         moved = tp.sum() / truth.sum() if name == "accuracy" else (tp / (truth + found - tp)).mean()
         assert (moved - figure) / step == pytest.approx((values[k] - figure) / n, rel=1e-2)
+
+
+def test_kids_values_are_its_leave_one_out_differences() -> None:
+    """To the order of 1 / n: the jackknife weighs the pairs within a set (n - 1) / (n - 2)."""
+    metric, x = metrics.create("kid"), FEATURES["features"]
+    whole, n = metric.reduce(FEATURES, REAL).value, len(x)
+    left_out = [metric.reduce({"features": np.delete(x, k, 0)}, REAL).value for k in range(n)]
+    jackknife = (n - 1) * (whole - np.array(left_out))
+    off = np.abs(metric.values(FEATURES, REAL) - whole - jackknife)
+    assert off.max() < 2 / n * np.abs(jackknife).max()
 
 
 def test_versus_a_method_of_the_run(method_file: str, tmp_path: Path) -> None:
@@ -88,10 +100,15 @@ def test_versus_a_method_of_the_run(method_file: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("second", "tau"), [((1.0, 2.0, 3.0), "+1.00"), ((3.0, 2.0, 1.0), "-1.00")]
+    ("second", "said"),
+    [
+        ((1.0, 2.0, 3.0), "tau +1.00"),
+        ((3.0, 2.0, 1.0), "tau -1.00"),
+        ((2.0, 2.0, 2.0), "cannot be compared"),
+    ],
 )
 def test_two_parsers_and_whether_they_rank_alike(
-    tmp_path: Path, second: tuple[float, ...], tau: str
+    tmp_path: Path, second: tuple[float, ...], said: str
 ) -> None:
     from bench.report.quality import quality_tables
     from bench.store import Score
@@ -104,4 +121,4 @@ def test_two_parsers_and_whether_they_rank_alike(
     about = {"title": "mIoU", "direction": "up", "unit": "%", "scale": 100.0, "digits": 2}
     material = Material(tmp_path, {}, [], scores, {"miou": about, "miou@other": about})
     table = quality_tables(material)[0]
-    assert any(f"tau {tau}" in sentence and "other" in sentence for sentence in table.caption)
+    assert any(said in sentence and "other" in sentence for sentence in table.caption)

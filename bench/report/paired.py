@@ -45,17 +45,17 @@ def paired_tables(material: Material, versus: str, protocols: Sequence[str]) -> 
             ]
             seeded = any(SEEDED in s.marks for s in scores)
             rows = [r for r in material.methods if r.key != versus and not r.ceiling]
-            cells = {
-                (row.key, column.key): _difference(
-                    material.cell_of(row.key, dataset, task, protocol),
-                    other,
-                    column,
-                    protocol,
-                    seeded,
-                )
-                for row in rows
-                for column in columns
-            }
+            reasons = {(s.method, s.metric): s.reason for s in scores if s.value is None}
+            cells = {}
+            for row in rows:
+                cell = material.cell_of(row.key, dataset, task, protocol)
+                for column in columns:
+                    absent = [reasons.get((m, column.key), "") for m in (row.key, versus)]
+                    cells[row.key, column.key] = (
+                        Cell(reason=absent[0] or f"{versus}: {absent[1]}")
+                        if any(absent)
+                        else _difference(cell, other, column, protocol, seeded)
+                    )
             if rows and columns:
                 made.append(_table(versus, protocol, (dataset, task), columns, rows, cells))
     return made
