@@ -37,6 +37,14 @@ def test_material_is_seeded():
     assert 0 < np.abs(degraded(images, 0).astype(int) - images).mean() < 40
 
 
+def test_a_parser_and_its_repositorys_form_give_the_same_labels():
+    from bench.perf.parsers import compare_parsers
+
+    out = io.StringIO()
+    assert compare_parsers(["celebamask_unet"], 2, 64, 1, out) == 0, out.getvalue()
+    assert "| celebamask_unet |" in out.getvalue()
+
+
 @pytest.mark.slow
 def test_small_pipeline_agrees_with_the_usual_tools():
     from bench.perf.scoring import Wanted, compare_scoring

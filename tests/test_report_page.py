@@ -181,10 +181,11 @@ def test_grids_show_label_map_edit_reference_target_and_methods(run, monkeypatch
     assert [list(columns) for columns, _ in seen] == [
         ["label map", "target", "SEAN", "SPADE", "CA2-SIS", "V-INADE†"],
         ["label map", "edited label map", "reference", "target", "SEAN", "CA2-SIS", "V-INADE†"],
+        ["label map", "edited label map", "reference", "target", "SEAN", "CA2-SIS", "V-INADE†"],
         ["label map", "reference", "target", "SEAN", "SPADE", "CA2-SIS", "V-INADE†"],
     ]
     assert all("3" not in names for _, names in seen)  # SEAN failed there
-    columns, names = seen[2]
+    columns, names = seen[3]
     image, label = synthetic.sample(None, names[1])
     assert (columns["target"][1] == image).all()
     assert (
@@ -192,6 +193,28 @@ def test_grids_show_label_map_edit_reference_target_and_methods(run, monkeypatch
     ).all()
     assert (columns["reference"][1] == synthetic.sample(None, "3")[0]).all()
     assert made[0].picture.size[0] > 6 * 192
+
+
+def test_edits_of_classes_show_where_the_image_changed(run, monkeypatch):
+    seen = []
+
+    def watched(columns, names):
+        seen.append(columns)
+        return draw(columns, names)
+
+    monkeypatch.setattr("bench.report.grids.draw", watched)
+    made = grids(Material.of(run), synthetic.sample, rows=2)
+    which = [g.title.endswith("where the image changed") for g in made]
+    assert which == [False, False, True, False]
+    assert "against" not in made[1].note
+    assert "own reconstruction" in made[2].note
+    maps = seen[2]["SEAN"]
+    cells = {c.about["task"]["name"]: c for c in Material.of(run).cells if "sean" in c.key}
+    edited, plain = (cells[t].image("0").astype(float) for t in ("shape_transfer", "reconstruct"))
+    change = np.abs(edited - plain).mean(2)
+    brightest = np.unravel_index(change.argmax(), change.shape)
+    assert maps[0].sum(2)[brightest] == maps[0].sum(2).max()
+    assert (maps[0][change == 0] == 0).all()
 
 
 def test_grids_without_the_data_set_show_methods_and_say_so(run):

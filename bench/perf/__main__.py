@@ -26,7 +26,16 @@ def main(arguments: list[str] | None = None) -> int:
     speed.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="batch sizes")
     speed.add_argument("--rounds", type=int, default=3, help="timed calls; the median counts")
     speed.add_argument("--device", default="cpu", help="torch device")
+    parsers = commands.add_parser("parsers", help="parsers and identity networks on the CPU")
+    parsers.add_argument("names", nargs="*", help="networks (default: all but mit_ade20k)")
+    parsers.add_argument("--images", type=int, default=8, help="pictures (default 8)")
+    parsers.add_argument("--size", type=int, default=256, help="their side (default 256)")
+    parsers.add_argument("--rounds", type=int, default=4, help="rounds, the first is dropped")
     chosen = parser.parse_args(arguments)
+    if chosen.command == "parsers":
+        from bench.perf.parsers import compare_parsers
+
+        return compare_parsers(chosen.names, chosen.images, chosen.size, chosen.rounds, sys.stdout)
     if chosen.command == "methods":
         from bench.perf.methods import compare_methods
 

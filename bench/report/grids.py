@@ -1,4 +1,5 @@
-"""Qualitative grids: one row a sample; label map, reference, target, then every method."""
+"""Qualitative grids: one row a sample; label map, reference, target, then every method. Edits of
+classes also have maps of where the image changed."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from bench.report.quality import Material
 from bench.report.tables import DAGGER, scrub, slug
 from bench.store import CellView, write_atomic
 from bench.types import LabelSpace
+from metrics.locality import heat_map
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 LoadSample = Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]
 """(configuration of a data set, sample id) -> (image (H, W, 3) uint8, label map (H, W) int)."""
+
+EDITS = frozenset({"class_transfer", "shape_transfer", "mixed"})
+"""Tasks that change some classes alone: a map shows where the image really changed."""
 
 TILE = 192
 _GAP = 6
@@ -51,7 +56,8 @@ class Grid:
 
 def grids(material: Material, load_sample: LoadSample | None, rows: int = 4) -> list[Grid]:
     """One grid for each data set and task that has images of at least one method; one for each
-    kind of images where the run's protocols make different ones."""
+    kind of images where the run's protocols make different ones. After an edit of classes, another
+    one with the heat maps of CA2-SIS, Fig. 14."""
     made = []
     for place in material.places:
         kinds: dict[tuple[str, ...], list[CellView]] = {}
@@ -69,7 +75,64 @@ def grids(material: Material, load_sample: LoadSample | None, rows: int = 4) -> 
                     title += f" ({' and '.join(protocols)})"
                 lacking = [c.about["method"]["title"] for c in planned if not items[c.key]]
                 made.append(_grid(title, lacking, cells, own, load_sample))
+                changed = _changes(title, material, cells, own, load_sample)
+                made += [] if changed is None else [changed]
     return made
+
+
+def _changes(
+    title: str,
+    material: Material,
+    cells: Sequence[CellView],
+    items: Sequence[Mapping[str, Any]],
+    load_sample: LoadSample | None,
+) -> Grid | None:
+    """Heat maps of the change that an edit made, against the method's own reconstruction; None for
+    other tasks and where no reconstruction is there."""
+    if cells[0].about["task"]["name"] not in EDITS:
+        return None
+    found: dict[str, list[np.ndarray]] = {}
+    for cell in cells:
+        plain = _reconstructions(material, cell)
+        names = [str(item.get("target") or item["id"]) for item in items]
+        if plain is None or not all(plain.image_path(name).is_file() for name in names):
+            continue
+        found[_unlike(found, _head(cell))] = [
+            heat_map(cell.image(str(item["id"]))[None], plain.image(name))
+            for item, name in zip(items, names, strict=True)
+        ]
+    if not found:
+        return None
+    columns, note = _data(cells, items, load_sample)
+    most = max(1e-6, *(float(np.percentile(m, 99.5)) for maps in found.values() for m in maps))
+    columns |= {head: [_heat(m / most) for m in maps] for head, maps in found.items()}
+    said = (
+        "Mean absolute difference to the method's own reconstruction, one edit a picture; black is "
+        f"0, white {most:.3f} of the range and above, for all pictures alike. {note}"
+    )
+    names = [str(item.get("target") or item["id"]) for item in items]
+    title = f"{title}: where the image changed"
+    picture = draw(columns, names)
+    return Grid(slug(title.replace(", ", "-")), title, picture, scrub(said.strip()))
+
+
+def _reconstructions(material: Material, cell: CellView) -> CellView | None:
+    """The reconstructions of the same method and data set under a protocol of the cell."""
+    for other in material.cells:
+        a, b = cell.about, other.about
+        same = (a["method"]["label"], a["dataset"]["label"]) == (
+            b["method"]["label"],
+            b["dataset"]["label"],
+        )
+        if same and b["task"]["name"] == "reconstruct" and {*a["protocols"]} & {*b["protocols"]}:
+            return other
+    return None
+
+
+def _heat(values: np.ndarray) -> np.ndarray:
+    """(H, W) in [0, 1] and above -> (H, W, 3) uint8: black, red, yellow, white."""
+    ramps = [np.clip(3 * values - k, 0, 1) for k in range(3)]
+    return np.asarray(np.stack(ramps, -1) * 255 + 0.5, np.uint8)
 
 
 def pick(ids: Sequence[Sequence[str]], rows: int) -> list[str]:
@@ -88,23 +151,9 @@ def _grid(
     load_sample: LoadSample | None,
 ) -> Grid:
     """Columns by title, each with one picture a sample."""
-    columns: dict[str, list[np.ndarray]] = {}
-    note = "The data set was not opened: generated images only." if load_sample is None else ""
-    palette = _palette(cells[0].about["dataset"].get("space"))
-    if load_sample is not None:
-        try:
-            columns = _real(cells[0].about["dataset"]["config"], items, load_sample, palette)
-        except UserError as error:
-            note = f"The data set could not be opened, generated images only: {error.message}"
-    edited = _edited(cells, items, palette)
-    if edited:
-        columns = {"edited label map": edited} | columns
-        columns = {k: columns[k] for k in sorted(columns, key=lambda k: k != "label map")}
+    columns, note = _data(cells, items, load_sample)
     for cell in cells:
-        head = str(cell.about["method"]["title"]) + (DAGGER if _seeded(cell) else "")
-        while head in columns:
-            head += " "
-        columns[head] = [cell.image(str(item["id"])) for item in items]
+        columns[_unlike(columns, _head(cell))] = [cell.image(str(item["id"])) for item in items]
     if lacking:
         note = f"{note} No images: {', '.join(lacking)}.".strip()
     names = [str(item.get("target") or item["id"]) for item in items]
@@ -112,9 +161,39 @@ def _grid(
     return Grid(slug(title.replace(", ", "-")), title, picture, scrub(note))
 
 
-def _seeded(cell: CellView) -> bool:
+def _head(cell: CellView) -> str:
     weights = cell.about["method"].get("weights") or {}
-    return str(weights.get("source", "")).startswith("seeded:")
+    seeded = str(weights.get("source", "")).startswith("seeded:")
+    return str(cell.about["method"]["title"]) + (DAGGER if seeded else "")
+
+
+def _unlike(columns: Mapping[str, Any], head: str) -> str:
+    """``head``, with blanks after it where a column of that title is there already."""
+    while head in columns:
+        head += " "
+    return head
+
+
+def _data(
+    cells: Sequence[CellView],
+    items: Sequence[Mapping[str, Any]],
+    load_sample: LoadSample | None,
+) -> tuple[dict[str, list[np.ndarray]], str]:
+    """The columns before the methods', and a note where the data set could not be opened."""
+    about = cells[0].about["dataset"]
+    palette = _palette(about.get("space"))
+    columns: dict[str, list[np.ndarray]] = {}
+    note = "The data set was not opened: generated images only." if load_sample is None else ""
+    if load_sample is not None:
+        try:
+            columns = _real(about["config"], items, load_sample, palette)
+        except UserError as error:
+            note = f"The data set could not be opened, generated images only: {error.message}"
+    edited = _edited(cells, items, palette)
+    if edited:
+        columns = {"edited label map": edited} | columns
+        columns = {k: columns[k] for k in sorted(columns, key=lambda k: k != "label map")}
+    return columns, note
 
 
 def _real(
