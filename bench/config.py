@@ -149,12 +149,14 @@ class EngineConfig(Strict):
         batch_size: images a forward; halved when the device runs out of memory.
         workers: threads that decode images ahead.
         compile: run scoring's Inception through torch.compile (a minute once, then faster).
+        profile: count the operations of one image a cell (makes that image twice).
     """
 
     device: str = "auto"
     batch_size: int = Field(4, ge=1)
     workers: int = Field(2, ge=0)
     compile: bool = False
+    profile: bool = False
 
 
 class RunConfig(Strict):

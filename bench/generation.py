@@ -17,6 +17,7 @@ from bench.data import Dataset, Sample
 from bench.data.loader import prefetch, to_batch
 from bench.data.prepare import png_bytes
 from bench.errors import UserError
+from bench.profile import operations, parameters, peak_memory, reset_peak
 from bench.store import CellView, write_atomic, write_json
 from bench.tasks import Editor, Item, Made, make, make_layout
 
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
     from methods.editor import LayoutEditor
 
 HOLE_BYTE = 255
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a batch took: seconds, and the peak memory in bytes where the device tells."""
+
+    seconds: float = 0.0
+    memory: float | None = None
 
 
 @dataclass
@@ -94,6 +103,8 @@ class CellRunner:
         self.dataset: Dataset = plan.datasets[cell.dataset.shown]
         self.batch_size = plan.config.engine.batch_size
         self.position = {item.id: index for index, item in enumerate(cell.items)}
+        self.parameters = parameters(method)
+        self.profiled = not plan.config.engine.profile
 
     def run(self) -> None:
         """Work off what is pending; safe to be killed at any moment."""
@@ -138,7 +149,8 @@ class CellRunner:
                 usable.append(item)
             else:
                 rows.append(self._row(item, error=fault.message))
-        for part, made, seconds in self._render(usable, samples):
+        counted = self._operations(usable, samples)
+        for part, made, cost in self._render(usable, samples):
             if isinstance(made, str):
                 rows.extend(self._row(item, error=made) for item in part)
                 continue
@@ -151,26 +163,39 @@ class CellRunner:
                     rows.append(self._row(item, error="the method rendered non-finite values"))
                     continue
                 classes = edited[k].nonzero()[:, 0].tolist()
-                each = seconds / len(part)
-                rows.append(self._row(item, classes, absent[k], each, len(part)))
+                row = self._row(item, classes, absent[k], cost, len(part))
+                rows.append(row | {"flops": counted.get(item.id)})
                 pictures.append((f"images/{item.id}.png", eight_bit[k]))
                 if label is not None:
                     byte = np.where(label[k] < 0, HOLE_BYTE, label[k]).astype(np.uint8)
                     pictures.append((f"labels/{item.id}.png", byte))
         return rows, pictures
 
+    def _operations(
+        self, items: Sequence[Item], samples: dict[str, Sample | UserError]
+    ) -> dict[str, float]:
+        """Operations of the cell's first image by its id, where profiling is on."""
+        if self.profiled or not items:
+            return {}
+        self.profiled = True
+        try:
+            return {items[0].id: operations(lambda: self._forward(items[:1], samples))}
+        except (RuntimeError, ValueError, UserError) as error:
+            self.progress.say(f"not profiled: {str(error).splitlines()[0][:200]}")
+            return {}
+
     def _render(
         self, items: Sequence[Item], samples: dict[str, Sample | UserError]
-    ) -> Iterator[tuple[Sequence[Item], Made | str, float]]:
-        """(items, what was made of them or the error, seconds); halves a batch that does not
+    ) -> Iterator[tuple[Sequence[Item], Made | str, Cost]]:
+        """(items, what was made of them or the error, its cost); halves a batch that does not
         fit."""
         if not items:
             return
         try:
-            made, seconds = self._forward(items, samples)
+            made, cost = self._forward(items, samples)
         except (RuntimeError, ValueError, UserError) as error:
             if len(items) == 1:
-                yield items, f"{type(error).__name__}: {str(error).splitlines()[0][:300]}", 0.0
+                yield items, f"{type(error).__name__}: {str(error).splitlines()[0][:300]}", Cost()
                 return
             if is_out_of_memory(error):
                 _free(self.method.device)
@@ -179,11 +204,11 @@ class CellRunner:
             yield from self._render(items[:half], samples)
             yield from self._render(items[half:], samples)
             return
-        yield items, made, seconds
+        yield items, made, cost
 
     def _forward(
         self, items: Sequence[Item], samples: dict[str, Sample | UserError]
-    ) -> tuple[Made, float]:
+    ) -> tuple[Made, Cost]:
         space, device = self.dataset.space, self.method.device
 
         def batch(ids: list[str]) -> Any:
@@ -194,11 +219,12 @@ class CellRunner:
         target = batch([i.target for i in items])
         reference = batch([i.reference for i in items]) if items[0].reference else None
         with self.timer.stage("network"):
+            reset_peak(device)
             start = time.perf_counter()
             made = self._call(items, target, reference)
             _synchronise(device)
             seconds = time.perf_counter() - start
-        return made, seconds
+        return made, Cost(seconds, peak_memory(device))
 
     def _call(self, items: Sequence[Item], target: Batch, reference: Batch | None) -> Made:
         from methods.editor import LayoutEditor
@@ -214,7 +240,7 @@ class CellRunner:
         item: Item,
         classes: Sequence[int] = (),
         absent: int = 0,
-        seconds: float = 0.0,
+        cost: Cost = Cost(),
         batch: int = 0,
         error: str = "",
     ) -> dict[str, Any]:
@@ -226,8 +252,10 @@ class CellRunner:
             "alpha": item.alpha,
             "classes": list(classes),
             "absent": absent,
-            "seconds": seconds,
+            "seconds": cost.seconds / max(batch, 1),
             "batch": batch,
+            "peak_memory": cost.memory,
+            "parameters": self.parameters,
             "error": error,
         }
 
@@ -265,6 +293,9 @@ def write_items(path: Path, rows: list[dict[str, Any]]) -> None:
             ("absent", pa.int64()),
             ("seconds", pa.float64()),
             ("batch", pa.int64()),
+            ("peak_memory", pa.float64()),
+            ("parameters", pa.float64()),
+            ("flops", pa.float64()),
             ("error", pa.string()),
         ]
     )

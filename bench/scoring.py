@@ -393,7 +393,10 @@ def plain(value: Any) -> Any:
 
 def item_columns(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the run recorded of each item, as rows of the efficiency figures."""
-    return {"seconds": np.array([r["seconds"] for r in items])}
+    return {
+        name: np.array([r.get(name) for r in items], np.float64)  # None becomes NaN
+        for name in sorted(EFFICIENCY)
+    }
 
 
 def _key(maker: str, options: Mapping[str, Any]) -> str:

@@ -10,18 +10,34 @@ from metrics.statistics import mean_estimate
 
 
 class _FromItems(Metric):
-    """A figure of one column of the item records; ``name`` is the column."""
+    """A figure of one column of the item records; ``name`` is the column.
+
+    Class attributes:
+        remedy: what makes a run record it.
+    """
+
+    remedy = ""
 
     direction = "down"
     bounds = (0.0, None)
-    tasks = ("reconstruct", "transfer", "sample")
+    tasks = (
+        "reconstruct",
+        "transfer",
+        "class_transfer",
+        "shape_transfer",
+        "subject_transfer",
+        "sample",
+        "mixed",
+        "interpolate_style",
+        "interpolate_shape",
+    )
     source = "measured in the run"
 
     def _column(self, rows: Rows) -> np.ndarray:
         values = np.asarray(rows.get(self.name, ()), np.float64)
         values = values[np.isfinite(values)]
         if not len(values):
-            raise Unavailable(f"the run recorded no '{self.name}'", "run it with profiling on")
+            raise Unavailable(f"the run recorded no {self.title.lower()}", self.remedy)
         return values
 
 
@@ -49,7 +65,8 @@ class Seconds(_FromItems):
 
 
 class PeakMemory(_FromItems):
-    """Highest memory that an image took, stored in bytes.
+    """Highest memory while a batch was made, stored in bytes: on CUDA what torch had allocated,
+    weights included; on a CPU what the whole process had resident.
 
     Rows: ``peak_memory`` (n,).
 
@@ -60,6 +77,7 @@ class PeakMemory(_FromItems):
     name = "peak_memory"
     title = "Peak memory"
     unit = "MiB"
+    remedy = "CUDA and Linux tell it, other devices do not"
     scale = 1 / 2**20
     digits = 0
 
@@ -69,7 +87,7 @@ class PeakMemory(_FromItems):
 
 
 class Parameters(_FromItems):
-    """Parameters of the method's networks that an image needs.
+    """Parameters of the method's networks (its ``net``).
 
     Rows: ``parameters`` (n,), the same number everywhere.
 
@@ -80,6 +98,7 @@ class Parameters(_FromItems):
     name = "parameters"
     title = "Parameters"
     unit = "M"
+    remedy = "the method has no 'net'"
     scale = 1e-6
     digits = 1
 
@@ -89,7 +108,8 @@ class Parameters(_FromItems):
 
 
 class Flops(Parameters):
-    """Floating-point operations an image (2 for a multiply-add).
+    """Floating-point operations an image in matrix products, convolutions and attention (2 for a
+    multiply-add), as this implementation does them; counted on the first image of a cell.
 
     Rows: ``flops`` (n,).
 
@@ -98,6 +118,7 @@ class Flops(Parameters):
     """
 
     name = "flops"
-    title = "GFLOP"
-    unit = "G"
+    title = "Operations"
+    unit = "GFLOP"
+    remedy = "set 'engine: {profile: true}' before its images are made"
     scale = 1e-9

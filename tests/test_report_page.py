@@ -100,6 +100,8 @@ def test_the_report_folder(tmp_path):
     assert names == {"tables", "charts", "grids", "report.html", "timing.csv"}
     timing = (run / "report" / "timing.csv").read_text().splitlines()
     assert timing[0].startswith("method,dataset,task,images,median_seconds")
+    assert timing[0].endswith(",parameters,flops,peak_memory")
+    assert timing[1].endswith(",,,"), "the synthetic run recorded none of them"
     assert timing[1].startswith("sean,celebamask_hq,reconstruct,4,")  # one of five failed
     assert len(timing) == 12
     stale = run / "report" / "tables" / "stale.md"

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from bench import runner
-from bench.cells import make_plan
+from bench.cells import make_plan, method_class, resolve_weights
 from bench.config import RunConfig, validated
 from bench.errors import UserError
 from bench.generation import to_uint8
@@ -285,6 +285,30 @@ def test_keys_follow_what_images_depend_on(method_file: str, tmp_path: Path) -> 
         Path(method_file.rpartition(":")[0]).read_text() + "\n"
     )
     assert key() != base, "a method's own file is part of the key"
+
+
+def test_costs_are_recorded(method_file: str, tmp_path: Path) -> None:
+    engine = {"device": "cpu", "batch_size": 3, "profile": True}
+    toy = {"name": "spade", "weights": "bundled:toy-spade"}
+    data = [{"name": "toyfaces", "split": "test", "size": 64, "n": 4}]
+    plain = config(method_file, tmp_path / "plain", tasks=["reconstruct"])
+    run = config("x", tmp_path / "run", tasks=["reconstruct"], methods=[toy], datasets=data)
+    run = run.model_copy(update={"engine": type(run.engine)(**engine)})
+    run_all(run, QUIET)
+    score_run(tmp_path / "run", ["seconds", "flops", "parameters", "peak_memory"], [], [], QUIET)
+    found = {s.metric: s for s in RunStore(tmp_path / "run").scores()[0]}
+    net = method_class("spade")().load("celebamask_hq", str(resolve_weights(toy["weights"]))).net
+    assert found["parameters"].value == sum(p.numel() for p in net.parameters())
+    assert found["flops"].n == 1
+    assert 1e7 < found["flops"].value < 1e10
+    assert found["peak_memory"].n == 4
+    if sys.platform == "linux":
+        assert 1e8 < found["peak_memory"].value < 1e11
+    assert "GFLOP" in (tmp_path / "run" / "report" / "report.html").read_text()
+    runner.generate(make_plan(plain), QUIET)
+    score_run(tmp_path / "plain", ["flops"], [], [], QUIET)
+    reasons = {s.metric: s.reason for s in RunStore(tmp_path / "plain").scores()[0]}
+    assert "profile: true" in reasons["flops"]
 
 
 HALF = {"base": "sisbench1", "pairs": "half"}

@@ -13,7 +13,7 @@ from typing import Any
 from bench.errors import UserError, did_you_mean
 from bench.report.charts import Chart, charts
 from bench.report.grids import Grid, LoadSample, grids
-from bench.report.page import report_page
+from bench.report.page import recorded, report_page
 from bench.report.paired import paired_tables
 from bench.report.published import paper_tables
 from bench.report.quality import Material, quality_tables
@@ -68,14 +68,18 @@ def unique(names: Sequence[str]) -> list[str]:
 
 
 def timing_csv(material: Material) -> str:
-    """One row a cell: images, median and mean seconds an image. Kept apart from the tables, which
+    """One row a method, data set and task: images, median and mean seconds an image, parameters,
+    operations, peak memory in bytes (empty where not recorded). Kept apart from the tables, which
     are the same bytes for the same scores."""
     stream = io.StringIO()
     out = csv.writer(stream, lineterminator="\n")
-    out.writerow(["method", "dataset", "task", "images", "median_seconds", "mean_seconds"])
-    for where, taken in material.seconds.items():
+    head = ["method", "dataset", "task", "images", "median_seconds", "mean_seconds"]
+    out.writerow([*head, "parameters", "flops", "peak_memory"])
+    for where, rows in material.records.items():
+        taken = material.seconds[where]
         middle, mean = statistics.median(taken), statistics.fmean(taken)
-        out.writerow([*where, len(taken), f"{middle:.6g}", f"{mean:.6g}"])
+        costs = ("" if c is None else f"{c:.0f}" for c in recorded(rows).values())
+        out.writerow([*where, len(taken), f"{middle:.6g}", f"{mean:.6g}", *costs])
     return stream.getvalue()
 
 

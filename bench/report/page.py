@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -14,7 +15,7 @@ from bench.report.charts import Chart
 from bench.report.grids import Grid
 from bench.report.quality import Material
 from bench.report.render import to_html
-from bench.report.tables import ARROWS, SEEDED_SENTENCE, Table, count, scrub, slug
+from bench.report.tables import ARROWS, DASH, SEEDED_SENTENCE, Table, count, scrub, slug
 
 
 def report_page(
@@ -44,6 +45,7 @@ def report_page(
         metrics=_metrics(material),
         definitions=[_definition(p) for p in material.protocol_fields],
         protocols=material.protocols,
+        costs=_costs(material),
         provenance=list(_flat(manifest.get("provenance") or {})),
         config=list(_flat(manifest.get("config") or {})),
     )
@@ -102,6 +104,33 @@ def _methods(material: Material) -> list[tuple[str, str, str, str]]:
         source, digest = (scrub(str(weights.get(k) or "–")) for k in ("source", "sha256"))
         found[str(method["title"]), str(method.get("paper") or "–"), source, digest] = None
     return list(found)
+
+
+def recorded(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Parameters, operations an image and peak memory of the item rows of one method."""
+    found: dict[str, float | None] = {}
+    for name in ("parameters", "flops", "peak_memory"):
+        known = [float(r[name]) for r in rows if r.get(name) is not None]
+        middle = statistics.fmean(known) if known else None
+        found[name] = max(known) if known and name == "peak_memory" else middle
+    return found
+
+
+def _costs(material: Material) -> list[tuple[str, ...]]:
+    """(method, data set and task, images, median seconds, M parameters, GFLOP, peak MiB)."""
+    titles = {row.key: row.title for row in material.methods}
+    found = []
+    for (method, dataset, task), rows in material.records.items():
+        cost, seconds = recorded(rows), material.seconds[method, dataset, task]
+        scales = {"parameters": 1e-6, "flops": 1e-9, "peak_memory": 2.0**-20}
+        shown = (
+            DASH if (v := cost[name]) is None else f"{v * scale:,.{int(name != 'peak_memory')}f}"
+            for name, scale in scales.items()
+        )
+        middle = f"{statistics.median(seconds):.3g}"
+        place = f"{dataset}, {task}"
+        found.append((titles.get(method, method), place, count(len(rows)), middle, *shown))
+    return found
 
 
 def _datasets(material: Material) -> list[tuple[str, str, str, str]]:

@@ -75,14 +75,19 @@ class Material:
         return next((c for c in here if c.key == key), here[0] if here else None)
 
     @cached_property
+    def records(self) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:
+        """(method, data set, task) -> item rows of the images that were made."""
+        found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+        for cell in self.cells:
+            rows = [r for r in cell.items() if r["seconds"] and not r["error"]]
+            if rows:
+                found.setdefault(_place(cell), []).extend(rows)
+        return found
+
+    @cached_property
     def seconds(self) -> dict[tuple[str, str, str], list[float]]:
         """(method, data set, task) -> seconds of each image that was made."""
-        found: dict[tuple[str, str, str], list[float]] = {}
-        for cell in self.cells:
-            taken = [r["seconds"] for r in cell.items() if r["seconds"] and not r["error"]]
-            if taken:
-                found.setdefault(_place(cell), []).extend(taken)
-        return found
+        return {place: [r["seconds"] for r in rows] for place, rows in self.records.items()}
 
     def chosen(self, wanted: Sequence[str]) -> list[str]:
         """Protocol ids for names or ids (``ca2sis2024`` stands for ``ca2sis2024@3f2a9c01``).
