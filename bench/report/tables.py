@@ -167,7 +167,7 @@ def count(n: int) -> str:
 def sets_of(cell: Cell) -> str:
     """``2,000 generated and 2,824 real images``."""
     if cell.n_real is None:
-        return f"{count(cell.n)} images"
+        return f"{count(cell.n)} " + ("image" if cell.n == 1 else "images")
     return f"{count(cell.n)} generated and {count(cell.n_real)} real images"
 
 
