@@ -69,7 +69,8 @@ def run(
 def score(
     run: Run,
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", "-m", help="only these; repeat the option")
+        list[str] | None,
+        typer.Option("--metric", "-m", help="only these; figures that are there stay"),
     ] = None,
     protocol: Protocols = "",
     parsers: Annotated[str, typer.Option(help="parsers for mIoU and accuracy: a,b")] = "",

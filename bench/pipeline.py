@@ -10,7 +10,7 @@ from bench.config import DatasetConfig, RunConfig, validated
 from bench.errors import UserError
 from bench.progress import Progress
 from bench.protocol import Protocol, get_protocol
-from bench.store import RunStore, write_json
+from bench.store import RunStore, Score, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,7 @@ def run_all(
             write_json(config.folder / "stages.json", {"images": timer.images, "seconds": stages})
         if generate_only:
             return None
-        score_run(config.folder, config.metrics, [], [], progress, strict)
+        score_run(config.folder, None, [], [], progress, strict)
         return write_report(config.folder)
 
 
@@ -63,7 +63,8 @@ def score_run(
     compile: bool = False,
 ) -> None:
     """Score the stored images of ``run``, write scores.json; ``device`` and ``compile`` go before
-    the run's own.
+    the run's own. Where ``protocols`` or ``parsers`` are named, or fewer metrics than the run's,
+    the other figures that are there stay.
 
     Raises:
         UserError: no run there; a protocol of which no cell holds the images; under ``strict``,
@@ -91,11 +92,26 @@ def score_run(
     )
     scorer = Scorer(store, request, progress)
     scores = scorer.scores()
-    store.write_scores(
-        scores,
-        {name: describe(name, cls) for name, cls in scorer.used.items()},
-        [p.model_dump(mode="json") | {"id": p.id} for p in chosen],
-    )
+    about = {name: describe(name, cls) for name, cls in scorer.used.items()}
+    fields = {p.id: p.model_dump(mode="json") | {"id": p.id} for p in chosen}
+    if (metrics or protocols or parsers) and (run / "scores.json").is_file():
+        before, known = store.scores()
+        scores = _joined(before, scores, {cell.key for cell in store.cells()})
+        about = known | about
+        fields = {p["id"]: p for p in store.scored_protocols()} | fields
+    used = {s.protocol for s in scores}
+    store.write_scores(scores, about, [p for key, p in fields.items() if key in used])
+
+
+def _joined(before: Sequence[Score], new: Sequence[Score], cells: set[str]) -> list[Score]:
+    """``new`` in the places of the figures that they replace, then the rest; earlier figures of
+    images that the run no longer has are left out."""
+
+    def key(score: Score) -> tuple[str, ...]:
+        return score.method, score.dataset, score.task, score.metric, score.protocol
+
+    found = {key(s): s for s in before if not s.cell or s.cell in cells}
+    return list((found | {key(s): s for s in new}).values())
 
 
 def _named(name: str, own: Sequence[Protocol]) -> Protocol:

@@ -348,12 +348,26 @@ def test_scoring_under_another_protocol_takes_the_images_that_it_would_make(
     run = config(method_file, tmp_path / "run", tasks=["reconstruct", "transfer"], protocol=HALF)
     run_all(run, QUIET)
     score_run(tmp_path / "run", ["psnr"], ["sisbench1"], [], QUIET)
-    found = {s.task: s for s in RunStore(tmp_path / "run").scores()[0]}
+    scores = RunStore(tmp_path / "run").scores()[0]
+    found = {s.task: s for s in scores if s.protocol.startswith("sisbench1@")}
     assert found["reconstruct"].value is not None
     assert found["transfer"].value is None
     assert "were not made: pairs differ" in found["transfer"].reason
     with pytest.raises(UserError, match=r"differ in .*quantise"):
         score_run(tmp_path / "run", ["psnr"], ["ca2sis2024"], [], QUIET)
+
+
+def test_a_metric_more_leaves_the_figures_that_are_there(method_file: str, tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "run")
+    run_all(config(method_file, tmp_path / "run", tasks=["reconstruct"]), QUIET)
+    first = store.scores()[0]
+    score_run(tmp_path / "run", ["psnr_pooled", "ssim"], [], [], QUIET)
+    second, about = store.scores()
+    assert [s.metric for s in second] == [s.metric for s in first] + ["psnr_pooled"]
+    assert second[: len(first)] == first
+    assert {"psnr", "psnr_pooled"} <= about.keys()
+    score_run(tmp_path / "run", None, [], [], QUIET)
+    assert store.scores()[0] == first, "without a choice, the run's own metrics alone"
 
 
 def test_a_protocol_is_listed_once(method_file: str, tmp_path: Path) -> None:
