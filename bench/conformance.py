@@ -235,7 +235,8 @@ class _Kit:
         return _same(image, self.method.transfer(self.batch, self.batch, self.noise))
 
     def every_task(self) -> str:
-        from methods.base import TASKS, why_not
+        from bench.types import TASKS
+        from methods.base import why_not
 
         target, reference, noise = self.batch[:1], self.batch[1:2], Noise(self.batch.ids[:1], 0)
         for task in TASKS:

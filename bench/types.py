@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 HOLE = -1
 """Label of a pixel of no class, as a shape swap leaves behind; its one-hot column is all zeros."""
 
+TASKS = (
+    "reconstruct",
+    "transfer",
+    "class_transfer",
+    "shape_transfer",
+    "subject_transfer",
+    "sample",
+    "mixed",
+    "interpolate_style",
+    "interpolate_shape",
+)
+"""What a method can be asked for (``bench.tasks`` says what each makes)."""
+
 
 @lru_cache(maxsize=256)
 def pil_nearest(source: int, target: int) -> np.ndarray:

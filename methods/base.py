@@ -334,19 +334,6 @@ class Method(Loadable):
         return self.render(layout, self.encode_style(target), noise)
 
 
-TASKS = (
-    "reconstruct",
-    "transfer",
-    "class_transfer",
-    "shape_transfer",
-    "subject_transfer",
-    "sample",
-    "mixed",
-    "interpolate_style",
-    "interpolate_shape",
-)
-
-
 def _returns(function: Any, default: type) -> type:
     """The annotated return type of a method, or ``default`` when it is not a plain class."""
     try:

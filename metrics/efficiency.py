@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench.errors import Unavailable
+from bench.types import TASKS
 from metrics.base import Figure, Metric, Rows
 from metrics.statistics import mean_estimate
 
@@ -20,17 +21,7 @@ class _FromItems(Metric):
 
     direction = "down"
     bounds = (0.0, None)
-    tasks = (
-        "reconstruct",
-        "transfer",
-        "class_transfer",
-        "shape_transfer",
-        "subject_transfer",
-        "sample",
-        "mixed",
-        "interpolate_style",
-        "interpolate_shape",
-    )
+    tasks = TASKS
     source = "measured in the run"
 
     def _column(self, rows: Rows) -> np.ndarray:
