@@ -86,7 +86,7 @@ def score(
 
     named = _split(protocol), _split(parsers)
     score_run(run, metric, *named, Progress(quiet=quiet), strict, device, compiled)
-    _print_tables(run)
+    _print_tables(run, protocols=named[0])
 
 
 @app.command()

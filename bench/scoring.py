@@ -68,8 +68,9 @@ class Scorer:
         for protocol in self.request.protocols:
             cells = []
             for group in _places(self.run.cells()):
-                made = next((c for c in group if not differences(c, protocol)), None)
-                cells.append(made or _without_images(group[0], protocol))
+                nearest = min(group, key=lambda c: len(differences(c, protocol)))
+                lacking = differences(nearest, protocol)
+                cells.append(_without_images(nearest, lacking) if lacking else nearest)
             for cell in cells:
                 found.extend(self._cell(cell, cells, protocol))
             found.extend(self._ceilings(cells, protocol))
@@ -343,18 +344,13 @@ def _places(cells: Sequence[CellView]) -> list[list[CellView]]:
     return list(groups.values())
 
 
-def _without_images(cell: CellView, protocol: Protocol) -> CellView:
-    """The cell as it stands under a protocol whose images of it were not made."""
-    fields = ", ".join(differences(cell, protocol))
+def _without_images(cell: CellView, fields: Sequence[str]) -> CellView:
+    """The cell as it stands under a protocol whose images, other in ``fields``, were not made."""
     reason = cell.about["reason"] if cell.about["status"] == "impossible" else ""
-    return CellView(
-        cell.folder,
-        {
-            **cell.about,
-            "status": "impossible",
-            "reason": reason or f"its images under this protocol were not made: {fields} differ",
-        },
-    )
+    if not reason:
+        differ = "differs" if len(fields) == 1 else "differ"
+        reason = f"its images under this protocol were not made: {', '.join(fields)} {differ}"
+    return CellView(cell.folder, {**cell.about, "status": "impossible", "reason": reason})
 
 
 def filled(base: Score, figure: Figure, extra: Mapping[str, Any], protocol: Protocol) -> Score:

@@ -352,7 +352,7 @@ def test_scoring_under_another_protocol_takes_the_images_that_it_would_make(
     found = {s.task: s for s in scores if s.protocol.startswith("sisbench1@")}
     assert found["reconstruct"].value is not None
     assert found["transfer"].value is None
-    assert "were not made: pairs differ" in found["transfer"].reason
+    assert "were not made: pairs differs" in found["transfer"].reason
     with pytest.raises(UserError, match=r"differ in .*quantise"):
         score_run(tmp_path / "run", ["psnr"], ["ca2sis2024"], [], QUIET)
 

@@ -107,7 +107,7 @@ class Material:
             raise UserError(f"'{name}' stands for several protocols: {', '.join(near)}", "name one")
         raise UserError(
             f"this run has no scores under protocol '{name}'",
-            did_you_mean(name, self.protocols) + " sisbench score RUN -p NAME adds some",
+            did_you_mean(name, self.protocols) + "; sisbench score RUN -p NAME adds some",
         )
 
     def column(self, metric: str, where: str, group: str) -> Column:
