@@ -97,12 +97,16 @@ def report(
         str, typer.Option(help="a method (paired, on the same items) or a paper, as ca2sis")
     ] = "",
     formats: Annotated[str, typer.Option(help="table formats")] = "md,tex,csv,html",
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", "-u", help="print one standard error beside figures")
+    ] = False,
 ) -> None:
     """Tables, charts, grids and one self-contained page from a scored run (needs no torch)."""
     from bench.pipeline import write_report
 
-    page = write_report(run, _split(protocol), versus or None, tuple(_split(formats)))
-    _print_tables(run, versus or None, _split(protocol))
+    protocols = _split(protocol)
+    page = write_report(run, protocols, versus or None, tuple(_split(formats)), uncertainty)
+    _print_tables(run, versus or None, protocols, uncertainty)
     out.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
@@ -319,10 +323,15 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
-def _print_tables(run: Path, versus: str | None = None, protocols: Sequence[str] = ()) -> None:
+def _print_tables(
+    run: Path,
+    versus: str | None = None,
+    protocols: Sequence[str] = (),
+    uncertainty: bool = False,
+) -> None:
     from bench.report import console_tables
 
-    for table in console_tables(run, versus=versus, protocols=protocols):
+    for table in console_tables(run, versus=versus, protocols=protocols, uncertainty=uncertainty):
         out.print(table)
 
 

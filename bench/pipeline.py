@@ -169,6 +169,7 @@ def write_report(
     protocols: Sequence[str] = (),
     versus: str | None = None,
     formats: Sequence[str] = FORMATS,
+    uncertainty: bool = False,
 ) -> Path:
     """Tables, charts, grids and the page; needs no torch.
 
@@ -183,6 +184,7 @@ def write_report(
         versus=versus,
         load_sample=sample_loader(),
         protocols=tuple(protocols),
+        uncertainty=uncertainty,
     )
 
 

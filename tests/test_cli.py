@@ -52,6 +52,24 @@ def test_run_score_report(capsys: pytest.CaptureFixture[str], config: Path, tmp_
     code, text = run(capsys, "report", str(tmp_path / "run"), "--formats", "md")
     assert code == 0
     assert {p.suffix for p in (tmp_path / "run/report/tables").iterdir()} == {".md"}
+    assert "±" not in text
+    code, text = run(capsys, "report", str(tmp_path / "run"), "--uncertainty")
+    assert code == 0
+    assert text.count("±") > 3
+
+
+def test_protocols_of_the_command_line(
+    capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path
+) -> None:
+    both = "sisbench1,scadm2024"
+    assert run(capsys, "run", str(config), "-q", "-p", both)[0] == 0
+    code, text = run(capsys, "report", str(tmp_path / "run"), "-p", both)
+    assert code == 0
+    assert "protocol sisbench1@" in text
+    assert "protocol scadm2024@" in text
+    code, text = run(capsys, "run", str(config), "-q", "-p", "sisbench2")
+    assert code == 2
+    assert "sisbench1" in text
 
 
 @pytest.mark.parametrize(

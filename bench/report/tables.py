@@ -206,7 +206,7 @@ def assemble(
             grid[y][x] = _footnote(cell, remarks.get((y, x), []), notes)
     closing = [SEEDED_SENTENCE] if any(c.seeded for line in grid for c in line) else []
     if uncertainty and any(c.error for line in grid for c in line):
-        closing.insert(0, "± is one standard error of sampling the generated images.")
+        closing.insert(0, "± is one standard error; sisbench explain NAME says over what.")
     return Table(
         name=slug(name),
         title=title,
