@@ -59,8 +59,10 @@ def plain(text: str, limit: int = 34) -> str:
 
 
 def _finish(figure: Figure, name: str, title: str) -> Chart:
-    figure.draw_without_rendering()  # one layout for both files
-    figure.set_layout_engine("none")
+    engine = figure.get_layout_engine()
+    assert engine is not None  # _figure asks for one
+    engine.execute(figure)  # one layout for both files
+    figure.set_layout_engine(None)  # "none" would have each file drawn twice
     png, svg = io.BytesIO(), io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})

@@ -215,8 +215,6 @@ def _agreement(
     material: Material, scores: Sequence[Score], protocols: Sequence[str]
 ) -> Iterator[str]:
     """Whether two parsers rank the methods alike: Kendall's tau of ``miou`` and ``miou@PARSER``."""
-    from scipy.stats import kendalltau
-
     for other in dict.fromkeys(s.metric for s in scores if "@" in s.metric):
         base, parser = other.split("@", 1)
         for protocol in protocols:
@@ -228,6 +226,8 @@ def _agreement(
             both = [m for m in values[base] if m in values[other]]
             if len(both) < 2:
                 continue
+            from scipy.stats import kendalltau  # takes seconds, and few tables have two parsers
+
             tau = kendalltau([values[base][m] for m in both], [values[other][m] for m in both])
             title = material.column(base, base, "").title
             said = f"agrees with Kendall's tau {tau.statistic:+.2f}"
