@@ -145,7 +145,8 @@ class EngineConfig(Strict):
     """How the work is done; nothing here changes a figure.
 
     Attributes:
-        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps"; several make
+            images by a process each: "cuda:0,cuda:1", or "all" GPUs.
         batch_size: images a forward; halved when the device runs out of memory.
         workers: threads that decode images ahead.
         compile: run scoring's Inception through torch.compile (a minute once, then faster).

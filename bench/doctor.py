@@ -64,7 +64,7 @@ def _anchors(config: RunConfig, wanted: bool) -> Iterator[Finding]:
     from bench.anchor import ANCHORS, check_anchor
     from bench.data import open_dataset
     from bench.progress import Progress
-    from bench.runner import pick_device
+    from bench.runner import pick_devices
 
     for anchor in ANCHORS:
         for d in config.datasets:
@@ -81,7 +81,7 @@ def _anchors(config: RunConfig, wanted: bool) -> Iterator[Finding]:
             if not wanted:
                 yield Finding("warn", f"{what}: not checked", "sisbench doctor CONFIG --anchor")
                 continue
-            device = pick_device(config.engine.device)
+            device = pick_devices(config.engine.device)[0]
             right, said = check_anchor(anchor, data, path, device, Progress())
             yield Finding(
                 "ok" if right else "fail", f"{what}: {said}", "" if right else anchor.source

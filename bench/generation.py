@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,13 +54,24 @@ class Timer:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.add({name: time.perf_counter() - start})
+
+    def add(self, seconds: Mapping[str, float], images: int = 0) -> None:
+        """Count further time and images in."""
+        for name, more in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + more
+        self.images += images
 
 
-def pending(root: Path, cell: Cell) -> list[Item]:
-    """Items without an image yet, in order; those that failed before are tried again."""
+def pending(root: Path, cell: Cell, share: tuple[int, int] = (0, 1)) -> list[Item]:
+    """Items without an image yet, in order; those that failed before are tried again.
+
+    Args:
+        share: (k, n) takes the items whose position in the cell is k modulo n.
+    """
     done = finished(CellView(root / cell.folder, {"key": cell.key}))
-    return [item for item in cell.items if item.id not in done]
+    k, n = share
+    return [item for item in cell.items[k::n] if item.id not in done]
 
 
 def finished(view: CellView) -> set[str]:
@@ -96,25 +107,26 @@ class CellRunner:
         editor: Editor | None,
         timer: Timer,
         progress: Progress,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.plan, self.cell, self.method, self.editor = plan, cell, method, editor
-        self.timer, self.progress = timer, progress
+        self.timer, self.progress, self.share = timer, progress, share
         self.root = plan.config.folder / cell.folder
         self.dataset: Dataset = plan.datasets[cell.dataset.shown]
         self.batch_size = plan.config.engine.batch_size
         self.position = {item.id: index for index, item in enumerate(cell.items)}
         self.parameters = parameters(method)
-        self.profiled = not plan.config.engine.profile
+        self.profiled = not plan.config.engine.profile or share[0] > 0
 
     def run(self) -> None:
         """Work off what is pending; safe to be killed at any moment."""
         about = {"key": self.cell.key, "method": self.method.describe()}
         write_json(self.root / "cell.json", about)
-        missing = pending(self.plan.config.folder, self.cell)
+        missing = pending(self.plan.config.folder, self.cell, self.share)
         groups = list(_batches(missing, self.batch_size))
         wanted = [[x for i in g for x in (i.target, i.reference) if x] for g in groups]
         label = f"{self.cell.method.shown} {self.cell.task.slug} on {self.cell.dataset.shown}"
-        total = len(self.cell.items)
+        total = len(self.cell.items[self.share[0] :: self.share[1]])
         loaded = prefetch(self.dataset, wanted, self.plan.config.engine.workers)
         writes: list[Future[None]] = []
         with (
@@ -131,10 +143,12 @@ class CellRunner:
                     writes.append(pool.submit(self._write, rows, pictures))
                 self.timer.images += len(group)
                 advance(len(group))
+                self.progress.made(len(group))
             with self.timer.stage("write"):
                 for future in writes:
                     future.result()
-        self._merge()
+        if self.share == (0, 1):
+            merge_items(self.root)
 
     def _make(
         self, group: Sequence[Item], samples: dict[str, Sample | UserError]
@@ -266,15 +280,17 @@ class CellRunner:
         first = min(row["index"] for row in rows)
         write_items(self.root / "items" / f"part-{first:06d}.parquet", rows)
 
-    def _merge(self) -> None:
-        """Many small parts become one file; a kill in between leaves rows twice, which is
-        harmless."""
-        folder = self.root / "items"
-        parts = sorted(folder.glob("part-*.parquet"))
-        rows = CellView(self.root, {"key": self.cell.key}).items()
-        write_items(folder / "all.parquet", rows)
-        for part in parts:
-            part.unlink()
+
+def merge_items(root: Path) -> None:
+    """The item rows of a cell's folder: many small parts become one file. A kill in between leaves
+    rows twice, which is harmless."""
+    folder = root / "items"
+    parts = sorted(folder.glob("part-*.parquet"))
+    if not parts:
+        return
+    write_items(folder / "all.parquet", CellView(root, {}).items())
+    for part in parts:
+        part.unlink()
 
 
 def write_items(path: Path, rows: list[dict[str, Any]]) -> None:

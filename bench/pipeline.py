@@ -70,7 +70,7 @@ def score_run(
         UserError: no run there; a protocol of which no cell holds the images; under ``strict``,
             the first figure that cannot be had.
     """
-    from bench.runner import exact_arithmetic, pick_device
+    from bench.runner import exact_arithmetic, pick_devices
     from bench.scoring import Request, Scorer
 
     exact_arithmetic()
@@ -86,7 +86,7 @@ def score_run(
         metrics=metrics or config.metrics,
         parsers=named or {space: [parser] for space, parser in config.parsers.items()},
         weights=config.weights,
-        device=pick_device(device or config.engine.device),
+        device=pick_devices(device or config.engine.device)[0],
         compile=compile or config.engine.compile,
         strict=strict,
     )

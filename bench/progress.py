@@ -46,6 +46,9 @@ class Progress:
         if not self.quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def made(self, images: int) -> None:
+        """Images that were just made; for who watches from another process."""
+
     @contextmanager
     def bar(self, label: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
         """A bar of ``total`` steps, ``done`` of them made before; yields its advance function."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,11 +55,14 @@ def _git(*arguments: str) -> str:
     return run.stdout.strip()
 
 
-def provenance(device: str) -> dict[str, Any]:
-    """Versions, commit, platform, device and time of a run."""
+def provenance(devices: Sequence[str]) -> dict[str, Any]:
+    """Versions, commit, platform, devices and time of a run."""
     import torch
 
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
+    names = (
+        torch.cuda.get_device_name(d) if d.startswith("cuda") else platform.processor()
+        for d in devices
+    )
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": sys.version.split()[0],
@@ -66,7 +70,7 @@ def provenance(device: str) -> dict[str, Any]:
         "libraries": library_versions(),
         "commit": _git("rev-parse", "HEAD") or None,
         "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "device": device,
-        "device_name": name,
+        "device": ", ".join(devices),
+        "device_name": ", ".join(dict.fromkeys(names)),
         "threads": torch.get_num_threads(),
     }

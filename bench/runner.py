@@ -43,6 +43,21 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
+def pick_devices(wanted: str) -> list[str]:
+    """The devices of ``a,b``, one each process; ``all`` takes every GPU.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    import torch
+
+    if wanted != "all":
+        return [pick_device(part.strip()) for part in wanted.split(",")]
+    if not torch.cuda.device_count():
+        raise UserError("no device 'all' here: there is no GPU", "use device: auto")
+    return [f"cuda:{k}" for k in range(torch.cuda.device_count())]
+
+
 @contextmanager
 def run_lock(root: Path) -> Iterator[None]:
     """One process a run folder; the lock goes with its process, also under kill -9.
@@ -85,19 +100,24 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
         UserError: under ``strict``, the first reason for a dash.
     """
     root = plan.config.folder
-    device = pick_device(plan.config.engine.device)
+    devices = pick_devices(plan.config.engine.device)
+    device = devices[0]
     exact_arithmetic()
-    about = provenance(device)
+    about = provenance(devices)
     entries = [_entry(plan, cell) for cell in plan.cells]
     timer = Timer()
     _write_manifest(plan, entries, about)
-    for position, group in _by_method(plan.cells):
+    if len(devices) > 1:
+        from bench.engines.local import spread
+
+        timer = spread(plan, devices, progress)
+    for position, group in by_method(plan.cells):
         work = [(i, c) for i, c in enumerate(group, position) if not c.reason and pending(root, c)]
-        loaded = _load(work[0][1], plan, device, progress) if work else None
-        editor = _load_editor(work[0][1], plan, device) if work else None
+        loaded = load_method(work[0][1], plan, device, progress) if work else None
+        editor = load_editor(work[0][1], plan, device) if work else None
         for index, cell in work:
             faults = [f for f in (loaded, editor) if isinstance(f, str)]
-            reason = faults[0] if faults else _unable(loaded, cell, plan)  # type: ignore[arg-type]
+            reason = faults[0] if faults else unable(loaded, cell, plan)  # type: ignore[arg-type]
             if reason:
                 entries[index] |= {"status": "impossible", "reason": reason}
                 continue
@@ -110,7 +130,7 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
     return timer
 
 
-def _by_method(cells: Sequence[Cell]) -> Iterator[tuple[int, list[Cell]]]:
+def by_method(cells: Sequence[Cell]) -> Iterator[tuple[int, list[Cell]]]:
     """(position of its first cell, the cells of one method), in plan order."""
     start = 0
     for end in range(1, len(cells) + 1):
@@ -119,7 +139,7 @@ def _by_method(cells: Sequence[Cell]) -> Iterator[tuple[int, list[Cell]]]:
             start = end
 
 
-def _load(cell: Cell, plan: Plan, device: str, progress: Progress) -> Method | str:
+def load_method(cell: Cell, plan: Plan, device: str, progress: Progress) -> Method | str:
     """The method with its weights, or the reason why it cannot be loaded."""
     progress.say(f"loading {cell.method.shown}")
     space = plan.datasets[cell.dataset.shown].space
@@ -134,7 +154,7 @@ def _one_line(error: UserError) -> str:
     return error.message.splitlines()[0] + (f" ({error.hint})" if error.hint else "")
 
 
-def _load_editor(cell: Cell, plan: Plan, device: str) -> Editor | str | None:
+def load_editor(cell: Cell, plan: Plan, device: str) -> Editor | str | None:
     """The layout editor of the run, None where it has none, or why it cannot be loaded."""
     config = plan.config.layout_editor
     if config is None:
@@ -147,7 +167,7 @@ def _load_editor(cell: Cell, plan: Plan, device: str) -> Editor | str | None:
         return f"layout editor: {_one_line(error)}"
 
 
-def _unable(method: Method | None, cell: Cell, plan: Plan) -> str:
+def unable(method: Method | None, cell: Cell, plan: Plan) -> str:
     """Why this configured method cannot do this cell; "" if it can."""
     from methods.base import why_not
 

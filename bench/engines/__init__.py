@@ -1,0 +1,1 @@
+"""How a plan's images are made on more than one device."""
