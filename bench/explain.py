@@ -50,24 +50,45 @@ def _facts(cls: Any, protocol: Protocol) -> list[str]:
     low, high = ("open" if bound is None else f"{bound:g}" for bound in cls.bounds)
     better = "higher" if cls.direction == "up" else "lower"
     split = protocol.real.get(cls.name, cls.real)
+    both = " for both sets" if split else ""
     facts = [
         ("better", f"{better}; bounds {low} to {high}{unit}; {cls.digits} decimals in tables"),
         ("tasks", ", ".join(cls.tasks)),
         ("real set", f"photographs of the {split} split" if split else "none"),
+        ("n", f"every image of the split that was made; captions state it{both}"),
         ("pixels", f"8-bit once, by {protocol.quantise}; stored as PNG"),
         ("source", cls.source),
         ("computed in", _place(cls)),
     ]
     if cls.maker:
         maker = metrics.makers.get(cls.maker)
-        facts += [("rows", f"{cls.maker}: {_first_line(maker)}"), ("rows made in", _place(maker))]
-    facts += [("weights", w) for w in _weights(cls.maker)]
+        resize = maker.resize if isinstance(maker.resize, str) else maker.resize[protocol.fid]
+        facts += [
+            ("rows", f"{cls.maker}: {_first_paragraph(maker)}"),
+            ("rows made in", _place(maker)),
+            ("resize", resize),
+            ("weights", _weights(maker.weights)),
+        ]
+        facts += _parsers(protocol) if cls.maker == "confusion" else []
     width = max(len(name) for name, _ in facts)
     return [f"{name:<{width}}  {value}" for name, value in facts if value]
 
 
-def _first_line(cls: Any) -> str:
-    return (inspect.getdoc(cls) or "").splitlines()[0]
+def _first_paragraph(cls: Any) -> str:
+    return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
+
+
+def _parsers(protocol: Protocol) -> list[tuple[str, str]]:
+    """Every parser of the protocol: label space, size, weights."""
+    import segmenters
+
+    found = []
+    for space, name in protocol.parsers.items():
+        cls = segmenters.registry.get(name)
+        size = inspect.signature(cls).parameters.get("input_size")
+        shown = f" at {size.default} x {size.default}" if size else " at the images' size"
+        found.append(("parser", f"{space}: {name}{shown}; {_weights(cls.weights)}"))
+    return found
 
 
 def _place(cls: Any) -> str:
@@ -77,21 +98,20 @@ def _place(cls: Any) -> str:
     return f"{file.parent.name}/{file.name}:{line} ({cls.__name__})"
 
 
-def _weights(maker: str) -> list[str]:
-    """The registered files behind a row maker, with hash and state."""
+def _weights(name: str) -> str:
+    """A registered file with hash and state; "" where there is none."""
     from bench import weights
 
-    found = []
-    for name, entry in weights.load_registry().items():
-        if maker and (name == maker or name.startswith(f"{maker}-")):
-            digest = entry.sha256 or (entry.sha256_prefix and f"{entry.sha256_prefix}...")
-            try:
-                weights.path(name)
-                state = "here"
-            except Unavailable:
-                state = f"not here: {weights.remedy(entry)}"
-            found.append(f"{entry.file}, sha256 {digest or 'not stated'}, {state}")
-    return found
+    entry = weights.load_registry().get(name)
+    if entry is None:
+        return name
+    digest = entry.sha256 or (entry.sha256_prefix and f"{entry.sha256_prefix}...")
+    try:
+        weights.path(name)
+        state = "here"
+    except Unavailable:
+        state = f"not here: {weights.remedy(entry)}"
+    return f"{entry.file}, sha256 {digest or 'not stated'}, {state}"
 
 
 def _differences(cls: Any, chosen: Protocol) -> list[str]:

@@ -61,11 +61,13 @@ class RowMaker(ABC):
         name: as ``inception``; rows are stored under it.
         needs: fields of ``ImageBatch`` that must not be None ("target", "classes", ...).
         weights: name of its file in the weights registry, or "".
+        resize: what becomes of the images before the network, by ``preprocess`` where it has one.
     """
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     weights: ClassVar[str] = ""
+    resize: ClassVar[str | Mapping[str, str]] = "none: images at their own size"
 
     @abstractmethod
     def fingerprint(self) -> str:

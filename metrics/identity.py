@@ -95,6 +95,7 @@ class IdentityRows(_Embedded):
     name = "identity"
     needs = frozenset({"target"})
     weights = "facenet"
+    resize = "the whole picture, 160 x 160 by PIL's bilinear, (x - 127.5) / 128"
 
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
         self.check(batch)
@@ -122,6 +123,7 @@ class REIDRows(_Embedded):
     name = "reid"
     needs = frozenset({"reference", "reference_label", "photograph", "target_label"})
     weights = "reid"
+    resize = "the subject's box, 256 x 128 bilinear without antialiasing, x / 127.5 - 1"
 
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
         import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,6 +53,13 @@ class Inception(RowMaker):
 
     name = "inception"
     weights = "inception"
+    resize = MappingProxyType(
+        {
+            "tf1": "299 x 299 by TensorFlow 1's bilinear rule (torch-fidelity), (x - 128) / 128",
+            "clean": "299 x 299 by PIL's bicubic, float channels, clipped, (x - 128) / 128",
+            "pytorch_fid": "299 x 299 bilinear with half-pixel centres, x / 127.5 - 1",
+        }
+    )
 
     def __init__(
         self,

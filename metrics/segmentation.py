@@ -86,6 +86,7 @@ class ConfusionRows(RowMaker):
     """
 
     name = "confusion"
+    resize = "images by the parser's rule, label maps to its size by PIL's nearest rule"
     needs = frozenset({"label"})
 
     def __init__(

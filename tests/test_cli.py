@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import metrics
 from bench import cli
 
 
@@ -176,6 +177,24 @@ def test_explain_names_formula_file_and_protocols(capsys: pytest.CaptureFixture[
     assert re.search(r"metrics/frechet\.py:\d+", text)
     for protocol in ("sisbench1", "ca2sis2024", "scam2022*", "sean2020"):
         assert protocol in text
+    assert "sha256 6726825d..." in text
+    assert re.search(r"resize +299 x 299 by TensorFlow 1's bilinear", text)
+    assert "half-pixel" in run(capsys, "explain", "fid", "-p", "sean2020")[1]
+    text = run(capsys, "explain", "miou")[1]
+    assert "celebamask_hq: celebamask_unet at 512 x 512" in text
+    assert "PIL's nearest rule" in text
+    assert "vggface2.pt" in run(capsys, "explain", "frs")[1]
+
+
+def test_every_metric_is_explained_under_every_protocol() -> None:
+    from bench.explain import explain
+    from bench.protocol import presets
+
+    for metric in metrics.registry.names():
+        for protocol in presets():
+            text = explain(metric, protocol)
+            assert "computed in" in text
+            assert metrics.registry.get(metric).title in text
 
 
 METRIC = '''
