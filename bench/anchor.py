@@ -9,7 +9,7 @@ from pathlib import Path
 import metrics
 from bench.data import Dataset
 from bench.progress import Progress
-from bench.rows import Photographs, map_rows, real_source
+from bench.rows import Photographs, has_rows, map_rows, real_source
 
 TOLERANCE = 0.5
 """Points (per cent) within which the set-up counts as right (segmentation_metrics, section 5)."""
@@ -48,9 +48,15 @@ ANCHORS = (
 
 
 def check_anchor(
-    anchor: Anchor, dataset: Dataset, weights: Path | None, device: str, progress: Progress
-) -> tuple[bool, str]:
-    """(whether both figures are within half a point of the anchor, what was found).
+    anchor: Anchor,
+    dataset: Dataset,
+    weights: Path | None,
+    device: str,
+    progress: Progress,
+    only_cached: bool = False,
+) -> tuple[bool, str] | None:
+    """(whether both figures are within half a point of the anchor, what was found); None with
+    ``only_cached`` where the photographs would have to be parsed first.
 
     Where they are not, the named conventions that would meet the anchor are listed: that tells a
     wrong average from wrong pixels.
@@ -62,7 +68,10 @@ def check_anchor(
         "confusion", parser=anchor.parser, space=dataset.space, weights=weights, device=device
     )
     source = real_source(Photographs(dataset, dataset.fingerprint()))
-    rows = map_rows(source, {f"confusion-{anchor.parser}": maker}, progress)
+    name = f"confusion-{anchor.parser}"
+    if only_cached and not has_rows(source, name, maker):
+        return None
+    rows = map_rows(source, {name: maker}, progress)
     found = next(iter(rows.values()))
     assert isinstance(found, Mapping)  # photographs always have label maps
     named = metrics.create("miou", space=dataset.space).reduce(found).extra

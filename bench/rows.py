@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,12 +38,13 @@ def cache_dir() -> Path:
 
 @dataclass
 class Photographs:
-    """A data set with its decoded samples kept while they fit into a gibibyte."""
+    """A data set with its decoded samples kept while they fit into a gibibyte; for any thread."""
 
     dataset: Dataset
     fingerprint: str
     _kept: dict[str, Sample] = field(default_factory=dict)
     _bytes: int = 0
+    _lock: Lock = field(default_factory=Lock)
 
     def get(self, sample_id: str) -> Sample:
         """One sample; decoded once as long as it fits."""
@@ -49,9 +52,10 @@ class Photographs:
             return self._kept[sample_id]
         sample = self.dataset.load(sample_id)
         size = sample.image.nbytes + sample.label.nbytes
-        if self._bytes + size <= _CACHED_BYTES:
-            self._kept[sample_id] = sample
-            self._bytes += size
+        with self._lock:
+            if self._bytes + size <= _CACHED_BYTES and sample_id not in self._kept:
+                self._kept[sample_id] = sample
+                self._bytes += size
         return sample
 
 
@@ -62,13 +66,14 @@ class Source:
     Attributes:
         folder: where its rows are stored.
         ids: item ids in order; their hash is part of the rows' file name.
-        batches: makes the batches, only called when rows are missing.
+        batch: makes the batch of at most ``BATCH`` images from a position on; only called when
+            rows are missing, and from several threads.
         label: what the progress bar says.
     """
 
     folder: Path
     ids: tuple[str, ...]
-    batches: Any
+    batch: Callable[[int], ImageBatch]
     label: str
 
 
@@ -93,44 +98,43 @@ def cell_source(
         sibling: the same method's reconstructions, for figures of an edit's locality; or None.
     """
 
-    def batches() -> Iterator[ImageBatch]:
-        for start in range(0, len(items), BATCH):
-            part = items[start : start + BATCH]
-            yield replace(
-                _cell_batch(view, part, photos, sibling), siblings=_siblings(view, part, items)
-            )
+    def batch(start: int) -> ImageBatch:
+        part = items[start : start + BATCH]
+        made = _cell_batch(view, part, photos, sibling)
+        return replace(made, siblings=_siblings(view, part, items))
 
     task, dataset = view.about["task"]["slug"], view.about["dataset"]["label"]
     label = f"scoring {view.about['method']['label']} {task} on {dataset}"
-    return Source(view.folder / "rows", tuple(r["id"] for r in items), batches, label)
+    return Source(view.folder / "rows", tuple(r["id"] for r in items), batch, label)
 
 
 def real_source(photos: Photographs, limit_to: Sequence[str] | None = None) -> Source:
     """The photographs of a split, as a reference set; rows are cached for every run."""
     ids = tuple(photos.dataset.ids if limit_to is None else limit_to)
 
-    def batches() -> Iterator[ImageBatch]:
+    def batch(start: int) -> ImageBatch:
         from metrics.base import ImageBatch
 
-        for start in range(0, len(ids), BATCH):
-            samples = [photos.get(i) for i in ids[start : start + BATCH]]
-            image, label = _images([s.image for s in samples]), _labels([s.label for s in samples])
-            yield ImageBatch(
-                [s.id for s in samples], image, image, label, None, None, photos.dataset.space
-            )
+        samples = [photos.get(i) for i in ids[start : start + BATCH]]
+        image, label = _images([s.image for s in samples]), _labels([s.label for s in samples])
+        names, space = [s.id for s in samples], photos.dataset.space
+        return ImageBatch(names, image, image, label, None, None, space)
 
     folder = cache_dir() / "rows" / photos.fingerprint[:16]
     return Source(
-        folder, ids, batches, f"photographs of {photos.dataset.name} {photos.dataset.split}"
+        folder, ids, batch, f"photographs of {photos.dataset.name} {photos.dataset.split}"
     )
 
 
 def map_rows(
-    source: Source, makers: Mapping[str, RowMaker], progress: Progress
+    source: Source, makers: Mapping[str, RowMaker], progress: Progress, workers: int = 0
 ) -> dict[str, Rows | Unavailable]:
     """Rows by maker name, from disk where they are there; the rest in one pass over the images.
 
     A maker that a source has nothing for (no paired target, say) gives its ``Unavailable`` instead.
+
+    Args:
+        workers: threads that decode batches ahead; 0 decodes in between.
     """
     found: dict[str, Rows | Unavailable] = {}
     for name, maker in makers.items():
@@ -143,7 +147,7 @@ def map_rows(
         return found
     parts: dict[str, list[Rows]] = {name: [] for name in missing}
     with progress.bar(source.label, len(source.ids)) as advance:
-        for batch in source.batches():
+        for batch in _ahead(source, workers):
             for name in list(missing):
                 try:
                     parts[name].append(missing[name].rows(batch))
@@ -158,6 +162,31 @@ def map_rows(
         _write(_path(source, name, maker), source.ids, columns)
         found[name] = columns
     return found
+
+
+def has_rows(source: Source, name: str, maker: RowMaker) -> bool:
+    """Whether ``map_rows`` would find them on disk."""
+    return _read(_path(source, name, maker), source.ids) is not None
+
+
+def _ahead(source: Source, workers: int) -> Iterator[ImageBatch]:
+    """The batches in order, ``workers`` of them in the making."""
+    starts = range(0, len(source.ids), BATCH)
+    if not workers:
+        yield from map(source.batch, starts)
+        return
+    waiting: deque[Future[ImageBatch]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for start in starts:
+                waiting.append(pool.submit(source.batch, start))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _path(source: Source, name: str, maker: RowMaker) -> Path:

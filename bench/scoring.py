@@ -40,6 +40,7 @@ class Request:
         weights: paths of metric weights by registry name.
         device: torch device of the feature networks.
         compile: run Inception through torch.compile.
+        workers: threads that decode images ahead.
         strict: a figure that cannot be had is an error.
     """
 
@@ -49,6 +50,7 @@ class Request:
     weights: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     compile: bool = False
+    workers: int = 0
     strict: bool = False
 
 
@@ -104,7 +106,10 @@ class Scorer:
             else:
                 makers[_key(cls.maker, options)] = maker
         rows = map_rows(
-            cell_source(cell, items, photos, _sibling(cell, cells)), makers, self.progress
+            cell_source(cell, items, photos, _sibling(cell, cells)),
+            makers,
+            self.progress,
+            self.request.workers,
         )
         for name, cls, options in chosen:
             if not cls.maker:
@@ -230,7 +235,8 @@ class Scorer:
         key = (config.shown, name, maker.fingerprint())
         if key not in self._reals:
             photos = self._photographs(config.model_dump())
-            self._reals[key] = map_rows(real_source(photos), {name: maker}, self.progress)[name]
+            source, workers = real_source(photos), self.request.workers
+            self._reals[key] = map_rows(source, {name: maker}, self.progress, workers)[name]
         return self._reals[key]
 
     def _reduce(

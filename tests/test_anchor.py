@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.anchor import ANCHORS, Anchor, check_anchor
 from bench.data import open_dataset
-from bench.errors import Unavailable
+from bench.errors import Unavailable, UserError
 from bench.progress import Progress
 
 QUIET = Progress(quiet=True)
@@ -32,6 +34,36 @@ def test_within_half_a_point(toy: tuple[Anchor, str]) -> None:
     data = open_dataset("toyfaces", size=64, n=12)
     assert check_anchor(right, data, None, "cpu", QUIET)[0]
     assert not check_anchor(replace(right, n=13), data, None, "cpu", QUIET)[0]
+
+
+def test_photographs_are_not_parsed_where_that_was_not_asked_for(toy: tuple[Anchor, str]) -> None:
+    data = open_dataset("toyfaces", size=64, n=3)
+    assert check_anchor(toy[0], data, None, "cpu", QUIET, only_cached=True) is None
+    said = check_anchor(toy[0], data, None, "cpu", QUIET)
+    assert check_anchor(toy[0], data, None, "cpu", QUIET, only_cached=True) == said
+
+
+def test_decoding_ahead_gives_the_same_rows() -> None:
+    import metrics
+    from bench.rows import Photographs, map_rows, real_source
+
+    data = open_dataset("toyfaces", size=64, n=40)
+    maker = metrics.create_maker("confusion", parser="toy", space=data.space)
+    source = replace(real_source(Photographs(data, "x")), folder=Path("/nonexistent"))
+    kept: list[bytes] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.rows.write_atomic", lambda path, data: kept.append(data))
+        for workers in (0, 3):
+            map_rows(source, {"confusion-toy": maker}, QUIET, workers)
+    assert kept[0] == kept[1]
+
+    def broken(start: int) -> Any:
+        if start:
+            raise UserError("picture 17 is damaged")
+        return source.batch(start)
+
+    with pytest.raises(UserError, match="picture 17"):
+        map_rows(replace(source, batch=broken), {"confusion-toy": maker}, QUIET, 2)
 
 
 def test_another_average_is_named(toy: tuple[Anchor, str]) -> None:
