@@ -141,14 +141,21 @@ def _plan(config: RunConfig) -> Iterator[Finding]:
 
 
 def _weights(config: RunConfig | None) -> Iterator[Finding]:
-    """Networks behind the metrics."""
-    from bench.scoring import needed_weights
+    """Networks behind the metrics, and those that the configuration names files for."""
+    from bench import weights
 
-    for name, purpose, missing in needed_weights(config):
-        if missing is None:
-            yield Finding("ok", f"weights {name}: here ({purpose})")
-        else:
+    given = {} if config is None else config.weights
+    for row in weights.status():
+        name, purpose = row["name"], row["purpose"]
+        if name not in given and row["kind"] != "metric":
+            continue
+        missing = "" if row["here"] else row["remedy"]
+        if name in given:
+            missing = "" if Path(given[name]).is_file() else f"no file at {given[name]}"
+        if missing:
             yield Finding("warn", f"weights {name}: not here, so no {purpose}", missing)
+        else:
+            yield Finding("ok", f"weights {name}: here ({purpose})")
 
 
 def _disk(config: RunConfig) -> Iterator[Finding]:

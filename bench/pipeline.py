@@ -124,7 +124,7 @@ def _named(name: str, own: Sequence[Protocol]) -> Protocol:
 
 def _check_images(wanted: Protocol, store: RunStore) -> None:
     """Refuse a protocol that would have made every image of the run differently."""
-    from bench.scoring import differences
+    from bench.matching import differences
 
     cells = store.cells()
     if any(not differences(cell, wanted) for cell in cells):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,8 @@ import metrics
 from bench.config import DatasetConfig
 from bench.data import open_dataset
 from bench.errors import Unavailable, UserError
+from bench.figures import basis_of, filled
+from bench.matching import cells_under
 from bench.progress import Progress
 from bench.protocol import Protocol
 from bench.rows import Photographs, cell_source, in_groups, map_rows, real_source
@@ -68,11 +68,7 @@ class Scorer:
         """Every figure of every cell under every protocol, dashes included, in plan order."""
         found: list[Score] = []
         for protocol in self.request.protocols:
-            cells = []
-            for group in _places(self.run.cells()):
-                nearest = min(group, key=lambda c: len(differences(c, protocol)))
-                lacking = differences(nearest, protocol)
-                cells.append(_without_images(nearest, lacking) if lacking else nearest)
+            cells = cells_under(self.run.cells(), protocol)
             for cell in cells:
                 found.extend(self._cell(cell, cells, protocol))
             found.extend(self._ceilings(cells, protocol))
@@ -264,7 +260,7 @@ class Scorer:
             return self._score(cell, protocol, name, None, _reason(error))
         self.used[name] = cls
         size = self._photographs(cell.about["dataset"]["config"]).dataset.size
-        extra = {} if maker is None else _basis(maker, cls, protocol, size)
+        extra = {} if maker is None else basis_of(maker, cls, protocol, size)
         if split:
             extra["real_split"] = split
         if values is not None and len(values) == len(items):
@@ -331,66 +327,7 @@ class Scorer:
                     marks=(CEILING,),
                 )
                 size = photos.dataset.size
-                yield filled(base, figure, _basis(maker, cls, protocol, size), protocol)
-
-
-def differences(cell: CellView, protocol: Protocol) -> list[str]:
-    """Fields of a protocol by which its images of a cell would differ from the stored ones."""
-    wanted = protocol.generation
-    return [k for k, v in cell.about["generation"].items() if wanted[k] != v]
-
-
-def _places(cells: Sequence[CellView]) -> list[list[CellView]]:
-    """The cells of one method, data set and task together (one for each kind of images)."""
-    groups: dict[tuple[str, str, str], list[CellView]] = {}
-    for cell in cells:
-        about = cell.about
-        place = (about["method"]["label"], about["dataset"]["label"], about["task"]["slug"])
-        groups.setdefault(place, []).append(cell)
-    return list(groups.values())
-
-
-def _without_images(cell: CellView, fields: Sequence[str]) -> CellView:
-    """The cell as it stands under a protocol whose images, other in ``fields``, were not made."""
-    reason = cell.about["reason"] if cell.about["status"] == "impossible" else ""
-    if not reason:
-        differ = "differs" if len(fields) == 1 else "differ"
-        reason = f"its images under this protocol were not made: {', '.join(fields)} {differ}"
-    return CellView(cell.folder, {**cell.about, "status": "impossible", "reason": reason})
-
-
-def filled(base: Score, figure: Figure, extra: Mapping[str, Any], protocol: Protocol) -> Score:
-    """A figure as a score, under the convention that the protocol names."""
-    wanted = {"miou": protocol.miou, "accuracy": protocol.accuracy}.get(base.metric.split("@")[0])
-    value, se, ci = figure.value, figure.se, figure.ci
-    if wanted and wanted in figure.extra and figure.extra[wanted] != value:
-        value, se, ci = figure.extra[wanted], None, None
-    if not math.isfinite(value):
-        return Score(**asdict(base) | {"value": None, "reason": f"the figure is {value}"})
-    return Score(
-        **asdict(base)
-        | {
-            "value": float(value),
-            "n": figure.n,
-            "n_real": figure.n_real,
-            "se": None if se is None or not math.isfinite(se) else float(se),
-            "ci": None if ci is None else (float(ci[0]), float(ci[1])),
-            "per_class": {k: v if math.isfinite(v) else None for k, v in figure.per_class.items()},
-            "extra": plain(dict(figure.extra) | dict(extra)),
-            "marks": (*base.marks, *figure.marks),
-        }
-    )
-
-
-def plain(value: Any) -> Any:
-    """JSON-able: NumPy scalars and arrays become Python's, non-finite numbers None."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+                yield filled(base, figure, basis_of(maker, cls, protocol, size), protocol)
 
 
 def item_columns(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -423,41 +360,3 @@ def _sibling(cell: CellView, cells: Sequence[CellView]) -> CellView | None:
             lacking = other.about["status"] in ("impossible", "failed")
             return None if lacking or other.key == cell.key else other
     return None
-
-
-def _basis(
-    maker: RowMaker, cls: type[Metric], protocol: Protocol, size: tuple[int, int]
-) -> dict[str, str]:
-    """What a figure rests on, for captions: extractor with hash, parser, resize, convention."""
-    basis: dict[str, str] = {}
-    sha = str(getattr(maker, "sha256", ""))
-    parser = getattr(maker, "parser", None)
-    if maker.name == "layout":
-        basis["convention"] = protocol.accuracy if cls.name == "accuracy" else protocol.miou
-    elif parser is not None:
-        basis["parser"] = f"{parser.name} {parser.fingerprint()[:12]}"
-        basis["convention"] = protocol.accuracy if cls.name == "accuracy" else protocol.miou
-        basis["resize"] = "label maps by PIL's nearest rule"
-        basis["compare_at"] = "x".join(map(str, parser.compare_size(size)))
-    elif sha:
-        parts = (maker.name, f"sha256 {sha[:12]}", getattr(maker, "preprocess", ""))
-        basis["extractor"] = " ".join(
-            (*(p for p in parts if p), getattr(maker, "dtype", "float32"))
-        )
-    elif maker.name == "ssim":
-        basis["convention"] = protocol.ssim
-    return basis
-
-
-def needed_weights(config: Any) -> Iterator[tuple[str, str, str | None]]:
-    """(name, what for, how to get it or None when it is here) of the networks behind metrics."""
-    from bench import weights
-
-    given = {} if config is None else config.weights
-    for row in weights.status():
-        name, purpose = row["name"], row["purpose"]
-        if name in given:
-            here = Path(given[name]).is_file()
-            yield name, purpose, None if here else f"no file at {given[name]}"
-        elif row["kind"] == "metric":
-            yield name, purpose, None if row["here"] else row["remedy"]

@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import get_context, parent_process
-from queue import Empty
+from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from bench.cells import Plan, make_plan
@@ -22,10 +21,6 @@ from bench.progress import Progress
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
-    from multiprocessing.queues import Queue
-
-_POLL_SECONDS = 0.5
-_PATIENCE_SECONDS = 5.0
 
 
 def spread(plan: Plan, devices: Sequence[str], progress: Progress) -> Timer:
@@ -39,64 +34,70 @@ def spread(plan: Plan, devices: Sequence[str], progress: Progress) -> Timer:
     timer = Timer()
     if not work:
         return timer
-    context = get_context("spawn")
-    done: Queue[int | dict[str, Any]] = context.Queue()
-    raw = plan.config.model_dump(mode="json")
-    workers = [
-        context.Process(target=_work, args=(raw, k, tuple(devices), done), daemon=True)
-        for k in range(len(devices))
-    ]
     total = sum(len(pending(root, c)) for c in work)
+    workers, receivers = [], []
     try:
+        for k in range(len(devices)):
+            worker, receiver = _start(plan, k, devices)
+            workers.append(worker)
+            receivers.append(receiver)
         with progress.bar(f"{len(devices)} processes ({', '.join(devices)})", total) as advance:
-            for worker in workers:
-                worker.start()
-            for message in _messages(done, workers):
+            for message in _messages(receivers):
                 if isinstance(message, int):
                     advance(message)
                 else:
                     timer.add(message["seconds"], message["images"])
-    finally:
+    except BaseException:
         for worker in workers:
             worker.terminate()
+        raise
+    finally:
+        for worker in workers:
             worker.join()
         for cell in work:
             merge_items(root / cell.folder)
     for device, worker in zip(devices, workers, strict=True):
-        if worker.exitcode not in (0, -signal.SIGTERM):
+        if worker.exitcode:
             progress.say(f"the process on {device} ended with exit code {worker.exitcode}")
     return timer
 
 
-def _messages(done: Queue[Any], workers: Sequence[BaseProcess]) -> Any:
-    """What the workers report, until each has reported its times or has ended."""
-    left, ended = len(workers), 0.0
-    while left:
-        try:
-            message = done.get(timeout=_POLL_SECONDS)
-        except Empty:
-            if any(worker.is_alive() for worker in workers):
-                continue
-            ended = ended or time.monotonic()
-            if time.monotonic() - ended > _PATIENCE_SECONDS:  # the queue's own thread may lag
-                return
-            continue
-        left -= isinstance(message, Mapping)
-        yield message
+def _start(plan: Plan, k: int, devices: Sequence[str]) -> tuple[BaseProcess, Connection]:
+    """The k-th worker, and where it reports: a pipe of its own, which ends with it."""
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    raw = plan.config.model_dump(mode="json")
+    worker = context.Process(target=_work, args=(raw, k, tuple(devices), sender), daemon=True)
+    worker.start()
+    sender.close()  # the worker has its own
+    return worker, receiver
+
+
+def _messages(receivers: Sequence[Connection]) -> Iterator[int | Mapping[str, Any]]:
+    """What the workers report, until the last of them has ended: numbers of images made, and times
+    at the end."""
+    open_ = list(receivers)
+    while open_:
+        for receiver in wait(open_):
+            assert isinstance(receiver, Connection)
+            try:
+                yield receiver.recv()
+            except (EOFError, OSError):
+                open_.remove(receiver)
 
 
 class _Reporting(Progress):
     """Progress that the parent shows."""
 
-    def __init__(self, done: Queue[Any]) -> None:
+    def __init__(self, sender: Connection) -> None:
         super().__init__(quiet=True)
-        self.done = done
+        self.sender = sender
 
     def made(self, images: int) -> None:
-        self.done.put(images)
+        self.sender.send(images)
 
 
-def _work(raw: dict[str, Any], k: int, devices: Sequence[str], done: Queue[Any]) -> None:
+def _work(raw: dict[str, Any], k: int, devices: Sequence[str], sender: Connection) -> None:
     """The k-th worker: its share of every cell, one method after the other."""
     import torch
 
@@ -110,7 +111,7 @@ def _work(raw: dict[str, Any], k: int, devices: Sequence[str], done: Queue[Any])
         torch.cuda.set_device(devices[k])
     exact_arithmetic()
     plan = make_plan(validated(RunConfig, raw, "the run's configuration"))
-    timer, progress, share = Timer(), _Reporting(done), (k, len(devices))
+    timer, progress, share = Timer(), _Reporting(sender), (k, len(devices))
     for _, group in by_method(plan.cells):
         work = [c for c in group if not c.reason and pending(plan.config.folder, c, share)]
         if not work:
@@ -123,7 +124,7 @@ def _work(raw: dict[str, Any], k: int, devices: Sequence[str], done: Queue[Any])
             if not unable(method, cell, plan):
                 CellRunner(plan, cell, method, editor, timer, progress, share).run()
         del method, editor
-    done.put({"seconds": timer.seconds, "images": timer.images})
+    sender.send({"seconds": timer.seconds, "images": timer.images})
 
 
 def _end_with_parent() -> None:
