@@ -31,6 +31,8 @@ out = Console()
 if not out.is_terminal:
     out = Console(width=160)  # a pipe has no width: tables are not cut
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
 Config = Annotated[Path, typer.Argument(help="YAML of the run; see docs/configuration.md")]
 Run = Annotated[Path, typer.Argument(help="folder of a run")]
 Strict = Annotated[bool, typer.Option("--strict", help="a figure that cannot be had is an error")]
@@ -343,9 +345,10 @@ def main() -> None:
     except UserError as error:
         console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        console.print("\nstopped; what is done is kept, run the same command again to go on")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            console.print("\nstopped; what is done is kept, run the same command again to go on")
+        raise
 
 
 if __name__ == "__main__":

@@ -124,6 +124,18 @@ def test_a_bad_configuration_is_one_message(
     assert message in text
 
 
+def test_ctrl_c_says_that_nothing_is_lost(
+    capsys: pytest.CaptureFixture[str], config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.pipeline.run_all", interrupted)
+    code, text = run(capsys, "run", str(config), "-q")
+    assert code == 130
+    assert "run the same command again" in text
+
+
 def test_strict_turns_a_dash_into_an_error(
     capsys: pytest.CaptureFixture[str], config: Path
 ) -> None:
