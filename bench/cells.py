@@ -144,6 +144,16 @@ def make_plan(config: RunConfig) -> Plan:
     return Plan(config, protocols, datasets, prints, cells)
 
 
+def twins(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
+    """The other cells whose images differ from the cell's in their 8-bit rounding alone."""
+
+    def rendered(c: Cell) -> tuple[Any, ...]:
+        alike = {k: v for k, v in c.generation.items() if k != "quantise"}
+        return c.method.shown, c.dataset.shown, c.task.slug, alike, c.items
+
+    return [c for c in cells if c.key != cell.key and rendered(c) == rendered(cell)]
+
+
 def method_class(name: str) -> Any:
     """The class of a method, or of a layout editor: it runs ``layout_reconstruction`` alone.
 

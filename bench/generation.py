@@ -8,11 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from bench.cells import Cell, Plan
+from bench.cells import Cell, Plan, twins
 from bench.data import Dataset, Sample
 from bench.data.loader import prefetch, to_batch
 from bench.data.prepare import png_bytes
@@ -96,8 +96,23 @@ def to_uint8(images: Tensor, rule: str) -> Tensor:
     return scaled.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
+@dataclass(frozen=True)
+class Target:
+    """Where images go: the cell's folder, its rule of quantisation, the items that it lacks."""
+
+    root: Path
+    key: str
+    quantise: str
+    lacking: frozenset[str]
+
+
+Picture: TypeAlias = "tuple[Target, str, np.ndarray]"
+"""Where to, path in the cell's folder, pixels."""
+
+
 class CellRunner:
-    """Makes the missing items of one cell: decode ahead, render, write behind."""
+    """Makes the missing items of one cell: decode ahead, render, write behind. Cells of the plan
+    that differ from it in the quantisation alone get theirs from the same rendering."""
 
     def __init__(
         self,
@@ -111,7 +126,7 @@ class CellRunner:
     ) -> None:
         self.plan, self.cell, self.method, self.editor = plan, cell, method, editor
         self.timer, self.progress, self.share = timer, progress, share
-        self.root = plan.config.folder / cell.folder
+        self.targets = [self._target(c) for c in (cell, *twins(cell, plan.cells))]
         self.dataset: Dataset = plan.datasets[cell.dataset.shown]
         self.batch_size = plan.config.engine.batch_size
         self.position = {item.id: index for index, item in enumerate(cell.items)}
@@ -120,8 +135,9 @@ class CellRunner:
 
     def run(self) -> None:
         """Work off what is pending; safe to be killed at any moment."""
-        about = {"key": self.cell.key, "method": self.method.describe()}
-        write_json(self.root / "cell.json", about)
+        about = self.method.describe()
+        for target in self.targets:
+            write_json(target.root / "cell.json", {"key": target.key, "method": about})
         missing = pending(self.plan.config.folder, self.cell, self.share)
         groups = list(_batches(missing, self.batch_size))
         wanted = [[x for i in g for x in (i.target, i.reference) if x] for g in groups]
@@ -143,18 +159,25 @@ class CellRunner:
                     writes.append(pool.submit(self._write, rows, pictures))
                 self.timer.images += len(group)
                 advance(len(group))
-                self.progress.made(len(group))
+                self.progress.made(sum(i.id in t.lacking for i in group for t in self.targets))
             with self.timer.stage("write"):
                 for future in writes:
                     future.result()
         if self.share == (0, 1):
-            merge_items(self.root)
+            for target in self.targets:
+                merge_items(target.root)
+
+    def _target(self, cell: Cell) -> Target:
+        root = self.plan.config.folder
+        lacking = frozenset(item.id for item in pending(root, cell, self.share))
+        return Target(root / cell.folder, cell.key, cell.protocol.quantise, lacking)
 
     def _make(
         self, group: Sequence[Item], samples: dict[str, Sample | UserError]
-    ) -> tuple[list[dict[str, Any]], list[tuple[str, np.ndarray]]]:
-        """(item rows, pictures to write as (path in the cell, array)) of one batch."""
-        rows, pictures = [], []
+    ) -> tuple[list[dict[str, Any]], list[Picture]]:
+        """(item rows, pictures to write) of one batch."""
+        rows: list[dict[str, Any]] = []
+        pictures: list[Picture] = []
         usable = []
         for item in group:
             faults = [samples[x] for x in (item.target, item.reference) if x]
@@ -168,7 +191,11 @@ class CellRunner:
             if isinstance(made, str):
                 rows.extend(self._row(item, error=made) for item in part)
                 continue
-            eight_bit = to_uint8(made.image, self.cell.protocol.quantise).cpu().numpy()
+            eight_bit = {
+                t: to_uint8(made.image, t.quantise).cpu().numpy()
+                for t in self.targets
+                if any(item.id in t.lacking for item in part)
+            }
             finite = made.image.flatten(1).isfinite().all(1).cpu().tolist()
             edited, absent = made.edited.cpu(), made.absent.cpu().tolist()
             label = None if made.label is None else made.label.cpu().numpy()
@@ -179,10 +206,11 @@ class CellRunner:
                 classes = edited[k].nonzero()[:, 0].tolist()
                 row = self._row(item, classes, absent[k], cost, len(part))
                 rows.append(row | {"flops": counted.get(item.id)})
-                pictures.append((f"images/{item.id}.png", eight_bit[k]))
+                wanted = [t for t in eight_bit if item.id in t.lacking]
+                pictures += [(t, f"images/{item.id}.png", eight_bit[t][k]) for t in wanted]
                 if label is not None:
                     byte = np.where(label[k] < 0, HOLE_BYTE, label[k]).astype(np.uint8)
-                    pictures.append((f"labels/{item.id}.png", byte))
+                    pictures += [(t, f"labels/{item.id}.png", byte) for t in wanted]
         return rows, pictures
 
     def _operations(
@@ -273,12 +301,15 @@ class CellRunner:
             "error": error,
         }
 
-    def _write(self, rows: list[dict[str, Any]], pictures: list[tuple[str, np.ndarray]]) -> None:
+    def _write(self, rows: list[dict[str, Any]], pictures: list[Picture]) -> None:
         """Pictures first, then the rows that vouch for them."""
-        for name, array in pictures:
-            write_atomic(self.root / name, png_bytes(array))
-        first = min(row["index"] for row in rows)
-        write_items(self.root / "items" / f"part-{first:06d}.parquet", rows)
+        for target, name, array in pictures:
+            write_atomic(target.root / name, png_bytes(array))
+        for target in self.targets:
+            own = [row for row in rows if row["id"] in target.lacking]
+            if own:
+                first = min(row["index"] for row in own)
+                write_items(target.root / "items" / f"part-{first:06d}.parquet", own)
 
 
 def merge_items(root: Path) -> None:

@@ -342,6 +342,34 @@ def test_protocols_share_the_images_that_they_make_alike(method_file: str, tmp_p
     assert {g for g, _ in table.groups()} == {f"protocol {one}", f"protocol {other}"}
 
 
+def test_protocols_that_round_otherwise_share_a_rendering(method_file: str, tmp_path: Path) -> None:
+    cut = {"base": "sisbench1", "quantise": "truncate"}
+    tasks = ["reconstruct", "shape_transfer"]
+    one = config(method_file, tmp_path / "one", tasks=tasks, protocol="sisbench1")
+    both = config(method_file, tmp_path / "both", tasks=tasks, protocol=["sisbench1", cut])
+    alone = config(method_file, tmp_path / "alone", tasks=tasks, protocol=cut)
+    assert runner.generate(make_plan(one), QUIET).images == 12
+    assert runner.generate(make_plan(both), QUIET).images == 12, "each was rendered once"
+    assert runner.generate(make_plan(alone), QUIET).images == 12
+    folders = {"one": [0, 2], "alone": [1, 3]}
+    made = RunStore(tmp_path / "both").cells()
+    assert [c.about["status"] for c in made] == ["done"] * 4
+    for name, places in folders.items():
+        for k, cell in zip(places, RunStore(tmp_path / name).cells(), strict=True):
+            assert cell.key == made[k].key
+            for row, same in zip(cell.items(), made[k].items(), strict=True):
+                assert (row["id"], row["classes"]) == (same["id"], same["classes"])
+                for path in ("images", "labels"):
+                    files = [c.folder / path / f"{row['id']}.png" for c in (cell, made[k])]
+                    assert files[0].is_file() == files[1].is_file()
+                    if files[0].is_file():
+                        assert files[0].read_bytes() == files[1].read_bytes()
+    for path in list((tmp_path / "both").rglob("images/test-00003.png"))[:1]:
+        path.unlink()
+    assert runner.generate(make_plan(both), QUIET).images == 1, "only what is lacking"
+    assert [c.about["status"] for c in RunStore(tmp_path / "both").cells()] == ["done"] * 4
+
+
 def test_scoring_under_another_protocol_takes_the_images_that_it_would_make(
     method_file: str, tmp_path: Path
 ) -> None:
