@@ -142,6 +142,8 @@ class CellRunner:
         groups = list(_batches(missing, self.batch_size))
         wanted = [[x for i in g for x in (i.target, i.reference) if x] for g in groups]
         label = f"{self.cell.method.shown} {self.cell.task.slug} on {self.cell.dataset.shown}"
+        if len(self.plan.protocols) > 1:
+            label += f" ({', '.join(p.split('@')[0] for p in self.cell.protocols)})"
         total = len(self.cell.items[self.share[0] :: self.share[1]])
         loaded = prefetch(self.dataset, wanted, self.plan.config.engine.workers)
         writes: list[Future[None]] = []
