@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.errors import UserError
-from bench.types import LabelSpace
+from bench.types import TASKS, LabelSpace
 from metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
 from metrics.extractors import code_hash
 from metrics.statistics import bootstrap_confusion
@@ -20,15 +20,7 @@ if TYPE_CHECKING:
 
 MIOU = "miou_dataset_union"
 ACCURACY = "acc_pixel_dataset"
-_TASKS = (
-    "reconstruct",
-    "transfer",
-    "class_transfer",
-    "shape_transfer",
-    "subject_transfer",
-    "sample",
-    "mixed",
-)
+_TASKS = tuple(task for task in TASKS if not task.startswith("interpolate"))
 
 
 def confusion_counts(
