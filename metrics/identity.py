@@ -9,7 +9,7 @@ import numpy as np
 
 from metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
 from metrics.extractors import ByContent, code_hash
-from metrics.statistics import mean_estimate
+from metrics.statistics import bootstrap_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -189,7 +189,7 @@ class FRS(Metric):
     def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
         target = rows["target_embedding"]
         values = cosine(rows["embedding"], target)
-        estimate = mean_estimate(values)
+        estimate = bootstrap_mean(values, seed=seed)
         extra = {"median": float(np.median(values))}
         if len(target) > 1:
             extra["floor"] = float(cosine(target, np.roll(target, -1, axis=0)).mean())
@@ -220,7 +220,7 @@ class REIDSim(Metric):
     source = "Dufour et al. (SCAM), ECCV 2022, section 4"
 
     def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
-        estimate = mean_estimate(self.values(rows))
+        estimate = bootstrap_mean(self.values(rows), seed=seed)
         extra = {
             "background_similarity": float(np.mean(rows["background"])),
             "whole_frame": int(np.sum(rows["whole_frame"])),

@@ -10,7 +10,7 @@ from bench.errors import UserError
 from bench.types import LabelSpace
 from metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
 from metrics.extractors import code_hash
-from metrics.statistics import mean_estimate
+from metrics.statistics import bootstrap_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +151,7 @@ class Locality(Metric):
                 f"locality: none of {len(outside)} edits has pixels inside and outside",
                 "the edited classes are absent from every image",
             )
-        estimate = mean_estimate(outside[defined])
+        estimate = bootstrap_mean(outside[defined], seed=seed)
         within = float(inside[defined].mean())
         leak, pixels = rows["leak"].sum(0, dtype=np.float64), rows["pixels"].sum(0)
         by_class = np.divide(leak, pixels, out=np.full(len(leak), np.nan), where=pixels > 0)

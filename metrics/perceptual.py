@@ -20,7 +20,7 @@ from metrics.extractors import (
     torch_dtype,
     weights_file,
 )
-from metrics.statistics import mean_estimate
+from metrics.statistics import bootstrap_mean
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -305,7 +305,7 @@ class LPIPS(Metric):
         return rows["lpips"]
 
     def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
-        estimate = mean_estimate(rows["lpips"])
+        estimate = bootstrap_mean(rows["lpips"], seed=seed)
         n = len(rows["lpips"])
         extra = {"median": float(np.median(rows["lpips"]))}
         return Figure(estimate.value, n, se=estimate.se, ci=estimate.ci, extra=extra)
@@ -364,7 +364,7 @@ class LPIPSDiversity(Metric):
         groups = rows.get("target_id", np.arange(len(distance)))
         _, index = np.unique(groups, return_inverse=True)
         means = np.bincount(index, distance) / np.bincount(index)
-        estimate = mean_estimate(means)
+        estimate = bootstrap_mean(means, seed=seed)
         extra = {"label_maps": len(means), "images_per_label_map": len(distance) / len(means)}
         n = len(distance)
         return Figure(estimate.value, n, se=estimate.se, ci=estimate.ci, extra=extra)

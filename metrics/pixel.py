@@ -10,7 +10,7 @@ import numpy as np
 from bench.errors import Unavailable, UserError
 from metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
 from metrics.extractors import code_hash
-from metrics.statistics import mean_estimate
+from metrics.statistics import bootstrap_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +107,7 @@ class PSNR(Metric):
                 f"all {len(values)} images equal their targets: PSNR is infinite",
                 "the generated images are the photographs themselves",
             )
-        estimate = mean_estimate(finite)
+        estimate = bootstrap_mean(finite, seed=seed)
         marks = (f"{identical} images equal their target: left out",) if identical else ()
         extra = {"identical": identical, "median": float(np.median(finite))}
         return Figure(
@@ -295,7 +295,7 @@ class SSIM(Metric):
         return rows["ssim"]
 
     def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
-        estimate = mean_estimate(rows["ssim"])
+        estimate = bootstrap_mean(rows["ssim"], seed=seed)
         extra = {"median": float(np.median(rows["ssim"]))}
         n = len(rows["ssim"])
         return Figure(estimate.value, n, se=estimate.se, ci=estimate.ci, extra=extra)
