@@ -11,21 +11,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.errors import UserError, did_you_mean
+from bench.types import Task
 
 Model = TypeVar("Model", bound=BaseModel)
 
-TaskName = Literal[
-    "reconstruct",
-    "transfer",
-    "class_transfer",
-    "shape_transfer",
-    "subject_transfer",
-    "sample",
-    "mixed",
-    "interpolate_style",
-    "interpolate_shape",
-    "layout_reconstruction",
-]
+TaskName = Literal[Task, "layout_reconstruction"]
 WITH_CLASSES = ("class_transfer", "shape_transfer", "mixed")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
 

@@ -75,10 +75,10 @@ def _anchors(config: RunConfig, wanted: bool) -> Iterator[Finding]:
                 file = config.weights.get(anchor.parser)
                 path = Path(file) if file else weights.path(anchor.parser)
                 data = open_dataset(d.name, **{"root": d.arguments.get("root"), **anchor.arguments})
+                device = pick_devices(config.engine.device)[0]
             except UserError as error:
                 yield Finding("warn", f"{what}: not checked, {error.message}", error.hint)
                 continue
-            device = pick_devices(config.engine.device)[0]
             cheap = device == "cpu" and not wanted  # minutes on a CPU: where it was asked for
             found = check_anchor(anchor, data, path, device, Progress(), only_cached=cheap)
             if found is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import yaml
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HOLE = -1
 """Label of a pixel of no class, as a shape swap leaves behind; its one-hot column is all zeros."""
 
-TASKS = (
+Task = Literal[
     "reconstruct",
     "transfer",
     "class_transfer",
@@ -33,7 +33,8 @@ TASKS = (
     "mixed",
     "interpolate_style",
     "interpolate_shape",
-)
+]
+TASKS: tuple[str, ...] = get_args(Task)
 """What a method can be asked for (``bench.tasks`` says what each makes)."""
 
 

@@ -50,7 +50,7 @@ class NetworkParser(Loadable, Segmenter):
         images = images.to(self.device)
         if self.device.type != "cpu" or len(images) < 2:
             return self.predict(images)
-        # Feature maps of a batch at 512 x 512 leave a CPU's caches: one by one is up to 1.9 times
+        # Feature maps of a batch at 512 x 512 leave a CPU's caches: one by one is up to 1.5 times
         # as fast, and takes a batch's share of the memory.
         return torch.cat([self.predict(image) for image in images.split(1)])
 

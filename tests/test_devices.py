@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_networks
 import torch
 from metrics_helpers import image_batch, noise_images, seeded
 from pretended_device import pretended
@@ -42,34 +43,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "inade": ("inade", {"ngf": 4, "crop_size": SIZE}),
     "v-inade": ("v-inade", {"ngf": 4, "crop_size": SIZE}),
-    "scam": (
-        "scam",
-        {
-            "num_latent_per_labels": 3,
-            "num_latents_bg": 2,
-            "latent_dim": 16,
-            "num_blocks": 4,
-            "attention_latent_dim": 24,
-            "positional_embedding_dim": 8,
-            "conv_features_dim_first": 4,
-            "num_filters_last_layer": 4,
-        },
-    ),
-    "sca-dm": (
-        "sca-dm",
-        {
-            "model_channels": 32,
-            "channel_mult": (1, 2),
-            "attention_resolutions": (2,),
-            "num_res_blocks": 1,
-            "num_feat": 1,
-            "ch": 32,
-            "ch_mult": (1, 1),
-            "first_stage_blocks": 1,
-            "n_embed": 64,
-            "steps": 2,
-        },
-    ),
+    "scam": ("scam", tiny_networks.SCAM),
+    "sca-dm": ("sca-dm", tiny_networks.SCA_DM),
     "ca2sis": ("ca2sis", {"resolution": SIZE, "style_dim": 8, "style_enc_feat_dim": 1}),
 }
 CLAUSES = ("holes", "every_task")

@@ -208,7 +208,7 @@ def test_edits_of_classes_show_where_the_image_changed(run, monkeypatch):
     made = grids(Material.of(run), synthetic.sample, rows=2)
     which = [g.title.endswith("where the image changed") for g in made]
     assert which == [False, False, True, False]
-    assert "against" not in made[1].note
+    assert "own reconstruction" not in made[1].note
     assert "own reconstruction" in made[2].note
     maps = seen[2]["SEAN"]
     cells = {c.about["task"]["name"]: c for c in Material.of(run).cells if "sean" in c.key}

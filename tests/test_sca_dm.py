@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_networks
 import torch
 from parity import Case, every, shapes_of
 from torch import Tensor, nn
@@ -27,18 +28,7 @@ from methods.sca_dm.sampler import DDIM, alphas_cumprod, ddim_timesteps
 from methods.sca_dm.unet import timestep_embedding
 from methods.seeded import seeded_state
 
-TINY: dict[str, Any] = {
-    "model_channels": 32,
-    "channel_mult": (1, 2),
-    "attention_resolutions": (2,),
-    "num_res_blocks": 1,
-    "num_feat": 1,
-    "ch": 32,
-    "ch_mult": (1, 1),
-    "first_stage_blocks": 1,
-    "n_embed": 64,
-    "steps": 2,
-}
+TINY = tiny_networks.SCA_DM
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import plain_scam as plain
 import pytest
+import tiny_networks
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -175,19 +176,7 @@ def test_official_keys_and_shapes(case: str, space: str, given_config: bool) -> 
 
 # ---- the formulas, literally ------------------------------------------------------------------
 
-SMALL = {
-    "num_latent_per_labels": 3,
-    "num_latents_bg": 2,
-    "latent_dim": 16,
-    "num_blocks": 4,
-    "attention_latent_dim": 24,
-    "positional_embedding_dim": 8,
-    "conv_features_dim_first": 4,
-    "num_filters_last_layer": 4,
-    "num_up_layers": 4,
-    "height": 32,
-    "width": 32,
-}
+SMALL = {**tiny_networks.SCAM, "num_up_layers": 4, "height": 32, "width": 32}
 
 
 def small(classes: int = 5, **options: object) -> Method:

@@ -33,8 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     parsers.add_argument("--rounds", type=int, default=4, help="rounds, the first is dropped")
     chosen = parser.parse_args(arguments)
     if chosen.command == "parsers":
-        from bench.perf.parsers import compare_parsers
+        from bench.perf.parsers import CASES, compare_parsers
 
+        unknown = [name for name in chosen.names if name not in CASES]
+        if unknown:
+            parser.error(f"no network {', '.join(unknown)}; known: {', '.join(CASES)}")
         return compare_parsers(chosen.names, chosen.images, chosen.size, chosen.rounds, sys.stdout)
     if chosen.command == "methods":
         from bench.perf.methods import compare_methods

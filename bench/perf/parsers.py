@@ -9,7 +9,7 @@ from typing import IO, Any
 from bench.perf.material import pictures
 from bench.perf.timing import interleaved
 
-_CASES = {
+CASES = {
     "celebamask_unet": "celebamask_hq",
     "bisenet_face": "celebamask_hq",
     "mit_ade20k": "ade20k",
@@ -18,7 +18,7 @@ _CASES = {
 }
 _MOST = 1e-4
 DEFAULT = ("celebamask_unet", "bisenet_face", "facenet", "reid")
-"""mit_ade20k takes half a minute an image on two cores."""
+"""mit_ade20k takes about 20 s an image on two cores."""
 
 
 def _created(name: str, usual: bool) -> Any:
@@ -30,7 +30,7 @@ def _created(name: str, usual: bool) -> Any:
     from methods.seeded import seeded_state
     from segmenters.identity import create_identity
 
-    space = _CASES[name]
+    space = CASES[name]
     found: Any = segmenters.create(name, space) if space else create_identity(name)
     states = {m: seeded_state(shapes, 0) for m, shapes in found.official_shapes().items()}
     found.load_state(states)
@@ -55,13 +55,13 @@ def compare_parsers(names: list[str], images: int, size: int, rounds: int, out: 
     wrong = 0
     for name in names or DEFAULT:
         usual, here = _created(name, True), _created(name, False)
-        calls = (usual.predict, here) if _CASES[name] else (usual.embed, here.embed)
+        calls = (usual.predict, here) if CASES[name] else (usual.embed, here.embed)
         with torch.inference_mode():
             found = interleaved(
                 {"usual": partial(calls[0], stack), "here": partial(calls[1], stack)}, rounds
             )
         a, b = (found[k].result for k in ("usual", "here"))
-        if _CASES[name]:
+        if CASES[name]:
             off = float((a != b).float().mean())
         else:
             off = float((a - b).norm(dim=1).max() / a.norm(dim=1).mean())
