@@ -1,6 +1,6 @@
-"""``python -m bench`` is ``sisbench``."""
+"""``python -m sisbench`` is ``sisbench``."""
 
-from bench.cli import main
+from sisbench.cli import main
 
 if __name__ == "__main__":  # worker processes import this file
     main()

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.errors import UserError
-from bench.progress import Progress
+from sisbench.core.errors import UserError
+from sisbench.core.progress import Progress
 
 app = typer.Typer(
     name="sisbench",
@@ -56,8 +56,8 @@ def run(
 ) -> None:
     """Make the missing images of CONFIG, score them, write the report. Running again is the
     resume."""
-    from bench.config import load_config
-    from bench.pipeline import run_all
+    from sisbench.config import load_config
+    from sisbench.pipeline import run_all
 
     chosen = load_config(config)
     if protocol:
@@ -84,7 +84,7 @@ def score(
     quiet: Quiet = False,
 ) -> None:
     """Score the images that a run has stored; no method is needed."""
-    from bench.pipeline import score_run
+    from sisbench.pipeline import score_run
 
     named = _split(protocol), _split(parsers)
     score_run(run, metric, *named, Progress(quiet=quiet), strict, device, compiled)
@@ -104,7 +104,7 @@ def report(
     ] = False,
 ) -> None:
     """Tables, charts, grids and one self-contained page from a scored run (needs no torch)."""
-    from bench.pipeline import write_report
+    from sisbench.pipeline import write_report
 
     protocols = _split(protocol)
     page = write_report(run, protocols, versus or None, tuple(_split(formats)), uncertainty)
@@ -115,7 +115,7 @@ def report(
 @app.command()
 def methods() -> None:
     """The methods that are known, and what each is able to do."""
-    import methods as registry
+    from sisbench import methods as registry
 
     table = Table("name", "title", "size", "can", "paper")
     for name in registry.registry.names():
@@ -138,8 +138,8 @@ def datasets(
     split: Annotated[str, typer.Option(help="split")] = "",
 ) -> None:
     """The data sets that are known; with a name, decode and check every item."""
-    from bench import data
-    from bench.inspect import check_items
+    from sisbench import data
+    from sisbench.data.check import check_items
 
     if name:
         arguments: dict[str, Any] = {k: v for k, v in (("root", root), ("split", split)) if v}
@@ -166,8 +166,8 @@ def prepare(
     ] = "",
 ) -> None:
     """Write the prepared layout of a data set from its official one; existing pairs are kept."""
-    from bench.data import open_dataset
-    from bench.data.prepare import prepare as write_prepared
+    from sisbench.data import open_dataset
+    from sisbench.data.prepare import prepare as write_prepared
 
     more = {"split_rule": split_rule} if split_rule else {}
     dataset = open_dataset(name, root=root, split=split, size=size, **more)
@@ -186,7 +186,7 @@ def train(
     seed: Annotated[int, typer.Option(help="seed of data order and initial weights")] = 0,
 ) -> None:
     """Train by a recipe; the file says in its header how it was made."""
-    from bench.pipeline import train_recipe
+    from sisbench.pipeline import train_recipe
 
     out.print(f"wrote {train_recipe(recipe, to, steps or None, seed, Progress())}", highlight=False)
 
@@ -199,7 +199,7 @@ def doctor(
     ] = False,
 ) -> None:
     """Data, weights, devices, versions: one line each, with the remedy."""
-    from bench.doctor import examine
+    from sisbench.diagnose.doctor import examine
 
     worst = 0
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -222,7 +222,7 @@ def check(
     device: Annotated[str, typer.Option(help="torch device")] = "cpu",
 ) -> None:
     """Check an adapter against the contract, clause by clause."""
-    from bench.conformance import check_method
+    from sisbench.diagnose.conformance import check_method
 
     failed = 0
     marks = {True: "[green]ok  [/]", False: "[red]FAIL[/]", None: "[dim]n/a [/]"}
@@ -241,7 +241,7 @@ def explain(
 ) -> None:
     """What exactly a number is: formula, extractor, resize, splits, file and line, how papers
     differ."""
-    from bench.explain import explain as text_of
+    from sisbench.diagnose.explain import explain as text_of
 
     out.print(text_of(metric, protocol), highlight=False, markup=False, soft_wrap=True)
 
@@ -253,7 +253,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """The whole benchmark on the bundled data set, offline, in minutes."""
-    from bench.pipeline import run_demo
+    from sisbench.pipeline import run_demo
 
     page = run_demo(to, limit or None, Progress(quiet=quiet))
     _print_tables(to)
@@ -263,7 +263,7 @@ def demo(
 @weights_app.command("list")
 def weights_list() -> None:
     """Every known file: what for, licence, whether it is here, how to get it."""
-    from bench import weights
+    from sisbench.core import weights
 
     table = Table("name", "for", "state", "licence", "how to get it")
     for row in weights.status():
@@ -276,7 +276,7 @@ def weights_list() -> None:
 @weights_app.command("fetch")
 def weights_fetch(name: str, offline: Annotated[bool, typer.Option("--offline")] = False) -> None:
     """Download one file and check its hash."""
-    from bench import weights
+    from sisbench.core import weights
 
     path = weights.fetch(name, progress=True, offline=offline)
     out.print(str(path), highlight=False, soft_wrap=True)
@@ -285,7 +285,7 @@ def weights_fetch(name: str, offline: Annotated[bool, typer.Option("--offline")]
 @weights_app.command("add")
 def weights_add(name: str, file: Path) -> None:
     """Take in a file that you fetched yourself; a first one pins its hash in your lock file."""
-    from bench import weights
+    from sisbench.core import weights
 
     out.print(weights.add(name, file), highlight=False, soft_wrap=True)
 
@@ -293,7 +293,7 @@ def weights_add(name: str, file: Path) -> None:
 @weights_app.command("verify")
 def weights_verify() -> None:
     """Check the hash of every file that is here."""
-    from bench import weights
+    from sisbench.core import weights
 
     bad = 0
     for name, right, detail in weights.verify():
@@ -305,7 +305,7 @@ def weights_verify() -> None:
 @weights_app.command("path")
 def weights_path(name: str) -> None:
     """Where a file lies."""
-    from bench import weights
+    from sisbench.core import weights
 
     out.print(str(weights.path(name)), highlight=False, soft_wrap=True)
 
@@ -331,7 +331,7 @@ def _print_tables(
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
 ) -> None:
-    from bench.report import console_tables
+    from sisbench.report import console_tables
 
     for table in console_tables(run, versus=versus, protocols=protocols, uncertainty=uncertainty):
         out.print(table)

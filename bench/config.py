@@ -5,25 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from bench.errors import UserError, did_you_mean
-from bench.types import Task
-
-Model = TypeVar("Model", bound=BaseModel)
+from sisbench.core.errors import UserError
+from sisbench.core.schema import Strict, validated
+from sisbench.core.tasks import Task
 
 TaskName = Literal[Task, "layout_reconstruction"]
 WITH_CLASSES = ("class_transfer", "shape_transfer", "mixed")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
-
-
-class Strict(BaseModel):
-    """A frozen model that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DatasetConfig(Strict):
@@ -202,43 +195,6 @@ class RunConfig(Strict):
     def folder(self) -> Path:
         """Where the run is kept."""
         return Path(self.output or f"runs/{self.name}")
-
-
-def validated(model: type[Model], raw: Any, where: str) -> Model:
-    """``raw`` as ``model``.
-
-    Raises:
-        UserError: every fault in one message, with its place and, for unknown keys, the nearest
-        one.
-    """
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        faults = []
-        for fault in error.errors():
-            place = ".".join(str(p) for p in fault["loc"]) or "(top)"
-            message = fault["msg"].removeprefix("Value error, ")
-            if fault["type"] == "extra_forbidden":
-                known = _fields_at(model, fault["loc"][:-1])
-                message = f"unknown key; {did_you_mean(str(fault['loc'][-1]), known)}"
-            elif fault["type"] == "missing":
-                message = "this key is required"
-            elif "input" in fault and not isinstance(fault["input"], Mapping | list | tuple):
-                message += f", got {fault['input']!r}"
-            faults.append(f"{place}: {message}")
-        raise UserError(f"{where}: " + "; ".join(faults), "see docs/configuration.md") from error
-
-
-def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """Field names of the sub-model at ``place`` (indices of lists are skipped)."""
-    current: Any = model
-    for step in place:
-        if isinstance(step, str) and step in getattr(current, "model_fields", {}):
-            current = current.model_fields[step].annotation
-            for inner in getattr(current, "__args__", ()):
-                if isinstance(inner, type) and issubclass(inner, BaseModel):
-                    current = inner
-    return list(getattr(current, "model_fields", {}))
 
 
 def load_config(path: Path) -> RunConfig:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.config import DatasetConfig, RunConfig, validated
-from bench.errors import UserError
-from bench.progress import Progress
-from bench.protocol import Protocol, get_protocol
-from bench.store import RunStore, Score, write_json
+from sisbench.config import DatasetConfig, RunConfig
+from sisbench.core.errors import UserError
+from sisbench.core.progress import Progress
+from sisbench.core.schema import validated
+from sisbench.core.store import RunStore, Score, write_json
+from sisbench.protocol import Protocol, get_protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +30,8 @@ def run_all(
     Raises:
         UserError: anything that the user can mend; what is done is kept.
     """
-    from bench.cells import make_plan
-    from bench.runner import generate, run_lock
+    from sisbench.run.plan import make_plan
+    from sisbench.run.runner import generate, run_lock
 
     plan = make_plan(config)
     with run_lock(config.folder):
@@ -70,8 +71,8 @@ def score_run(
         UserError: no run there; a protocol of which no cell holds the images; under ``strict``,
             the first figure that cannot be had.
     """
-    from bench.runner import exact_arithmetic, pick_devices
-    from bench.scoring import Request, Scorer
+    from sisbench.core.devices import exact_arithmetic, pick_devices
+    from sisbench.score.scorer import Request, Scorer
 
     exact_arithmetic()
     store = RunStore(run)
@@ -124,7 +125,7 @@ def _named(name: str, own: Sequence[Protocol]) -> Protocol:
 
 def _check_images(wanted: Protocol, store: RunStore) -> None:
     """Refuse a protocol that would have made every image of the run differently."""
-    from bench.matching import differences
+    from sisbench.score.match import differences
 
     cells = store.cells()
     if any(not differences(cell, wanted) for cell in cells):
@@ -153,7 +154,7 @@ def describe(name: str, cls: Any) -> dict[str, Any]:
 
 def sample_loader() -> Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]:
     """(data set entry of the manifest, id) -> (photograph, label map), for the report's grids."""
-    from bench.data import Dataset, open_dataset
+    from sisbench.data import Dataset, open_dataset
 
     opened: dict[str, Dataset] = {}
 
@@ -179,7 +180,7 @@ def write_report(
     Raises:
         UserError: no scores yet, an unknown format or method.
     """
-    from bench.report import build_report
+    from sisbench.report import build_report
 
     return build_report(
         run,
@@ -208,11 +209,11 @@ def train_recipe(recipe: str, to: Path, steps: int | None, seed: int, progress: 
             done = at
 
         if recipe == "toy-parser":
-            from segmenters.toy_training import train as train_parser
+            from sisbench.training.toy_parser import train as train_parser
 
             more = {} if steps is None else {"steps": steps}
             return train_parser(to, seed=seed, progress=step, **more)
-        from bench.training import train
+        from sisbench.training import train
 
         return train(recipe, to, steps, seed, step)
 
@@ -231,7 +232,7 @@ def demo_config(to: Path, limit: int | None) -> RunConfig:
 
 def run_demo(to: Path, limit: int | None, progress: Progress) -> Path:
     """Run the bundled benchmark and leave its configuration beside the report, to start from."""
-    from bench.store import write_atomic
+    from sisbench.core.store import write_atomic
 
     config = demo_config(to, limit)
     page = run_all(config, progress)

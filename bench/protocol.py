@@ -13,7 +13,8 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.errors import UserError, did_you_mean
+from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.schema import validated
 
 GENERATION_FIELDS = frozenset(
     {
@@ -28,8 +29,8 @@ GENERATION_FIELDS = frozenset(
         "samples",
     }
 )
-"""Fields that change images (``bench.tasks.generation_of`` says which task's); the others change
-only what is computed from them."""
+"""Fields that change images (``run.tasks.generation_of`` says which task's); the others change only
+what is computed from them."""
 
 
 class Protocol(BaseModel):
@@ -126,7 +127,7 @@ def _hash(value: Any) -> str:
 @lru_cache(maxsize=1)
 def presets() -> dict[str, Protocol]:
     """The protocols that come with sisbench, by name."""
-    raw = yaml.safe_load(files("bench").joinpath("protocols.yaml").read_text(encoding="utf-8"))
+    raw = yaml.safe_load(files("sisbench").joinpath("protocols.yaml").read_text(encoding="utf-8"))
     return {row["name"]: Protocol(**row) for row in raw}
 
 
@@ -146,8 +147,6 @@ def get_protocol(name: str, changes: dict[str, Any] | None = None) -> Protocol:
             raise UserError(
                 f"a protocol has no field '{key}'", did_you_mean(key, Protocol.model_fields)
             )
-    from bench.config import validated
-
     label = ",".join(f"{k}={v}" for k, v in sorted(changes.items()))
     return validated(
         Protocol, known[name].model_dump() | changes | {"name": f"{name}+{label}"}, "protocol"

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench.registry import Registry
+from sisbench.core.registry import Registry
 
 if TYPE_CHECKING:
-    from bench.types import LabelSpace
-    from methods.base import Method
-    from methods.editor import LayoutEditor
+    from sisbench.core.label_space import LabelSpace
+    from sisbench.methods.base import Method
+    from sisbench.methods.editor import LayoutEditor
 
 registry = Registry(
     "sisbench.methods",
     {
-        "spade": "methods.spade:SPADE",
-        "sean": "methods.sean:SEAN",
-        "inade": "methods.inade:INADE",
-        "v-inade": "methods.inade:VINADE",
-        "scam": "methods.scam:SCAM",
-        "ca2sis": "methods.ca2sis:CA2SIS",
-        "sca-dm": "methods.sca_dm:SCADM",
+        "spade": "sisbench.methods.spade:SPADE",
+        "sean": "sisbench.methods.sean:SEAN",
+        "inade": "sisbench.methods.inade:INADE",
+        "v-inade": "sisbench.methods.inade:VINADE",
+        "scam": "sisbench.methods.scam:SCAM",
+        "ca2sis": "sisbench.methods.ca2sis:CA2SIS",
+        "sca-dm": "sisbench.methods.sca_dm:SCADM",
     },
 )
 
-editors = Registry("sisbench.editors", {"semantic-vae": "methods.semantic_vae:SemanticVAE"})
+editors = Registry(
+    "sisbench.editors", {"semantic-vae": "sisbench.methods.semantic_vae:SemanticVAE"}
+)
 
 
 def create(name: str, space: LabelSpace | str, **options: Any) -> Method:

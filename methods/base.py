@@ -11,16 +11,17 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from bench.errors import Unavailable, UserError
-from bench.types import HOLE, Batch
-from methods.loadable import Loadable
+from sisbench.core.batch import Batch
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.label_space import HOLE
+from sisbench.methods.loadable import Loadable
 
 Classes = Sequence[int] | Tensor | None
 """Which classes: ids (the same for every sample), a bool tensor (B, C), or None for all."""
 
 
 class NoiseSource(Protocol):
-    """What ``Noise``, ``ZeroNoise`` and ``GivenNoise`` of ``bench.types`` have in common."""
+    """What ``Noise``, ``ZeroNoise`` and ``GivenNoise`` of ``core.noise`` have in common."""
 
     def normal(self, name: str, *shape: int) -> Tensor:
         """(B, *shape), or (1, *shape) where one value serves every sample."""
@@ -87,7 +88,7 @@ class Style:
 
     def swap(self, other: Style, classes: Classes = None) -> Style:
         """``other``'s code for ``classes``, this one's for the rest. No rule for absent classes is
-        applied here: that is the protocol's (bench/tasks.py)."""
+        applied here: that is the protocol's (bench/run/tasks.py)."""
         mask = class_mask(classes, self.present)
         return self._combine(other, lambda a, b: torch.where(_over(mask, a), b, a), mask)
 

@@ -6,9 +6,9 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from bench.types import Batch
-from methods.base import Classes, NoiseSource
-from methods.loadable import Loadable
+from sisbench.core.batch import Batch
+from sisbench.methods.base import Classes, NoiseSource
+from sisbench.methods.loadable import Loadable
 
 
 class LayoutEditor(Loadable):

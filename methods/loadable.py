@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,8 +15,13 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError, did_you_mean
-from bench.types import LabelSpace
+from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.state_dict import FORMAT, read_metadata, read_state, sha256_of, state_hash
+from sisbench.methods.key_map import KeyMap
+from sisbench.methods.seeded import seeded_state
+
+_DISCRIMINATORS = ("netD", "discriminator", "discriminators")
 
 Self = TypeVar("Self", bound="Loadable")
 
@@ -75,8 +82,6 @@ class Loadable(ABC):
         Raises:
             UserError: the file is missing or does not fit; None for a method with parameters.
         """
-        from methods.checkpoints import load_weights
-
         load_weights(self, space, weights)
         return self.to(device)
 
@@ -86,13 +91,11 @@ class Loadable(ABC):
         Raises:
             UserError: keys are missing, unexpected or mis-shaped (each is listed).
         """
-        from methods.checkpoints import load_official
-
         load_official(self, official)
         return self
 
     def key_maps(self) -> Mapping[str, Any]:
-        """Official module name -> ``methods.checkpoints.KeyMap`` onto ``self.net``."""
+        """Official module name -> ``sisbench.methods.key_map.KeyMap`` onto ``self.net``."""
         return {}
 
     def after_load(self) -> None:
@@ -147,3 +150,162 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(value, int) and float in allowed:
         return True
     return isinstance(value, tuple(allowed))
+
+
+def save_weights(method: Loadable, path: Path, training: Mapping[str, Any]) -> None:
+    """Write ``method.net`` as safetensors; its header says how it was built and trained."""
+    from safetensors.torch import save_file
+
+    about = {
+        "method": method.name,
+        "space": method.space.name,
+        "options": method.describe()["options"],
+        "training": dict(training),
+    }
+    state = {k: v.detach().contiguous().cpu() for k, v in method.net.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path, {"format": FORMAT, "sisbench": json.dumps(about, sort_keys=True)})
+
+
+def load_official(method: Loadable, official: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Load official state dicts by module name into ``method`` (see ``Method.load_state``).
+
+    A method whose checkpoints come in versions has ``adapt_to(official)``: it rebuilds itself for
+    the one at hand before keys are compared.
+    """
+    adapt = getattr(method, "adapt_to", None)
+    if adapt is not None:
+        adapt(official)
+    maps = method.key_maps()
+    unknown = [m for m in official if m not in maps and m not in _DISCRIMINATORS]
+    missing = [m for m in maps if m not in official]
+    if unknown or missing:
+        raise UserError(
+            f"{method.name} takes the modules {', '.join(maps) or 'none'}; "
+            f"got {', '.join(official) or 'none'}"
+        )
+    for module, key_map in maps.items():
+        key_map.load(official[module], f"{method.name}: {module}")
+    method.weights_info = {"source": "state dict", "sha256": state_hash(official)}
+    method.after_load()
+
+
+def load_weights(method: Loadable, space: LabelSpace | str, weights: Path | str | None) -> None:
+    """Build ``method`` for ``space`` and fill it (see ``Method.load``)."""
+    path = None if weights is None or str(weights).startswith("seeded:") else Path(weights)
+    about = read_metadata(path) if path else None
+    if about:
+        _adopt_options(method, about, path)
+    method.setup(space)
+    if weights is None:
+        _needs_none(method)
+    elif path is None:
+        seed = _seed_of(str(weights))
+        shapes = {m: k.official_shapes() for m, k in method.key_maps().items()}
+        if not shapes:
+            raise UserError(f"{method.name} has no official layout to seed", "leave 'weights' out")
+        load_official(method, {m: seeded_state(s, seed) for m, s in shapes.items()})
+        method.weights_info = {"source": f"seeded:{seed}", "sha256": f"seeded:{seed}"}
+    elif about:
+        _load_own(method, path)  # type: ignore[arg-type]
+    else:
+        files = official_files(method, path)
+        load_official(method, split_official(method, files))
+        hashes = {m: sha256_of(f) for m, f in sorted(files.items())}
+        joined = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()
+        method.weights_info = {
+            "source": "official",
+            "files": {m: {"name": f.name, "sha256": hashes[m]} for m, f in files.items()},
+            "sha256": joined if len(set(hashes.values())) > 1 else next(iter(hashes.values())),
+        }
+
+
+def _seed_of(weights: str) -> int:
+    text = weights.removeprefix("seeded:")
+    if not text.isdigit():
+        raise UserError(f"'{weights}': the seed must be a whole number", "write it as seeded:0")
+    return int(text)
+
+
+def _needs_none(method: Loadable) -> None:
+    if any(p.numel() for p in method.net.parameters()):
+        raise UserError(
+            f"{method.name} needs weights and none were given",
+            "give a checkpoint (weights: PATH), or seeded:0 to test the code alone",
+        )
+    method.after_load()
+
+
+def _adopt_options(method: Loadable, about: Mapping[str, Any], path: Path | None) -> None:
+    """Take the construction options from the file, unless the user gave other ones."""
+    if about["method"] != method.name:
+        raise UserError(f"{path} holds weights of '{about['method']}', not of '{method.name}'")
+    saved = {k: tuple(v) if isinstance(v, list) else v for k, v in about["options"].items()}
+    for key in method.given_options:
+        if key in method.sampling_options:
+            saved[key] = getattr(method.options, key)
+        elif key in saved and getattr(method.options, key) != saved[key]:
+            method_value = getattr(method.options, key)
+            raise UserError(
+                f"{path} was trained with {key}={saved[key]!r}, not with {method_value!r}",
+                "leave the option out: it is taken from the file",
+            )
+    method.options = type(method.options)(**saved)
+
+
+def _load_own(method: Loadable, path: Path) -> None:
+    state = read_state(path)
+    key_map = KeyMap(method.net)
+    key_map.same()
+    key_map.load(state, str(path))
+    method.weights_info = {
+        "source": "sisbench",
+        "files": {"net": {"name": path.name, "sha256": sha256_of(path)}},
+        "sha256": sha256_of(path),
+        "about": read_metadata(path),
+    }
+    method.after_load()
+
+
+def official_files(method: Loadable, path: Path) -> dict[str, Path]:
+    """Official module -> file: ``path`` itself when it is a file that holds all of them, else the
+    newest match of the method's patterns in the folder.
+
+    Raises:
+        UserError: no such path, or a module's file is missing or ambiguous.
+    """
+    modules = list(method.key_maps())
+    if path.is_file():
+        return dict.fromkeys(modules, path)
+    if not path.is_dir():
+        raise UserError(f"no weights at {path}", "see: sisbench weights list")
+    found: dict[str, Path] = {}
+    for module in modules:
+        patterns = method.files.get(module, (f"*{module}*",))
+        for pattern in patterns:
+            matches = sorted(path.glob(pattern))
+            if len(matches) > 1:
+                names = ", ".join(m.name for m in matches[:5])
+                raise UserError(f"{path} has several files for {module}: {names}", "keep one")
+            if matches:
+                found[module] = matches[0]
+                break
+        else:
+            raise UserError(
+                f"{path} has no file for {module}", f"expected one of: {', '.join(patterns)}"
+            )
+    return found
+
+
+def split_official(method: Loadable, files: Mapping[str, Path]) -> dict[str, dict[str, Tensor]]:
+    """Read each file once and cut it into the method's modules by their official key prefixes."""
+    states = {path: read_state(path) for path in set(files.values())}
+    prefixes: Mapping[str, str] = getattr(method, "prefixes", {})
+    result = {}
+    for module, path in files.items():
+        prefix = prefixes.get(module, "")
+        state = states[path]
+        if prefix and any(k.startswith(prefix) for k in state):
+            state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        result[module] = state
+    return result

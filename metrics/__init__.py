@@ -4,55 +4,55 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench.registry import Registry
+from sisbench.core.registry import Registry
 
 if TYPE_CHECKING:
-    from metrics.base import Metric, RowMaker
+    from sisbench.metrics.base import Metric, RowMaker
 
 registry = Registry(
     "sisbench.metrics",
     {
-        "fid": "metrics.frechet:FID",
-        "r_fid": "metrics.frechet:RFID",
-        "s_fid": "metrics.frechet:SFID",
-        "fid_sh": "metrics.frechet:FIDSh",
-        "fid_infinity": "metrics.frechet:FIDInfinity",
-        "kid": "metrics.kid:KID",
-        "psnr": "metrics.pixel:PSNR",
-        "psnr_pooled": "metrics.pixel:PSNRPooled",
-        "ssim": "metrics.pixel:SSIM",
-        "lpips": "metrics.perceptual:LPIPS",
-        "lpips_vgg": "metrics.perceptual:LPIPSOfVgg",
-        "lpips_squeeze": "metrics.perceptual:LPIPSOfSqueeze",
-        "lpips_diversity": "metrics.perceptual:LPIPSDiversity",
-        "miou": "metrics.segmentation:MIoU",
-        "accuracy": "metrics.segmentation:Accuracy",
-        "class_iou": "metrics.segmentation:ClassIoU",
-        "frs": "metrics.identity:FRS",
-        "reidsim": "metrics.identity:REIDSim",
-        "reidacc": "metrics.identity:REIDAcc",
-        "locality": "metrics.locality:Locality",
-        "seconds": "metrics.efficiency:Seconds",
-        "peak_memory": "metrics.efficiency:PeakMemory",
-        "parameters": "metrics.efficiency:Parameters",
-        "flops": "metrics.efficiency:Flops",
+        "fid": "sisbench.metrics.frechet:FID",
+        "r_fid": "sisbench.metrics.frechet:RFID",
+        "s_fid": "sisbench.metrics.frechet:SFID",
+        "fid_sh": "sisbench.metrics.frechet:FIDSh",
+        "fid_infinity": "sisbench.metrics.frechet:FIDInfinity",
+        "kid": "sisbench.metrics.kid:KID",
+        "psnr": "sisbench.metrics.pixel:PSNR",
+        "psnr_pooled": "sisbench.metrics.pixel:PSNRPooled",
+        "ssim": "sisbench.metrics.pixel:SSIM",
+        "lpips": "sisbench.metrics.perceptual:LPIPS",
+        "lpips_vgg": "sisbench.metrics.perceptual:LPIPSOfVgg",
+        "lpips_squeeze": "sisbench.metrics.perceptual:LPIPSOfSqueeze",
+        "lpips_diversity": "sisbench.metrics.perceptual:LPIPSDiversity",
+        "miou": "sisbench.metrics.segmentation:MIoU",
+        "accuracy": "sisbench.metrics.segmentation:Accuracy",
+        "class_iou": "sisbench.metrics.segmentation:ClassIoU",
+        "frs": "sisbench.metrics.identity:FRS",
+        "reidsim": "sisbench.metrics.identity:REIDSim",
+        "reidacc": "sisbench.metrics.identity:REIDAcc",
+        "locality": "sisbench.metrics.locality:Locality",
+        "seconds": "sisbench.metrics.efficiency:Seconds",
+        "peak_memory": "sisbench.metrics.efficiency:PeakMemory",
+        "parameters": "sisbench.metrics.efficiency:Parameters",
+        "flops": "sisbench.metrics.efficiency:Flops",
     },
 )
 makers = Registry(
     "sisbench.row_makers",
     {
-        "inception": "metrics.inception:Inception",
-        "psnr": "metrics.pixel:PSNRRows",
-        "ssim": "metrics.pixel:SSIMRows",
-        "lpips-alex": "metrics.perceptual:LPIPSAlex",
-        "lpips-vgg": "metrics.perceptual:LPIPSVgg",
-        "lpips-squeeze": "metrics.perceptual:LPIPSSqueeze",
-        "lpips-embedding": "metrics.perceptual:LPIPSDiversityRows",
-        "confusion": "metrics.segmentation:ConfusionRows",
-        "layout": "metrics.segmentation:LayoutRows",
-        "identity": "metrics.identity:IdentityRows",
-        "reid": "metrics.identity:REIDRows",
-        "locality": "metrics.locality:LocalityRows",
+        "inception": "sisbench.metrics.inception:Inception",
+        "psnr": "sisbench.metrics.pixel:PSNRRows",
+        "ssim": "sisbench.metrics.pixel:SSIMRows",
+        "lpips-alex": "sisbench.metrics.perceptual:LPIPSAlex",
+        "lpips-vgg": "sisbench.metrics.perceptual:LPIPSVgg",
+        "lpips-squeeze": "sisbench.metrics.perceptual:LPIPSSqueeze",
+        "lpips-embedding": "sisbench.metrics.perceptual:LPIPSDiversityRows",
+        "confusion": "sisbench.metrics.segmentation:ConfusionRows",
+        "layout": "sisbench.metrics.segmentation:LayoutRows",
+        "identity": "sisbench.metrics.identity:IdentityRows",
+        "reid": "sisbench.metrics.identity:REIDRows",
+        "locality": "sisbench.metrics.locality:LocalityRows",
     },
 )
 
@@ -79,7 +79,7 @@ def create_maker(name: str, **options: Any) -> RowMaker:
 def _made(registry: Registry, name: str, options: dict[str, Any]) -> Any:
     import inspect
 
-    from bench.errors import UserError, did_you_mean
+    from sisbench.core.errors import UserError, did_you_mean
 
     found = registry.get(name)
     known = inspect.signature(found).parameters

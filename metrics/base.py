@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.errors import Unavailable, UserError
+from sisbench.core.errors import Unavailable, UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from bench.types import LabelSpace
+    from sisbench.core.label_space import LabelSpace
 
 Rows = Mapping[str, "np.ndarray"]
 """Column name -> (n, ...) array; row i belongs to sample id i of the set."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.errors import Unavailable
-from bench.types import TASKS
-from metrics.base import Figure, Metric, Rows
-from metrics.statistics import mean_estimate
+from sisbench.core.errors import Unavailable
+from sisbench.core.estimates import mean_estimate
+from sisbench.core.tasks import TASKS
+from sisbench.metrics.base import Figure, Metric, Rows
 
 
 class _FromItems(Metric):

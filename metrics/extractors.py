@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import UserError
+from sisbench.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ def code_hash(*parts: object) -> str:
 
 def sha256_of(path: Path) -> str:
     """sha256 of a file."""
-    from bench import weights
+    from sisbench.core import weights
 
     return weights.sha256_of(path)
 
@@ -48,7 +48,7 @@ def weights_file(name: str, given: Path | str | None) -> tuple[Path, str]:
     Raises:
         Unavailable: it is not there; the message says how to get it.
     """
-    from bench import weights
+    from sisbench.core import weights
 
     found = weights.resolve(name, given)
     return found, weights.sha256_of(found)

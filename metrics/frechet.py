@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.errors import UserError
-from metrics.base import Figure, Metric, Rows
-from metrics.statistics import normal_interval
+from sisbench.core.errors import UserError
+from sisbench.core.estimates import Estimate, normal_interval
+from sisbench.metrics.base import Figure, Metric, Rows
 
 _CHUNK = 4096
 _SVD_SIDE = 256  # up to here singular values themselves: exact, and no slower
@@ -390,3 +390,14 @@ class FIDInfinity(FID):
         value = frechet_infinity(rows["features"], reference, seed)
         marks = ("indicative",) if min(n, reference.n) < INDICATIVE_BELOW else ()
         return Figure(value, n, reference.n, marks=marks)
+
+
+def fid_jackknife(features: np.ndarray, reference: FrechetReference) -> tuple[Estimate, np.ndarray]:
+    """FID with its infinitesimal-jackknife standard error, and the pseudo-values (n,) whose mean is
+    FID: ``paired_difference`` of two methods' pseudo-values compares their FIDs on the same items.
+
+    Source: Jaeckel 1972 (infinitesimal jackknife); closed form in ``frechet_influence``.
+    """
+    value, influence = frechet_influence(features, reference)
+    se = float(np.sqrt(np.mean(influence**2) / len(influence)))
+    return Estimate(value, se, normal_interval(value, se, low=0.0)), value + influence

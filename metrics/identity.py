@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
-from metrics.extractors import ByContent, code_hash
-from metrics.statistics import bootstrap_mean
+from sisbench.core.estimates import bootstrap_mean
+from sisbench.metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
+from sisbench.metrics.extractors import ByContent, code_hash
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ REMEMBERED = 1 << 15
 
 
 class IdentityNetwork(Protocol):
-    """What these makers need of an embedding network (``segmenters.identity``)."""
+    """What these makers need of an embedding network (``sisbench.segmenters.identity``)."""
 
     def embed(self, images: Tensor, boxes: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) uint8 and (B, 4) top, bottom, left, right (exclusive) -> (B, D)."""
@@ -30,7 +30,7 @@ class IdentityNetwork(Protocol):
 
 
 def _loaded(name: str, weights: Path | str | None, device: str) -> IdentityNetwork:
-    from segmenters.identity import create_identity
+    from sisbench.segmenters.identity import create_identity
 
     network: IdentityNetwork = create_identity(name).load(weights, device)
     return network
@@ -128,7 +128,7 @@ class REIDRows(_Embedded):
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
         import torch
 
-        from segmenters.identity import subject_boxes
+        from sisbench.segmenters.identity import subject_boxes
 
         self.check(batch)
         background = sorted(batch.space.background)

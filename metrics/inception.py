@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.errors import UserError
-from metrics.base import ImageBatch, RowMaker
-from metrics.extractors import (
+from sisbench.core.errors import UserError
+from sisbench.metrics.base import ImageBatch, RowMaker
+from sisbench.metrics.extractors import (
     Compiled,
     code_hash,
     fold_batchnorm,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.errors import UserError
-from metrics.base import Figure, Metric, Rows
-from metrics.frechet import check_features
-from metrics.statistics import normal_interval
+from sisbench.core.errors import UserError
+from sisbench.core.estimates import normal_interval
+from sisbench.metrics.base import Figure, Metric, Rows
+from sisbench.metrics.frechet import check_features
 
 _BLOCK = 1024
 _SUBSET_SEED = 2020

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from bench.errors import Unavailable, UserError
-from metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
-from metrics.extractors import (
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.estimates import bootstrap_mean
+from sisbench.metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
+from sisbench.metrics.extractors import (
     ByContent,
     code_hash,
     load_strict,
@@ -20,7 +21,6 @@ from metrics.extractors import (
     torch_dtype,
     weights_file,
 )
-from metrics.statistics import bootstrap_mean
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.errors import Unavailable, UserError
-from metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
-from metrics.extractors import code_hash
-from metrics.statistics import bootstrap_mean
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.estimates import bootstrap_mean
+from sisbench.metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
+from sisbench.metrics.extractors import code_hash
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.errors import UserError
-from bench.types import TASKS, LabelSpace
-from metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
-from metrics.extractors import code_hash
-from metrics.statistics import bootstrap_confusion
+from sisbench.core.errors import UserError
+from sisbench.core.estimates import bootstrap_confusion
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.tasks import TASKS
+from sisbench.metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
+from sisbench.metrics.extractors import code_hash
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from segmenters.base import Segmenter
+    from sisbench.segmenters.base import Segmenter
 
 MIOU = "miou_dataset_union"
 ACCURACY = "acc_pixel_dataset"
@@ -89,7 +90,7 @@ class ConfusionRows(RowMaker):
         device: str = "cpu",
     ) -> None:
         if isinstance(parser, str):
-            import segmenters
+            from sisbench import segmenters
 
             if space is None:
                 raise UserError(f"confusion: parser '{parser}' needs a label space")
@@ -104,7 +105,7 @@ class ConfusionRows(RowMaker):
         )
 
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
-        from segmenters.resize import resize_labels
+        from sisbench.segmenters.resize import resize_labels
 
         self.check(batch)
         space = self.parser.space

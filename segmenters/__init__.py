@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench.registry import Registry
+from sisbench.core.registry import Registry
 
 if TYPE_CHECKING:
-    from bench.types import LabelSpace
-    from segmenters.base import Segmenter
+    from sisbench.core.label_space import LabelSpace
+    from sisbench.segmenters.base import Segmenter
 
 registry = Registry(
     "sisbench.segmenters",
     {
-        "toy": "segmenters.toy:ToyParser",
-        "celebamask_unet": "segmenters.celebamask_unet:CelebAMaskUNet",
-        "bisenet_face": "segmenters.bisenet:BiSeNetFace",
-        "mit_ade20k": "segmenters.mit_ade20k:MITADE20K",
-        "segformer": "segmenters.segformer:SegFormer",
+        "toy": "sisbench.segmenters.toy:ToyParser",
+        "celebamask_unet": "sisbench.segmenters.celebamask_unet:CelebAMaskUNet",
+        "bisenet_face": "sisbench.segmenters.bisenet:BiSeNetFace",
+        "mit_ade20k": "sisbench.segmenters.mit_ade20k:MITADE20K",
+        "segformer": "sisbench.segmenters.segformer:SegFormer",
     },
 )
 
@@ -28,8 +28,8 @@ def create(name: str, /, space: LabelSpace | str, **options: Any) -> Segmenter:
     Raises:
         UserError: unknown name or option, or a parser that does not know the label space.
     """
-    from bench.types import LabelSpace
-    from segmenters.base import accept_options
+    from sisbench.core.label_space import LabelSpace
+    from sisbench.segmenters.base import accept_options
 
     found = LabelSpace.named(space) if isinstance(space, str) else space
     owner = registry.get(name)

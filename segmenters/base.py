@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.errors import UserError, did_you_mean
+from sisbench.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.types import LabelSpace
+    from sisbench.core.label_space import LabelSpace
 
 
 class Segmenter(ABC):
@@ -23,7 +23,7 @@ class Segmenter(ABC):
         name, title, paper: registry name, name in tables, source.
         spaces: names of the label spaces that it parses into.
         size: side (or (H, W)) of its input; images are brought there by its own stated rule.
-        weights: name in the weights registry (bench/weights.yaml), or "" where it brings its own.
+        weights: name in the weights registry, or "" where it brings its own.
         fixed: facts of the network that a configuration may repeat as options; checked, not used.
     """
 

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from segmenters.base import parse_size
-from segmenters.loading import Part, Shape
-from segmenters.network_parser import IMAGENET_MEAN, IMAGENET_STD, NetworkParser, normalise
-from segmenters.resize import resize_bilinear
+from sisbench.segmenters.base import parse_size
+from sisbench.segmenters.loading import Part, Shape
+from sisbench.segmenters.network_parser import IMAGENET_MEAN, IMAGENET_STD, NetworkParser, normalise
+from sisbench.segmenters.resize import resize_bilinear
 
 if TYPE_CHECKING:
-    from bench.types import LabelSpace
+    from sisbench.core.label_space import LabelSpace
 
 TO_CELEBAMASK = (0, 1, 6, 7, 4, 5, 3, 8, 9, 15, 2, 10, 11, 12, 17, 16, 18, 13, 14)
 """CelebAMask-HQ label of each BiSeNet label."""

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.errors import UserError
-from segmenters.base import parse_size
-from segmenters.loading import Part
-from segmenters.network_parser import NetworkParser, normalise
-from segmenters.resize import resize_bilinear, resize_nearest
+from sisbench.core.errors import UserError
+from sisbench.segmenters.base import parse_size
+from sisbench.segmenters.loading import Part
+from sisbench.segmenters.network_parser import NetworkParser, normalise
+from sisbench.segmenters.resize import resize_bilinear, resize_nearest
 
 if TYPE_CHECKING:
-    from bench.types import LabelSpace
+    from sisbench.core.label_space import LabelSpace
 
 _HALF = (0.5, 0.5, 0.5)
 _RESIZES = ("nearest", "bilinear", "bicubic_align")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.errors import Unavailable, UserError
+from sisbench.core.errors import Unavailable, UserError
 
 Self = TypeVar("Self", bound="Loadable")
 Shape = tuple[int, ...]
@@ -196,7 +196,7 @@ def registered(name: str) -> Path:
     Raises:
         Unavailable: it is not there.
     """
-    from bench import weights
+    from sisbench.core import weights
 
     path: Path = weights.path(name)
     return path

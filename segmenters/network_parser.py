@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
-from segmenters.base import Segmenter, check_images
-from segmenters.loading import Loadable
+from sisbench.core.errors import UserError
+from sisbench.segmenters.base import Segmenter, check_images
+from sisbench.segmenters.loading import Loadable
 
 if TYPE_CHECKING:
-    from bench.types import LabelSpace
+    from sisbench.core.label_space import LabelSpace
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

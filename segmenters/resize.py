@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.types import pil_nearest
+from sisbench.core.resize import pil_nearest
 
 _BITS = 22  # fixed-point fraction of Pillow's 8-bit resampling coefficients
 

@@ -13,12 +13,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from bench.errors import Unavailable, UserError
-from segmenters.base import Segmenter, check_images
-from segmenters.loading import state_hash
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.segmenters.base import Segmenter, check_images
+from sisbench.segmenters.loading import state_hash
 
 if TYPE_CHECKING:
-    from bench.types import LabelSpace
+    from sisbench.core.label_space import LabelSpace
 
 MODELS = {
     "celebamask_hq": "jonathandinu/face-parsing",

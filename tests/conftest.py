@@ -11,9 +11,10 @@ METHOD = '''"""A method in one file: every class in its mean colour, plus noise.
 import torch
 from torch import Tensor, nn
 
-from bench.types import Batch, LabelSpace
-from methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
-from methods.layers.labels import one_hot, region_means
+from sisbench.core.batch import Batch
+from sisbench.core.label_space import LabelSpace
+from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
+from sisbench.methods.layers.labels import one_hot, region_means
 
 
 class MeanColour(Method):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.types import LabelSpace
-from methods.seeded import seeded_state
-from metrics.base import ImageBatch
+from sisbench.core.label_space import LabelSpace
+from sisbench.methods.seeded import seeded_state
+from sisbench.metrics.base import ImageBatch
 
 FIXTURES = Path(__file__).parent / "fixtures" / "metrics"
 SEED = 101

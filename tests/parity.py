@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import methods
-from bench.types import Batch, LabelSpace
-from methods.base import Method
-from methods.seeded import seeded_state
+from sisbench import methods
+from sisbench.core.batch import Batch
+from sisbench.core.label_space import LabelSpace
+from sisbench.methods.base import Method
+from sisbench.methods.seeded import seeded_state
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -1,6 +1,6 @@
 """SCAM written literally: dense masks over all tokens and pixels, nothing folded, nothing sorted.
 
-The yardstick for results and cost of ``methods.scam``, whose modules it reads the weights from.
+The yardstick for results and cost of ``methods/scam``, whose modules it reads the weights from.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import NoiseSource
-from methods.layers.labels import one_hot
+from sisbench.methods.base import NoiseSource
+from sisbench.methods.layers.labels import one_hot
 
 
 def code(channels: int, height: int, width: int) -> Tensor:

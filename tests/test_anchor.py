@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bench.anchor import ANCHORS, Anchor, check_anchor
-from bench.data import open_dataset
-from bench.errors import Unavailable, UserError
-from bench.progress import Progress
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.progress import Progress
+from sisbench.data import open_dataset
+from sisbench.score.anchor import ANCHORS, Anchor, check_anchor
 
 QUIET = Progress(quiet=True)
 
@@ -44,15 +44,15 @@ def test_photographs_are_not_parsed_where_that_was_not_asked_for(toy: tuple[Anch
 
 
 def test_decoding_ahead_gives_the_same_rows() -> None:
-    import metrics
-    from bench.rows import Photographs, map_rows, real_source
+    from sisbench import metrics
+    from sisbench.score.rows import Photographs, map_rows, real_source
 
     data = open_dataset("toyfaces", size=64, n=40)
     maker = metrics.create_maker("confusion", parser="toy", space=data.space)
     source = replace(real_source(Photographs(data, "x")), folder=Path("/nonexistent"))
     kept: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.rows.write_atomic", lambda path, data: kept.append(data))
+        patch.setattr("sisbench.score.rows.write_atomic", lambda path, data: kept.append(data))
         for workers in (0, 3):
             map_rows(source, {"confusion-toy": maker}, QUIET, workers)
     assert kept[0] == kept[1]
@@ -67,8 +67,8 @@ def test_decoding_ahead_gives_the_same_rows() -> None:
 
 
 def test_another_average_is_named(toy: tuple[Anchor, str]) -> None:
-    import metrics
-    from bench.rows import Photographs, map_rows, real_source
+    from sisbench import metrics
+    from sisbench.score.rows import Photographs, map_rows, real_source
 
     anchor, said = toy
     data = open_dataset("toyfaces", size=64, n=12)

@@ -15,17 +15,19 @@ from parity import FIXTURES, Case, every, shapes_of
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import methods
-from bench.conformance import check_batch, check_method
-from bench.errors import Unavailable, UserError
-from bench.types import HOLE, Batch, GivenNoise, LabelSpace, Noise, ZeroNoise
-from methods.base import Method, Style, why_not
-from methods.ca2sis import CA2SIS, CA2Layout, transformer
-from methods.ca2sis.network import StyleMapNorm
-from methods.ca2sis.transformer import Block, StyleTransformer
-from methods.checkpoints import save_weights
-from methods.layers.labels import one_hot, resize_labels
-from methods.seeded import seeded_entry, seeded_state
+from sisbench import methods
+from sisbench.core.batch import Batch
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.label_space import HOLE, LabelSpace
+from sisbench.core.noise import GivenNoise, Noise, ZeroNoise
+from sisbench.diagnose.conformance import check_batch, check_method
+from sisbench.methods.base import Method, Style, why_not
+from sisbench.methods.ca2sis import CA2SIS, CA2Layout, transformer
+from sisbench.methods.ca2sis.network import StyleMapNorm
+from sisbench.methods.ca2sis.transformer import Block, StyleTransformer
+from sisbench.methods.layers.labels import one_hot, resize_labels
+from sisbench.methods.loadable import save_weights
+from sisbench.methods.seeded import seeded_entry, seeded_state
 
 SMALL = {"resolution": 64, "style_dim": 8, "style_enc_feat_dim": 1}
 IMAGE, STYLE = 1e-4, 2e-5  # the fixtures ask for 1e-3 and 1e-4

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import metrics
-from bench import cli
+from sisbench import cli, metrics
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -130,7 +129,7 @@ def test_ctrl_c_says_that_nothing_is_lost(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bench.pipeline.run_all", interrupted)
+    monkeypatch.setattr("sisbench.pipeline.run_all", interrupted)
     code, text = run(capsys, "run", str(config), "-q")
     assert code == 130
     assert "run the same command again" in text
@@ -199,8 +198,8 @@ def test_explain_names_formula_file_and_protocols(capsys: pytest.CaptureFixture[
 
 
 def test_every_metric_is_explained_under_every_protocol() -> None:
-    from bench.explain import explain
-    from bench.protocol import presets
+    from sisbench.diagnose.explain import explain
+    from sisbench.protocol import presets
 
     for metric in metrics.registry.names():
         for protocol in presets():
@@ -211,7 +210,7 @@ def test_every_metric_is_explained_under_every_protocol() -> None:
 
 METRIC = '''
 import numpy as np
-from metrics.base import Figure, Metric
+from sisbench.metrics.base import Figure, Metric
 
 class WorstPixel(Metric):
     """Largest squared error a set."""

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import RunConfig, load_config, validated
-from bench.errors import UserError
-from bench.protocol import Protocol, get_protocol, presets
+from sisbench.config import RunConfig, load_config
+from sisbench.core.errors import UserError
+from sisbench.core.schema import validated
+from sisbench.protocol import Protocol, get_protocol, presets
 
 GOOD = {"name": "x", "methods": ["sean"], "datasets": ["toyfaces"]}
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data import open_dataset
-from bench.data.images import resize_label
-from bench.data.loader import prefetch, to_batch, to_float
-from bench.data.prepare import prepare
-from bench.errors import UserError
-from bench.inspect import check_items
-from bench.progress import Progress
+from sisbench.core.errors import UserError
+from sisbench.core.progress import Progress
+from sisbench.data import open_dataset
+from sisbench.data.check import check_items
+from sisbench.data.images import resize_label
+from sisbench.data.loader import prefetch, to_batch, to_float
+from sisbench.data.prepare import prepare
 
 QUIET = Progress(quiet=True)
 

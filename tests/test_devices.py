@@ -14,17 +14,17 @@ import torch
 from metrics_helpers import image_batch, noise_images, seeded
 from pretended_device import pretended
 
-import methods
-import metrics
-import segmenters
-from bench.config import RunConfig, validated
-from bench.conformance import Broken, _Kit, check_batch
-from bench.pipeline import run_all
-from bench.progress import Progress
-from bench.store import RunStore
-from bench.types import LabelSpace, Noise
-from methods.seeded import seeded_state
-from segmenters.identity import create_identity
+from sisbench import methods, metrics, segmenters
+from sisbench.config import RunConfig
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.noise import Noise
+from sisbench.core.progress import Progress
+from sisbench.core.schema import validated
+from sisbench.core.store import RunStore
+from sisbench.diagnose.conformance import Broken, _Kit, check_batch
+from sisbench.methods.seeded import seeded_state
+from sisbench.pipeline import run_all
+from sisbench.segmenters.identity import create_identity
 
 SIZE = 64
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -88,7 +88,7 @@ def test_methods(case: str, there: torch.device) -> None:
 
 def test_a_run(there: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Generation and scoring of a run, with the engine's device set to the pretended one."""
-    monkeypatch.setattr("bench.runner.pick_device", lambda wanted: wanted)
+    monkeypatch.setattr("sisbench.core.devices.pick_device", lambda wanted: wanted)
     config = validated(
         RunConfig,
         {
@@ -140,7 +140,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("preprocess", ["tf1", "clean", "pytorch_fid"])
 def test_inception(preprocess: str, there: torch.device, folder: Path) -> None:
-    from metrics.inception import trunk
+    from sisbench.metrics.inception import trunk
 
     file = folder / "inception.pth"
     if not file.is_file():

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.config import RunConfig, validated
-from bench.conformance import check_method
-from bench.pipeline import run_all
-from bench.progress import Progress
+from sisbench.config import RunConfig
+from sisbench.core.progress import Progress
+from sisbench.core.schema import validated
+from sisbench.diagnose.conformance import check_method
+from sisbench.pipeline import run_all
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = (ROOT / "docs" / "add-a-method.md").read_text()

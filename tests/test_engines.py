@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import yaml
 
-from bench import runner
-from bench.cells import make_plan
-from bench.config import RunConfig, validated
-from bench.errors import UserError
-from bench.pipeline import run_all
-from bench.progress import Progress
-from bench.store import RunStore
+from sisbench.config import RunConfig
+from sisbench.core.errors import UserError
+from sisbench.core.progress import Progress
+from sisbench.core.schema import validated
+from sisbench.core.store import RunStore
+from sisbench.pipeline import run_all
+from sisbench.run import runner
+from sisbench.run.plan import make_plan
 
 QUIET = Progress(quiet=True)
 
@@ -103,7 +104,7 @@ def test_workers_end_with_a_parent_that_was_killed(method_file: str, tmp_path: P
     path.write_text(yaml.safe_dump(raw))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench", "run", "-q", str(path)], env=environment
+        [sys.executable, "-m", "sisbench", "run", "-q", str(path)], env=environment
     )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline, workers = time.time() + 60, []

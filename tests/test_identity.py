@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import weights
-from bench.errors import Unavailable, UserError
-from methods.seeded import seeded_state
-from segmenters.identity import Identity, create_identity, subject_boxes
-from segmenters.identity.reid import crop
+from sisbench.core import weights
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.methods.seeded import seeded_state
+from sisbench.segmenters.identity import Identity, create_identity, subject_boxes
+from sisbench.segmenters.identity.reid import crop
 
 FIXTURES = Path(__file__).parent / "fixtures" / "segm"
 

@@ -13,15 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-import methods
-from bench.errors import UserError
-from bench.types import Batch, GivenNoise, LabelSpace, Noise, ZeroNoise
-from methods.base import Method, Style, why_not
-from methods.inade.encoder import InstanceConv
-from methods.inade.generator import Condition, InstanceAdaptiveNorm
-from methods.inade.segments import dense_rank, find_segments
-from methods.layers.labels import instance_edges, one_hot, resize_labels
-from methods.seeded import seeded_state
+from sisbench import methods
+from sisbench.core.batch import Batch
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.noise import GivenNoise, Noise, ZeroNoise
+from sisbench.methods.base import Method, Style, why_not
+from sisbench.methods.inade.encoder import InstanceConv
+from sisbench.methods.inade.generator import Condition, InstanceAdaptiveNorm
+from sisbench.methods.inade.segments import dense_rank, find_segments
+from sisbench.methods.layers.labels import instance_edges, one_hot, resize_labels
+from sisbench.methods.seeded import seeded_state
 
 FIXTURES = Path(__file__).parent / "fixtures" / "inade"
 IMAGE, CODES = 2e-4, 1e-4

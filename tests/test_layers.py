@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from methods.layers.labels import instance_edges, one_hot, region_means, resize_labels
+from sisbench.methods.layers.labels import instance_edges, one_hot, region_means, resize_labels
 
 
 @pytest.mark.parametrize("sizes", [(256, 8), (256, 94), (170, 158), (96, 74), (8, 256), (5, 7)])

@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-import methods
-from bench.config import RunConfig, validated
-from bench.pipeline import run_all
-from bench.progress import Progress
-from bench.store import RunStore
+from sisbench import methods
+from sisbench.config import RunConfig
+from sisbench.core.progress import Progress
+from sisbench.core.schema import validated
+from sisbench.core.store import RunStore
+from sisbench.pipeline import run_all
 
 EDITOR = '''
 import torch
 from torch import nn
-from methods.base import class_mask
-from methods.editor import LayoutEditor
+from sisbench.methods.base import class_mask
+from sisbench.methods.editor import LayoutEditor
 
 
 class Flip(LayoutEditor):
@@ -107,7 +108,7 @@ def test_the_editors_own_task(flip: str, tmp_path: Path) -> None:
     assert "layout_reconstruction" in other.about["reason"]
     scores = {s.metric: s for s in store.scores()[0] if s.task == "layout_reconstruction"}
     assert scores.keys() == {"miou", "accuracy"}
-    from bench.data import open_dataset
+    from sisbench.data import open_dataset
 
     data = open_dataset("toyfaces", size=32, n=4)
     labels = [data.load(i).label for i in data.ids]

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-import methods
-from bench.errors import Unavailable, UserError
-from bench.types import HOLE, Batch, LabelSpace, Noise
-from methods.base import GlobalStyle, Layout, Style, class_mask, present_classes, why_not
-from methods.checkpoints import KeyMap, read_state
+from sisbench import methods
+from sisbench.core.batch import Batch
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.label_space import HOLE, LabelSpace
+from sisbench.core.noise import Noise
+from sisbench.core.state_dict import read_state
+from sisbench.methods.base import GlobalStyle, Layout, Style, class_mask, present_classes, why_not
+from sisbench.methods.key_map import KeyMap
 
 SPACE = LabelSpace("four", ("a", "b", "c", "d"))
 

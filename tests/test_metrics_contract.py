@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-import metrics
-from bench.errors import UserError
+from sisbench import metrics
+from sisbench.core.errors import UserError
 
 MODULES = (
     "efficiency",
@@ -97,7 +97,7 @@ def test_unknown_names_and_options():
 
 def test_a_metric_of_ones_own(tmp_path):
     (tmp_path / "mine.py").write_text(
-        "from metrics.base import Figure, Metric\n"
+        "from sisbench.metrics.base import Figure, Metric\n"
         "class Count(Metric):\n"
         "    name = title = 'count'\n"
         "    def reduce(self, rows, real=None, *, seed=0):\n"

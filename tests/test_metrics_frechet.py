@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from metrics_helpers import arrays, meta
 
-import metrics
-from bench.errors import UserError
-from metrics.frechet import FID, FrechetReference, frechet, frechet_infinity, frechet_influence
-from metrics.kid import kid, kid_subsets
+from sisbench import metrics
+from sisbench.core.errors import UserError
+from sisbench.metrics.frechet import (
+    FID,
+    FrechetReference,
+    frechet,
+    frechet_infinity,
+    frechet_influence,
+)
+from sisbench.metrics.kid import kid, kid_subsets
 
 CASES = ("tall", "wide_lowrank", "unequal")
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from metrics_helpers import arrays, image_batch, meta, noise_images
 
-import metrics
-from bench.errors import Unavailable, UserError
-from bench.types import LabelSpace
-from methods.seeded import seeded_state
-from metrics.extractors import ByContent
-from metrics.identity import cosine
-from metrics.locality import heat_map
+from sisbench import metrics
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.methods.seeded import seeded_state
+from sisbench.metrics.extractors import ByContent
+from sisbench.metrics.identity import cosine
+from sisbench.report.heat import heat_map
 
 THREE = LabelSpace("three", ("ground", "body", "hair"))
 
@@ -126,7 +126,7 @@ def test_reid_rows():
 
 def test_reid_golden_network():
     """Boxes, crops, network and cosines together, with seeded weights."""
-    from segmenters.identity import create_identity
+    from sisbench.segmenters.identity import create_identity
 
     stored, about = arrays("reid.metrics"), meta("reid.metrics")
     network = create_identity("reid")

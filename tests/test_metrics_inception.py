@@ -14,12 +14,12 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-import metrics
-from bench.errors import Unavailable, UserError
-from metrics.extractors import Compiled, resize_tf1
-from metrics.frechet import FrechetReference, frechet
-from metrics.inception import Inception, trunk
-from metrics.kid import kid
+from sisbench import metrics
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.metrics.extractors import Compiled, resize_tf1
+from sisbench.metrics.frechet import FrechetReference, frechet
+from sisbench.metrics.inception import Inception, trunk
+from sisbench.metrics.kid import kid
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +108,8 @@ def test_a_compiler_that_does_not_work_is_explained(tmp_path):
     code = """
 import torch
 from torch import nn
-from bench.errors import UserError
-from metrics.extractors import Compiled
+from sisbench.core.errors import UserError
+from sisbench.metrics.extractors import Compiled
 network = Compiled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), 2)
 try:
     with torch.inference_mode():

@@ -9,9 +9,9 @@ import torch
 from metrics_helpers import CASES, image_batch, meta, noise_images, pictures, seeded
 from torch import nn
 
-import metrics
-from bench.errors import Unavailable, UserError
-from metrics.perceptual import LPIPSNetwork, _features, pairwise
+from sisbench import metrics
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.metrics.perceptual import LPIPSNetwork, _features, pairwise
 
 
 def make_trunk(folder, net):

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from bench.perf.material import degraded, pictures
-from bench.perf.timing import interleaved
+from sisbench.perf.material import degraded, pictures
+from sisbench.perf.timing import interleaved
 
 
 def test_rounds_are_interleaved_and_the_first_is_dropped():
@@ -38,7 +38,7 @@ def test_material_is_seeded():
 
 
 def test_a_parser_and_its_repositorys_form_give_the_same_labels():
-    from bench.perf.parsers import compare_parsers
+    from sisbench.perf.parsers import compare_parsers
 
     out = io.StringIO()
     assert compare_parsers(["celebamask_unet"], 2, 64, 1, out) == 0, out.getvalue()
@@ -47,7 +47,7 @@ def test_a_parser_and_its_repositorys_form_give_the_same_labels():
 
 @pytest.mark.slow
 def test_small_pipeline_agrees_with_the_usual_tools():
-    from bench.perf.scoring import Wanted, compare_scoring
+    from sisbench.perf.scoring import Wanted, compare_scoring
 
     out = io.StringIO()
     assert compare_scoring(Wanted(6, 64, 1, part="pipeline"), out) == 0, out.getvalue()

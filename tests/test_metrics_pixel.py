@@ -8,9 +8,9 @@ import torch
 from metrics_helpers import CASES, arrays, image_batch, meta, noise_images, pictures
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-import metrics
-from bench.errors import Unavailable, UserError
-from metrics.pixel import _ssim_torch, psnr_of
+from sisbench import metrics
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.metrics.pixel import _ssim_torch, psnr_of
 
 
 @pytest.mark.parametrize("case", CASES)

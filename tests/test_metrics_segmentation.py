@@ -8,10 +8,10 @@ import torch
 from metrics_helpers import arrays, image_batch, meta, noise_images
 from torchmetrics.classification import MulticlassJaccardIndex
 
-import metrics
-from bench.errors import UserError
-from bench.types import LabelSpace
-from metrics.segmentation import confusion_counts, conventions
+from sisbench import metrics
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.metrics.segmentation import confusion_counts, conventions
 
 GOLDEN = ("worked2x4", "k6_ignore255", "k19_noignore")
 

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 from metrics_helpers import arrays, meta
 
-from bench.errors import UserError
-from metrics.frechet import FrechetReference, frechet, frechet_influence
-from metrics.statistics import (
+from sisbench.core.errors import UserError
+from sisbench.core.estimates import (
     bootstrap_confusion,
     bootstrap_mean,
-    fid_jackknife,
     mean_estimate,
     paired_difference,
 )
+from sisbench.metrics.frechet import FrechetReference, fid_jackknife, frechet, frechet_influence
 
 
 @pytest.mark.parametrize("case", ["tall", "unequal"])

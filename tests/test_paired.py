@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import metrics
-from bench.config import RunConfig, validated
-from bench.pipeline import run_all, write_report
-from bench.progress import Progress
-from bench.report.paired import paired_tables
-from bench.report.quality import Material
+from sisbench import metrics
+from sisbench.config import RunConfig
+from sisbench.core.progress import Progress
+from sisbench.core.schema import validated
+from sisbench.pipeline import run_all, write_report
+from sisbench.report.paired import paired_tables
+from sisbench.report.quality import Material
 
 RNG = np.random.default_rng(0)
 FEATURES = {"features": RNG.normal(size=(40, 12))}
@@ -110,8 +111,8 @@ def test_versus_a_method_of_the_run(method_file: str, tmp_path: Path) -> None:
 def test_two_parsers_and_whether_they_rank_alike(
     tmp_path: Path, second: tuple[float, ...], said: str
 ) -> None:
-    from bench.report.quality import quality_tables
-    from bench.store import Score
+    from sisbench.core.store import Score
+    from sisbench.report.quality import quality_tables
 
     scores = [
         Score(f"m{k}", f"m{k}", "d", "reconstruct", name, "p@1", value, n=9)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.errors import UserError
-from bench.registry import load_file
-from bench.report import build_report, console_tables
-from bench.report.charts import plain
-from bench.report.grids import _palette, colourise, draw, grids, pick
-from bench.report.quality import Material
-from bench.types import LabelSpace
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.registry import load_file
+from sisbench.report import build_report, console_tables
+from sisbench.report.charts import plain
+from sisbench.report.grids import _palette, colourise, draw, grids, pick
+from sisbench.report.quality import Material
 
 synthetic = load_file(Path(__file__).parent / "fixtures" / "report" / "synthetic.py")
 EVIL = "<script>alert('x')</script> $\\frac{"
@@ -178,7 +178,7 @@ def test_grids_show_label_map_edit_reference_target_and_methods(run, monkeypatch
         seen.append((columns, names))
         return draw(columns, names)
 
-    monkeypatch.setattr("bench.report.grids.draw", watched)
+    monkeypatch.setattr("sisbench.report.grids.draw", watched)
     made = grids(Material.of(run), synthetic.sample, rows=3)
     assert [list(columns) for columns, _ in seen] == [
         ["label map", "target", "SEAN", "SPADE", "CA2-SIS", "V-INADE†"],
@@ -204,7 +204,7 @@ def test_edits_of_classes_show_where_the_image_changed(run, monkeypatch):
         seen.append(columns)
         return draw(columns, names)
 
-    monkeypatch.setattr("bench.report.grids.draw", watched)
+    monkeypatch.setattr("sisbench.report.grids.draw", watched)
     made = grids(Material.of(run), synthetic.sample, rows=2)
     which = [g.title.endswith("where the image changed") for g in made]
     assert which == [False, False, True, False]

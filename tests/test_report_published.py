@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.errors import UserError
-from bench.registry import load_file
-from bench.report.published import RESULTS, load_published, load_specs, paper_table, paper_tables
-from bench.report.quality import Material
-from bench.report.render import to_markdown
+from sisbench.core.errors import UserError
+from sisbench.core.registry import load_file
+from sisbench.report.published import RESULTS, load_published, load_specs, paper_table, paper_tables
+from sisbench.report.quality import Material
+from sisbench.report.render import to_markdown
 
 synthetic = load_file(Path(__file__).parent / "fixtures" / "report" / "synthetic.py")
 

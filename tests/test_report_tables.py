@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import UserError
-from bench.registry import load_file
-from bench.report.build import RENDERERS, unique, write_tables
-from bench.report.quality import Material, quality_tables
-from bench.report.render import to_csv, to_html, to_latex, to_markdown, to_rich
-from bench.report.tables import Cell, Column, Row, assemble, scrub, slug, symbol
-from bench.store import CEILING, SEEDED
+from sisbench.core.errors import UserError
+from sisbench.core.registry import load_file
+from sisbench.core.store import CEILING, SEEDED
+from sisbench.report.build import RENDERERS, unique, write_tables
+from sisbench.report.quality import Material, quality_tables
+from sisbench.report.render import to_csv, to_html, to_latex, to_markdown, to_rich
+from sisbench.report.tables import Cell, Column, Row, assemble, scrub, slug, symbol
 
 synthetic = load_file(Path(__file__).parent / "fixtures" / "report" / "synthetic.py")
 UP = Column("acc@p", "Acc", direction="up", scale=100.0, digits=1, unit="%")
@@ -241,7 +241,7 @@ class Block:
             raise ImportError("torch is blocked")
 sys.meta_path.insert(0, Block())
 from pathlib import Path
-from bench.report import build_report, console_tables
+from sisbench.report import build_report, console_tables
 print(build_report(Path(sys.argv[1]), versus="ca2sis_table1"))
 console_tables(Path(sys.argv[1]))
 assert "torch" not in sys.modules

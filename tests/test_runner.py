@@ -16,15 +16,16 @@ import pytest
 import torch
 import yaml
 
-from bench import runner
-from bench.cells import make_plan, method_class, resolve_weights
-from bench.config import RunConfig, validated
-from bench.errors import UserError
-from bench.generation import to_uint8
-from bench.pipeline import run_all, score_run
-from bench.progress import Progress
-from bench.report.quality import Material, quality_tables
-from bench.store import CellView, RunStore
+from sisbench.config import RunConfig
+from sisbench.core.errors import UserError
+from sisbench.core.progress import Progress
+from sisbench.core.schema import validated
+from sisbench.core.store import CellView, RunStore
+from sisbench.pipeline import run_all, score_run
+from sisbench.report.quality import Material, quality_tables
+from sisbench.run import runner
+from sisbench.run.images import to_uint8
+from sisbench.run.plan import make_plan, method_class, resolve_weights
 
 QUIET = Progress(quiet=True)
 TASKS = [
@@ -118,7 +119,7 @@ def test_drawn_label_maps_are_kept_where_they_differ(method_file: str, tmp_path:
     own, swapped = RunStore(tmp_path / "run").cells()
     data = make_plan(run).datasets["toyfaces[test]"]
     assert own.label_path("test-00000") is None
-    from bench.rows import Photographs, drawn_label
+    from sisbench.score.rows import Photographs, drawn_label
 
     photos = Photographs(data, "x")
     item = next(r for r in swapped.items() if r["classes"])
@@ -145,7 +146,7 @@ def test_kill_9_and_resume_gives_the_same_bytes(method_file: str, tmp_path: Path
         raw["datasets"] = [{"name": "toyfaces", "split": "test", "size": 32, "n": 12}]
         files[name] = tmp_path / f"{name}.yaml"
         files[name].write_text(yaml.safe_dump(raw))
-    command = [sys.executable, "-m", "bench", "run", "-q"]
+    command = [sys.executable, "-m", "sisbench", "run", "-q"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, str(files["whole"])], check=True, env=environment)
     kills = 0

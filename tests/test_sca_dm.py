@@ -16,17 +16,19 @@ from parity import Case, every, shapes_of
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import methods
-from bench.errors import UserError
-from bench.types import Batch, GivenNoise, LabelSpace, Noise, ZeroNoise
-from methods.base import Layout, Method, Style, present_classes
-from methods.layers.labels import one_hot, resize_labels
-from methods.sca_dm import SCADM
-from methods.sca_dm.attention import Attention, SpatialTransformer
-from methods.sca_dm.blocks import ResBlock, SPADEResBlock, Upsample
-from methods.sca_dm.sampler import DDIM, alphas_cumprod, ddim_timesteps
-from methods.sca_dm.unet import timestep_embedding
-from methods.seeded import seeded_state
+from sisbench import methods
+from sisbench.core.batch import Batch
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.noise import GivenNoise, Noise, ZeroNoise
+from sisbench.methods.base import Layout, Method, Style, present_classes
+from sisbench.methods.layers.labels import one_hot, resize_labels
+from sisbench.methods.sca_dm import SCADM
+from sisbench.methods.sca_dm.attention import Attention, SpatialTransformer
+from sisbench.methods.sca_dm.blocks import ResBlock, SPADEResBlock, Upsample
+from sisbench.methods.sca_dm.sampler import DDIM, alphas_cumprod, ddim_timesteps
+from sisbench.methods.sca_dm.unet import timestep_embedding
+from sisbench.methods.seeded import seeded_state
 
 TINY = tiny_networks.SCA_DM
 
@@ -627,7 +629,7 @@ def test_checkpoint_without_averaged_weights(tmp_path: Path) -> None:
 
 
 def test_own_file_takes_other_sampling_options(tmp_path: Path, tiny: Method) -> None:
-    from methods.checkpoints import save_weights
+    from sisbench.methods.loadable import save_weights
 
     path = tmp_path / "own.safetensors"
     save_weights(tiny, path, {})

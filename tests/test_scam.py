@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import methods
-from bench.errors import Unavailable, UserError
-from bench.types import Batch, GivenNoise, LabelSpace, Noise, ZeroNoise
-from methods.base import Method, why_not
-from methods.scam.regions import Regions
-from methods.seeded import seeded_state
+from sisbench import methods
+from sisbench.core.batch import Batch
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.noise import GivenNoise, Noise, ZeroNoise
+from sisbench.methods.base import Method, why_not
+from sisbench.methods.scam.regions import Regions
+from sisbench.methods.seeded import seeded_state
 
 FIXTURES = Path(__file__).parent / "fixtures" / "scam"
 SLOW = pytest.mark.slow

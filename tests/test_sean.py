@@ -11,12 +11,14 @@ from plain_spade import generate
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import methods
-from bench.errors import UserError
-from bench.types import Batch, GivenNoise, LabelSpace, Noise, ZeroNoise
-from methods.base import Layout, Method, Style
-from methods.layers.labels import one_hot
-from methods.seeded import seeded_state
+from sisbench import methods
+from sisbench.core.batch import Batch
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.noise import GivenNoise, Noise, ZeroNoise
+from sisbench.methods.base import Layout, Method, Style
+from sisbench.methods.layers.labels import one_hot
+from sisbench.methods.seeded import seeded_state
 
 ATOL = 1e-4
 TINY = {

@@ -13,18 +13,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-import segmenters
-from bench import weights
-from bench.data.celeba_parts import BISENET_PARTS, compose_parts
-from bench.errors import Unavailable, UserError
-from bench.types import LabelSpace
-from methods.seeded import seeded_state
-from segmenters.bisenet import TO_CELEBAMASK, BiSeNet, BiSeNetFace
-from segmenters.celebamask_unet import CelebAMaskUNet, UNet
-from segmenters.loading import fold_batch_norms
-from segmenters.mit_ade20k import MITADE20K, NETWORKS
-from segmenters.mit_ade20k.networks import UPerNet
-from segmenters.resize import resize_bilinear, resize_labels, resize_nearest
+from sisbench import segmenters
+from sisbench.core import weights
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.data.celeba_parts import BISENET_PARTS, compose_parts
+from sisbench.methods.seeded import seeded_state
+from sisbench.segmenters.bisenet import TO_CELEBAMASK, BiSeNet, BiSeNetFace
+from sisbench.segmenters.celebamask_unet import CelebAMaskUNet, UNet
+from sisbench.segmenters.loading import fold_batch_norms
+from sisbench.segmenters.mit_ade20k import MITADE20K, NETWORKS
+from sisbench.segmenters.mit_ade20k.networks import UPerNet
+from sisbench.segmenters.resize import resize_bilinear, resize_labels, resize_nearest
 
 FIXTURES = Path(__file__).parent / "fixtures" / "segm"
 SYNCHRONISED = ("_tmp_running_mean", "_tmp_running_var", "_running_iter")

@@ -13,13 +13,15 @@ from parity import FIXTURES, Case, every, seeded, shapes_of
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import methods
-from bench.errors import UserError
-from bench.types import Batch, GivenNoise, LabelSpace, Noise, ZeroNoise
-from methods.checkpoints import save_weights
-from methods.editor import LayoutEditor
-from methods.semantic_vae import SemanticVAE
-from methods.semantic_vae.network import with_background
+from sisbench import methods
+from sisbench.core.batch import Batch
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.noise import GivenNoise, Noise, ZeroNoise
+from sisbench.methods.editor import LayoutEditor
+from sisbench.methods.loadable import save_weights
+from sisbench.methods.semantic_vae import SemanticVAE
+from sisbench.methods.semantic_vae.network import with_background
 
 SMALL = {"latent": 4, "mask_size": 16}
 ATOL = 1e-4  # the fixtures ask for 1e-3 on logits

@@ -9,13 +9,15 @@ from plain_spade import generate
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import methods
-from bench.errors import Unavailable, UserError
-from bench.types import Batch, GivenNoise, LabelSpace, Noise, ZeroNoise
-from methods.base import Layout, Method, why_not
-from methods.layers.label_maps import LabelPyramid
-from methods.layers.labels import instance_edges, one_hot
-from methods.seeded import seeded_state
+from sisbench import methods
+from sisbench.core.batch import Batch
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.noise import GivenNoise, Noise, ZeroNoise
+from sisbench.methods.base import Layout, Method, why_not
+from sisbench.methods.layers.label_maps import LabelPyramid
+from sisbench.methods.layers.labels import instance_edges, one_hot
+from sisbench.methods.seeded import seeded_state
 
 TINY = {"ngf": 4, "nhidden": 16, "crop_size": 64, "use_vae": False}
 ATOL = 1e-4

@@ -11,12 +11,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-import segmenters
-from bench.data.toyfaces import VERSION, ToyFaces
-from bench.errors import Unavailable, UserError
-from bench.types import LabelSpace
-from segmenters.toy import COMMITTED, ToyNet, ToyParser
-from segmenters.toy_training import augment, class_weights, train
+from sisbench import segmenters
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.data.toyfaces import VERSION, ToyFaces
+from sisbench.segmenters.toy import COMMITTED, ToyNet, ToyParser
+from sisbench.training.toy_parser import augment, class_weights, train
 
 ITEMS = 40
 FLOOR_ACCURACY, FLOOR_MIOU = 0.96, 0.77

@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
-from bench.data.toyfaces import ToyFaces
-from bench.data.toyfaces.dataset import ACCESSORIES, worn
-from bench.data.toyfaces.labels import LAYERS, label_map
-from bench.data.toyfaces.layout import draw_layout
-from bench.data.toyfaces.render import fine, oversampling, render, render_label
-from bench.data.toyfaces.shapes import BACKGROUND, CLOTH, HAIR, HAT, NOSE, SKIN
-from bench.errors import UserError
+from sisbench.core.errors import UserError
+from sisbench.data.toyfaces import ToyFaces
+from sisbench.data.toyfaces.dataset import ACCESSORIES, worn
+from sisbench.data.toyfaces.labels import LAYERS, label_map
+from sisbench.data.toyfaces.layout import draw_layout
+from sisbench.data.toyfaces.render import fine, oversampling, render, render_label
+from sisbench.data.toyfaces.shapes import BACKGROUND, CLOTH, HAIR, HAT, NOSE, SKIN
 
 PAIRS = [("test-00000", "test-00001"), ("test-00002", "test-00009"), ("test-00006", "test-00007")]
 
@@ -47,7 +47,7 @@ def test_sample_has_the_promised_form(faces):
 
 def test_same_sample_in_another_process_and_for_another_n(faces):
     code = (
-        "import hashlib; from bench.data.toyfaces import ToyFaces;"
+        "import hashlib; from sisbench.data.toyfaces import ToyFaces;"
         "s = ToyFaces(n=8).load('test-00007');"
         "print(hashlib.sha256(s.image.tobytes() + s.label.tobytes()).hexdigest())"
     )
@@ -208,7 +208,7 @@ def test_subject_transfer_keeps_the_background(faces, pair):
 @pytest.mark.parametrize("classes", [[HAIR], [NOSE], [4, 5, 6, 7], [10, 11, 12], [HAT, CLOTH]])
 def test_shape_transfer_is_layout_swap_with_holes_filled(faces, classes):
     torch = pytest.importorskip("torch")
-    from methods.base import Layout, present_classes
+    from sisbench.methods.base import Layout, present_classes
 
     for target, reference in PAIRS:
         labels = [torch.from_numpy(faces.load(i).label)[None] for i in (target, reference)]

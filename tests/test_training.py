@@ -14,24 +14,25 @@ from parity import Case, every, seeded, shapes_of
 from test_sean import official_stream
 from torch import Tensor, nn
 
-import methods
-from bench.data.base import Dataset, Sample
-from bench.errors import Unavailable, UserError
-from bench.training import load_recipe, recipe_names, train
-from bench.training import trainer as trainer_module
-from bench.training.data import TrainingData
-from bench.training.discriminator import MultiScaleDiscriminator
-from bench.training.losses import (
+from sisbench import methods
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.noise import ZeroNoise
+from sisbench.core.state_dict import read_metadata, read_state
+from sisbench.data.base import Dataset, Sample
+from sisbench.methods.layers.labels import one_hot
+from sisbench.training import load_recipe, recipe_names, train
+from sisbench.training import trainer as trainer_module
+from sisbench.training.data import TrainingData
+from sisbench.training.discriminator import MultiScaleDiscriminator
+from sisbench.training.losses import (
     Perceptual,
     feature_matching,
     hinge_discriminator,
     hinge_generator,
     kl_to_prior,
 )
-from bench.training.trainer import Trainer, normalise, plain_state
-from bench.types import LabelSpace, ZeroNoise
-from methods.checkpoints import read_metadata, read_state
-from methods.layers.labels import one_hot
+from sisbench.training.trainer import Trainer, normalise, plain_state
 
 ATOL, RTOL = 1e-4, 1e-4
 

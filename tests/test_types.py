@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.errors import UserError
-from bench.types import Batch, GivenNoise, LabelSpace, Noise, ZeroNoise
+from sisbench.core.batch import Batch
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.noise import GivenNoise, Noise, ZeroNoise
 
 
 def test_named_spaces_have_their_sizes() -> None:

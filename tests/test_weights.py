@@ -9,8 +9,8 @@ import os
 import pooch
 import pytest
 
-from bench import weights
-from bench.errors import Unavailable, UserError
+from sisbench.core import weights
+from sisbench.core.errors import Unavailable, UserError
 
 CONTENT = b"parameters"
 HASH = hashlib.sha256(CONTENT).hexdigest()

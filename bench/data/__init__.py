@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.data.base import Dataset, Sample
-from bench.errors import UserError
-from bench.registry import Registry
+from sisbench.core.errors import UserError
+from sisbench.core.registry import Registry
+from sisbench.data.base import Dataset, Sample
 
 __all__ = ["Dataset", "Sample", "open_dataset", "registry"]
 
 registry = Registry(
     "sisbench.datasets",
     {
-        "toyfaces": "bench.data.toyfaces:ToyFaces",
-        "celebamask_hq": "bench.data.celebamask_hq:CelebAMaskHQ",
-        "ade20k": "bench.data.ade20k:ADE20K",
-        "deepfashion": "bench.data.deepfashion:DeepFashion",
-        "folder": "bench.data.folder:Folder",
+        "toyfaces": "sisbench.data.toyfaces:ToyFaces",
+        "celebamask_hq": "sisbench.data.celebamask_hq:CelebAMaskHQ",
+        "ade20k": "sisbench.data.ade20k:ADE20K",
+        "deepfashion": "sisbench.data.deepfashion:DeepFashion",
+        "folder": "sisbench.data.folder:Folder",
     },
 )
 

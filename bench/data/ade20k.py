@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.data.paired import PairedFolders
-from bench.errors import UserError, did_you_mean
-from bench.types import LabelSpace
+from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.label_space import LabelSpace
+from sisbench.data.paired import PairedFolders
 
 _FOLDERS = {"train": "training", "val": "validation", "training": "training", "test": "validation"}
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.types import LabelSpace
+from sisbench.core.label_space import LabelSpace
 
 
 @dataclass(frozen=True)

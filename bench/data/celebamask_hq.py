@@ -7,18 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data.base import Dataset, Sample
-from bench.data.celeba_parts import compose_parts
-from bench.data.images import check_aspect, open_picture, read_image, resize_label
-from bench.data.paired import (
-    PairedFolders,
-    as_size,
-    by_stem,
-    choose,
-    files_fingerprint,
-)
-from bench.errors import UserError, did_you_mean
-from bench.types import LabelSpace
+from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.label_space import LabelSpace
+from sisbench.data.base import Dataset, Sample
+from sisbench.data.celeba_parts import compose_parts
+from sisbench.data.images import check_aspect, open_picture, read_image, resize_label
+from sisbench.data.paired import PairedFolders, as_size, by_stem, choose, files_fingerprint
 
 SPACE = "celebamask_hq"
 FIRST_TEST_ID = 28_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.data.paired import PairedFolders
-from bench.types import LabelSpace
+from sisbench.core.label_space import LabelSpace
+from sisbench.data.paired import PairedFolders
 
 
 class Folder(PairedFolders):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.data.base import Dataset, Sample
-from bench.errors import UserError
-from bench.types import Batch, LabelSpace
+from sisbench.core.batch import Batch
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.data.base import Dataset, Sample
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.data.base import Dataset, Sample
-from bench.data.images import (
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.data.base import Dataset, Sample
+from sisbench.data.images import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
     check_aspect,
@@ -15,8 +17,6 @@ from bench.data.images import (
     read_ids,
     read_image,
 )
-from bench.errors import UserError
-from bench.types import LabelSpace
 
 _SHOWN = 5
 

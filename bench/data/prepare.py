@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.data.base import Dataset
-from bench.errors import UserError
-from bench.store import write_atomic
+from sisbench.core.errors import UserError
+from sisbench.core.store import write_atomic
+from sisbench.data.base import Dataset
 
 
 def png_bytes(array: np.ndarray) -> bytes:

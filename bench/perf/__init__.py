@@ -1,1 +1,1 @@
-"""Speed comparisons with what researchers run today: ``python -m bench.perf scoring``."""
+"""Speed comparisons with what researchers run today: ``python -m sisbench.perf scoring``."""

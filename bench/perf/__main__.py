@@ -11,7 +11,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a comparison and print it; 1 where a figure differs by more than its tolerance."""
-    parser = argparse.ArgumentParser(prog="python -m bench.perf", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m sisbench.perf", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     scoring = commands.add_parser("scoring", help="one-pass scoring against the usual tools")
     scoring.add_argument("--images", type=int, default=32, help="pairs of images (default 32)")
@@ -33,21 +33,21 @@ def main(arguments: list[str] | None = None) -> int:
     parsers.add_argument("--rounds", type=int, default=4, help="rounds, the first is dropped")
     chosen = parser.parse_args(arguments)
     if chosen.command == "parsers":
-        from bench.perf.parsers import CASES, compare_parsers
+        from sisbench.perf.parsers import CASES, compare_parsers
 
         unknown = [name for name in chosen.names if name not in CASES]
         if unknown:
             parser.error(f"no network {', '.join(unknown)}; known: {', '.join(CASES)}")
         return compare_parsers(chosen.names, chosen.images, chosen.size, chosen.rounds, sys.stdout)
     if chosen.command == "methods":
-        from bench.perf.methods import compare_methods
+        from sisbench.perf.methods import compare_methods
 
         return compare_methods(
             chosen.cases, chosen.batches, chosen.rounds, chosen.device, sys.stdout
         )
     for name in _THREADS:  # before torch and NumPy start their threads
         os.environ[name] = "1"
-    from bench.perf.scoring import Wanted, compare_scoring
+    from sisbench.perf.scoring import Wanted, compare_scoring
 
     wanted = Wanted(
         chosen.images,

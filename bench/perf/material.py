@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from methods.seeded import seeded_state
-from metrics.inception import trunk
+from sisbench.methods.seeded import seeded_state
+from sisbench.metrics.inception import trunk
 
 SEED = 101
 

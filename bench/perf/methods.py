@@ -1,4 +1,4 @@
-"""Speed, memory and size of every method at its official size: ``python -m bench.perf methods``."""
+"""Speed, memory and size of every method at its official size."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def measure(case: str, batch: int, rounds: int, device: str) -> dict[str, float]
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    import methods
-    from bench.conformance import check_batch
-    from bench.types import ZeroNoise
+    from sisbench import methods
+    from sisbench.core.noise import ZeroNoise
+    from sisbench.diagnose.conformance import check_batch
 
     name, space, options = _CASES[case]
     method: Any = methods.create(name, space, **options)
@@ -96,7 +96,7 @@ def compare_methods(
 def _child(case: str, batch: int, rounds: int, device: str) -> dict[str, float]:
     """``measure`` in a fresh process, so that peaks do not mix; {} and its error on failure."""
     code = (
-        "import json, sys; from bench.perf.methods import measure;"
+        "import json, sys; from sisbench.perf.methods import measure;"
         f"print('RESULT' + json.dumps(measure({case!r}, {batch}, {rounds}, {device!r})))"
     )
     run = subprocess.run(

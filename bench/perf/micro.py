@@ -12,12 +12,12 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-from bench.perf.material import degraded, pictures
-from bench.perf.timing import Timed, interleaved
-from metrics.frechet import FrechetReference, frechet
-from metrics.kid import kid, kid_subsets
-from metrics.perceptual import LPIPSNetwork, pairwise
-from metrics.pixel import _ssim_cv
+from sisbench.metrics.frechet import FrechetReference, frechet
+from sisbench.metrics.kid import kid, kid_subsets
+from sisbench.metrics.perceptual import LPIPSNetwork, pairwise
+from sisbench.metrics.pixel import _ssim_cv
+from sisbench.perf.material import degraded, pictures
+from sisbench.perf.timing import Timed, interleaved
 
 _DIM = 2048
 _FRECHET_N = (64, 250, 500, 1000, 2000)

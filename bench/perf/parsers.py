@@ -1,13 +1,13 @@
 """Parsers and identity networks against the same networks as their repositories run them:
-``python -m bench.perf parsers``."""
+``python -m sisbench.perf parsers``."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import IO, Any
 
-from bench.perf.material import pictures
-from bench.perf.timing import interleaved
+from sisbench.perf.material import pictures
+from sisbench.perf.timing import interleaved
 
 CASES = {
     "celebamask_unet": "celebamask_hq",
@@ -26,9 +26,9 @@ def _created(name: str, usual: bool) -> Any:
     as in the file."""
     import torch
 
-    import segmenters
-    from methods.seeded import seeded_state
-    from segmenters.identity import create_identity
+    from sisbench import segmenters
+    from sisbench.methods.seeded import seeded_state
+    from sisbench.segmenters.identity import create_identity
 
     space = CASES[name]
     found: Any = segmenters.create(name, space) if space else create_identity(name)

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-import metrics
-from bench.perf.material import degraded, pictures, seeded_weights, write_folder
-from bench.perf.micro import micro_comparisons
-from bench.perf.timing import Timed, has_bf16, interleaved
-from bench.runner import exact_arithmetic
-from bench.types import LabelSpace
-from metrics.base import ImageBatch
+from sisbench import metrics
+from sisbench.core.devices import exact_arithmetic
+from sisbench.core.label_space import LabelSpace
+from sisbench.metrics.base import ImageBatch
+from sisbench.perf.material import degraded, pictures, seeded_weights, write_folder
+from sisbench.perf.micro import micro_comparisons
+from sisbench.perf.timing import Timed, has_bf16, interleaved
 
 FIGURES = ("fid", "kid", "lpips", "ssim", "psnr")
 TOLERANCE = 1e-4
@@ -219,8 +219,8 @@ def _line(name: str, one: Timed, base: Timed, n: int, out: TextIO) -> None:
 
 def _kid_as_torch_fidelity(job: Job) -> float:
     """KID over the same 100 subsets, from our features: untimed, to compare the figure."""
-    from metrics.inception import Inception
-    from metrics.kid import kid_subsets
+    from sisbench.metrics.inception import Inception
+    from sisbench.metrics.kid import kid_subsets
 
     maker = Inception(job.inception)
     fakes, reals = maker.features(read(job.fakes)), maker.features(read(job.reals))

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError, did_you_mean
-from bench.report.charts import Chart, charts
-from bench.report.grids import Grid, LoadSample, grids
-from bench.report.page import recorded, report_page
-from bench.report.paired import paired_tables
-from bench.report.published import paper_tables
-from bench.report.quality import Material, quality_tables
-from bench.report.render import RENDERERS, to_rich
-from bench.report.tables import Table
-from bench.store import write_atomic
+from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.store import write_atomic
+from sisbench.report.charts import Chart, charts
+from sisbench.report.grids import Grid, LoadSample, grids
+from sisbench.report.page import recorded, report_page
+from sisbench.report.paired import paired_tables
+from sisbench.report.published import paper_tables
+from sisbench.report.quality import Material, quality_tables
+from sisbench.report.render import RENDERERS, to_rich
+from sisbench.report.tables import Table
 
 FORMATS = tuple(RENDERERS)
 

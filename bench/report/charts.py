@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.report.quality import Material
-from bench.report.tables import ARROWS, DAGGER, DASH, Column, describe, slug
-from bench.store import CEILING, SEEDED, Score, write_atomic
+from sisbench.core.store import CEILING, SEEDED, Score, write_atomic
+from sisbench.report.quality import Material
+from sisbench.report.tables import ARROWS, DAGGER, DASH, Column, describe, slug
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.errors import UserError
-from bench.report.quality import Material
-from bench.report.tables import DAGGER, scrub, slug
-from bench.store import CellView, write_atomic
-from bench.types import LabelSpace
-from metrics.locality import heat_map
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.store import CellView, write_atomic
+from sisbench.report.heat import heat_map
+from sisbench.report.quality import Material
+from sisbench.report.tables import DAGGER, scrub, slug
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,11 +11,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from bench.report.charts import Chart
-from bench.report.grids import Grid
-from bench.report.quality import Material
-from bench.report.render import to_html
-from bench.report.tables import ARROWS, DASH, SEEDED_SENTENCE, Table, count, scrub, slug
+from sisbench.report.charts import Chart
+from sisbench.report.grids import Grid
+from sisbench.report.quality import Material
+from sisbench.report.render import to_html
+from sisbench.report.tables import ARROWS, DASH, SEEDED_SENTENCE, Table, count, scrub, slug
 
 
 def report_page(
@@ -27,12 +27,12 @@ def report_page(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(
-        files("bench.report").joinpath("template.html").read_text(encoding="utf-8")
+        files("sisbench.report").joinpath("template.html").read_text(encoding="utf-8")
     )
     manifest = material.manifest
     return template.render(
         name=str(manifest.get("name") or material.root.name),
-        style=Markup(files("bench.report").joinpath("style.css").read_text(encoding="utf-8")),
+        style=Markup(files("sisbench.report").joinpath("style.css").read_text(encoding="utf-8")),
         summary=_summary(material),
         seeded=SEEDED_SENTENCE if any(t.seeded(y) for t in tables for y in _rows(t)) else "",
         methods=_methods(material),

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.report.quality import Material
-from bench.report.tables import Cell, Column, Row, Table, assemble
-from bench.store import CEILING, SEEDED, CellView, read_values
+from sisbench.core.store import CEILING, SEEDED, CellView, read_values
+from sisbench.report.quality import Material
+from sisbench.report.tables import Cell, Column, Row, Table, assemble
 
 _FEWEST = 2
 
@@ -18,7 +18,7 @@ def paired_tables(material: Material, versus: str, protocols: Sequence[str]) -> 
     the p-value of a sign-flip test, over the items that both have.
 
     Figures of a set (FID, mIoU, accuracy) are compared by their jackknife pseudo-values, figures of
-    single images by the values themselves (``metrics.base.Metric.values``).
+    single images by the values themselves (``sisbench.metrics.base.Metric.values``).
     """
     made = []
     for protocol in protocols or material.protocols:
@@ -83,7 +83,7 @@ def _difference(
     cell: CellView | None, other: CellView | None, column: Column, protocol: str, seeded: bool
 ) -> Cell:
     """One paired difference, or a dash with its reason."""
-    from metrics.statistics import paired_difference
+    from sisbench.core.estimates import paired_difference
 
     pair = [None if c is None else read_values(c, column.key, protocol) for c in (cell, other)]
     if pair[0] is None or pair[1] is None:

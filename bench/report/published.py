@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,12 +15,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.errors import UserError, did_you_mean
-from bench.report.quality import Material, short
-from bench.report.tables import Cell, Column, Row, Table, assemble, describe
-from bench.store import SEEDED, Score
+from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.store import SEEDED, Score
+from sisbench.report.quality import Material, short
+from sisbench.report.tables import Cell, Column, Row, Table, assemble, describe
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
+RESULTS = Path(str(files("sisbench.results")))
 
 PAPERS: Mapping[str, str] = MappingProxyType(
     {"ca2sis": "CA2-SIS", "scadm": "SCA-DM", "scam": "SCAM", "semantic_vae": "Semantic-VAE"}
@@ -162,7 +163,7 @@ def _spec(path: Path) -> Spec:
 
 def describe_metric(name: str, run: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """As ``tables.describe``; a metric that the run did not use is described by its class."""
-    import metrics
+    from sisbench import metrics
 
     if name in run or name not in metrics.registry.names():
         return describe(name, run)

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError, did_you_mean
-from bench.report.tables import Cell, Column, Row, Table, assemble, describe
-from bench.store import BASIS, CEILING, CellView, RunStore, Score
+from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.store import BASIS, CEILING, CellView, RunStore, Score
+from sisbench.report.tables import Cell, Column, Row, Table, assemble, describe
 
 _HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
 

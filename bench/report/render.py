@@ -10,7 +10,7 @@ from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from bench.report.tables import DAGGER, Cell, Table, symbol
+from sisbench.report.tables import DAGGER, Cell, Table, symbol
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable

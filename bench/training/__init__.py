@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import UserError
-from bench.training.recipe import Recipe, load_recipe, recipe_names
+from sisbench.core.errors import UserError
+from sisbench.training.recipe import Recipe, load_recipe, recipe_names
 
 if TYPE_CHECKING:
-    from bench.training.trainer import Progress
+    from sisbench.training.trainer import Progress
 
 __all__ = ["Recipe", "load_recipe", "recipe_names", "train"]
 
@@ -41,10 +41,10 @@ def train(
     """
     import torch
 
-    from bench.data import open_dataset
-    from bench.training.data import TrainingData
-    from bench.training.trainer import Trainer
-    from methods.checkpoints import save_weights
+    from sisbench.data import open_dataset
+    from sisbench.methods.loadable import save_weights
+    from sisbench.training.data import TrainingData
+    from sisbench.training.trainer import Trainer
 
     if out.suffix != ".safetensors":
         raise UserError(f"{out} must end in .safetensors")

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.data.base import Dataset
-from bench.errors import UserError
-from bench.types import Batch
+from sisbench.core.batch import Batch
+from sisbench.core.errors import UserError
+from sisbench.data.base import Dataset
 
 
 class TrainingData:

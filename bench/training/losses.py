@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.errors import UserError
+from sisbench.core.errors import UserError
 
 Predictions = Sequence[Sequence[Tensor]]
 """For each scale: features, then logits."""
@@ -90,7 +90,7 @@ class Perceptual(nn.Module):
         Raises:
             UserError: no such file, or it holds another network.
         """
-        from methods.checkpoints import read_state
+        from sisbench.core.state_dict import read_state
 
         return Perceptual(read_state(path), str(path))
 

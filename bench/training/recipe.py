@@ -10,12 +10,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from bench.config import DatasetConfig, Strict, validated
-from bench.errors import UserError, did_you_mean
+from sisbench.config import DatasetConfig
+from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.schema import Strict, validated
 
 
 class LossWeights(Strict):
-    """Weights of the generator's losses; 0 leaves one out (see ``bench.training.losses``).
+    """Weights of the generator's losses; 0 leaves one out (see ``sisbench.training.losses``).
 
     Attributes:
         gan, feature, l1, kl, vgg: weights.
@@ -31,7 +32,7 @@ class LossWeights(Strict):
 
 
 class DiscriminatorConfig(Strict):
-    """The multi-scale patch discriminator (see ``bench.training.discriminator``)."""
+    """The multi-scale patch discriminator (see ``sisbench.training.discriminator``)."""
 
     ndf: int = Field(64, ge=1)
     n_layers: int = Field(4, ge=2)
@@ -78,7 +79,7 @@ class Recipe(Strict):
 
 def recipe_names() -> list[str]:
     """The recipes that come with sisbench."""
-    folder = files("bench.training").joinpath("recipes")
+    folder = files("sisbench.training").joinpath("recipes")
     return sorted(
         p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")
     )
@@ -91,7 +92,7 @@ def load_recipe(recipe: str | Path) -> Recipe:
         UserError: no such recipe, no YAML, unknown keys, wrong values.
     """
     if str(recipe) in recipe_names():
-        source = files("bench.training").joinpath(f"recipes/{recipe}.yaml")
+        source = files("sisbench.training").joinpath(f"recipes/{recipe}.yaml")
         text, where = source.read_text(encoding="utf-8"), f"recipe {recipe}"
     elif Path(recipe).is_file():
         text, where = Path(recipe).read_text(encoding="utf-8"), str(recipe)

@@ -15,26 +15,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-import methods
-from bench.errors import Unavailable, UserError
-from bench.training.data import TrainingData
-from bench.training.discriminator import MultiScaleDiscriminator
-from bench.training.losses import (
+from sisbench import methods
+from sisbench.core.batch import Batch
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.methods.layers.labels import instance_edges, one_hot
+from sisbench.training.data import TrainingData
+from sisbench.training.discriminator import MultiScaleDiscriminator
+from sisbench.training.losses import (
     Perceptual,
     feature_matching,
     hinge_discriminator,
     hinge_generator,
     kl_to_prior,
 )
-from bench.training.recipe import Recipe
-from bench.training.spectral import normalised
-from bench.types import Batch
-from methods.layers.labels import instance_edges, one_hot
+from sisbench.training.recipe import Recipe
+from sisbench.training.spectral import normalised
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from methods.base import Method
+    from sisbench.methods.base import Method
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 SETTLE = 20

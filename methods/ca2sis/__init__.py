@@ -1,6 +1,6 @@
 """CA2-SIS: semantic image synthesis with class-adaptive cross-attention."""
 
-from methods.ca2sis.layout import CA2Layout
-from methods.ca2sis.method import CA2SIS
+from sisbench.methods.ca2sis.layout import CA2Layout
+from sisbench.methods.ca2sis.method import CA2SIS
 
 __all__ = ["CA2SIS", "CA2Layout"]

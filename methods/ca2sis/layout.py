@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
-from bench.types import HOLE
-from methods.base import Classes, Layout, class_mask
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import HOLE
+from sisbench.methods.base import Classes, Layout, class_mask
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.errors import Unavailable, UserError
-from bench.types import HOLE, Batch, LabelSpace
-from methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
-from methods.ca2sis.layout import CA2Layout
-from methods.ca2sis.network import MASK_SIDE, CA2SISNet, RegionStyleEncoder
-from methods.checkpoints import KeyMap
-from methods.layers.grouped_style import GroupedStyleEncoder
+from sisbench.core.batch import Batch
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.label_space import HOLE, LabelSpace
+from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
+from sisbench.methods.ca2sis.layout import CA2Layout
+from sisbench.methods.ca2sis.network import MASK_SIDE, CA2SISNet, RegionStyleEncoder
+from sisbench.methods.key_map import KeyMap
+from sisbench.methods.layers.grouped_style import GroupedStyleEncoder
 
 _DONT_CARE = 255
 _LEVELS = 5

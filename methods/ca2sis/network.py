@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bench.types import HOLE
-from methods.ca2sis.transformer import StyleTransformer
-from methods.layers.labels import one_hot, region_means, resize_labels
-from methods.layers.res_block import ResBlock
+from sisbench.core.label_space import HOLE
+from sisbench.methods.ca2sis.transformer import StyleTransformer
+from sisbench.methods.layers.labels import one_hot, region_means, resize_labels
+from sisbench.methods.layers.res_block import ResBlock
 
 MASK_SIDE = 128
 _HIDDEN = 512

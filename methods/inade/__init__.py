@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from methods.inade.method import INADE, VINADE
+from sisbench.methods.inade.method import INADE, VINADE
 
 __all__ = ["INADE", "VINADE"]

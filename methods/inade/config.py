@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bench.errors import UserError
-from bench.types import LabelSpace
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
 
 UPSAMPLINGS = {"normal": 5, "more": 6, "most": 7}
 _NORM_G = "spectralspadesyncbatch3x3"

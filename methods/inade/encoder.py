@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.layers.labels import one_hot, resize_labels
+from sisbench.methods.layers.labels import one_hot, resize_labels
 
 _TAPS = [(dy, dx) for dy in range(3) for dx in range(3)]
 _OUTSIDE = -2  # an id that no pixel has: hole pixels are -1

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.inade.config import Config
-from methods.inade.segments import Segments
-from methods.layers.labels import interpolate_nearest, resize_labels
+from sisbench.methods.inade.config import Config
+from sisbench.methods.inade.segments import Segments
+from sisbench.methods.layers.labels import interpolate_nearest, resize_labels
 
 _SLOPE = 0.2
 

@@ -8,15 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
-from bench.types import Batch, LabelSpace
-from methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
-from methods.checkpoints import KeyMap
-from methods.inade.config import Config, Options, VAEOptions, resolve
-from methods.inade.encoder import Encoder
-from methods.inade.generator import Condition, Generator
-from methods.inade.segments import dense_rank, find_segments
-from methods.inade.style import InstanceStyle, SketchLayout, prior_style, style_of_slots
+from sisbench.core.batch import Batch
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
+from sisbench.methods.inade.config import Config, Options, VAEOptions, resolve
+from sisbench.methods.inade.encoder import Encoder
+from sisbench.methods.inade.generator import Condition, Generator
+from sisbench.methods.inade.segments import dense_rank, find_segments
+from sisbench.methods.inade.style import InstanceStyle, SketchLayout, prior_style, style_of_slots
+from sisbench.methods.key_map import KeyMap
 
 _DONTCARE = 255
 _MAX_SLOTS = 256  # official instance maps are 8-bit files of dense ranks

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.base import present_classes
+from sisbench.methods.base import present_classes
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from methods.base import Classes, Layout, Style, class_mask
-from methods.inade.segments import Segments
+from sisbench.methods.base import Classes, Layout, Style, class_mask
+from sisbench.methods.inade.segments import Segments
 
 
 @dataclass(frozen=True)

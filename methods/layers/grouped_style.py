@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
-from methods.layers.labels import one_hot, resize_labels
+from sisbench.core.errors import UserError
+from sisbench.methods.layers.labels import one_hot, resize_labels
 
 _AREA_EPS = 1e-5
 

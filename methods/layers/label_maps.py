@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.layers.labels import one_hot, resize_labels
+from sisbench.methods.layers.labels import one_hot, resize_labels
 
 DENSE_SHARE = 0.5
 """From this share of mixed pixels on, an ordinary convolution over the whole map is quicker."""

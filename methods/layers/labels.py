@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.types import HOLE
+from sisbench.core.label_space import HOLE
 
 
 @lru_cache(maxsize=256)

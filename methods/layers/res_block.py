@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from methods.layers.labels import interpolate_nearest
+from sisbench.methods.layers.labels import interpolate_nearest
 
 _GROUPS = 32
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
-from bench.types import LabelSpace
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
 
 UNLABELLED = 255
 """Value of an unlabelled pixel in an 8-bit label map; it is read as the don't-care class."""

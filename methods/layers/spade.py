@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.errors import UserError
-from methods.layers.label_maps import Level
+from sisbench.core.errors import UserError
+from sisbench.methods.layers.label_maps import Level
 
 if TYPE_CHECKING:
-    from methods.checkpoints import KeyMap
+    from sisbench.methods.key_map import KeyMap
 
 SLOPE = 0.2
 UPSAMPLINGS = {"normal": 5, "more": 6, "most": 7}

@@ -8,16 +8,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
-from bench.types import HOLE, Batch, LabelSpace
-from methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
-from methods.checkpoints import KeyMap
-from methods.layers.grouped_style import GroupedStyleEncoder
-from methods.sca_dm.checkpoint import EMA_PREFIX, PREFIXES, UNetKeyMap
-from methods.sca_dm.first_stage import FirstStage
-from methods.sca_dm.options import SCADMOptions, flatten
-from methods.sca_dm.sampler import DDIM, guided
-from methods.sca_dm.unet import UNet
+from sisbench.core.batch import Batch
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import HOLE, LabelSpace
+from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
+from sisbench.methods.key_map import KeyMap
+from sisbench.methods.layers.grouped_style import GroupedStyleEncoder
+from sisbench.methods.sca_dm.checkpoint import EMA_PREFIX, PREFIXES, UNetKeyMap
+from sisbench.methods.sca_dm.first_stage import FirstStage
+from sisbench.methods.sca_dm.options import SCADMOptions, flatten
+from sisbench.methods.sca_dm.sampler import DDIM, guided
+from sisbench.methods.sca_dm.unet import UNet
 
 __all__ = ["SCADM"]
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.sca_dm.branches import over_branches, widen
+from sisbench.methods.sca_dm.branches import over_branches, widen
 
 Keys = tuple[Tensor, Tensor]
 """Keys and values (B, heads, C, d) of a cross-attention without mask."""

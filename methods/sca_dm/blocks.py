@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.layers.labels import interpolate_nearest
-from methods.sca_dm.branches import over_branches, widen
+from sisbench.methods.layers.labels import interpolate_nearest
+from sisbench.methods.sca_dm.branches import over_branches, widen
 
 Affine = tuple[Tensor, Tensor]
 """1 + gamma and beta of a SPADE norm, (B or 1, D, h, w) each: constant over the steps."""

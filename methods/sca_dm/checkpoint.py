@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from bench.errors import UserError
-from methods.checkpoints import KeyMap
-from methods.sca_dm.unet import UNet
+from sisbench.core.errors import UserError
+from sisbench.methods.key_map import KeyMap
+from sisbench.methods.sca_dm.unet import UNet
 
 PREFIXES = {
     "unet": "model.diffusion_model.",

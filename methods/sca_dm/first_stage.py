@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.sca_dm.blocks import Upsample, conv3
+from sisbench.methods.sca_dm.blocks import Upsample, conv3
 
 _ROWS = 4096
 """Pixels that are compared with the codebook at a time: bounds the memory of the distances."""

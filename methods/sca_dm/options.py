@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.errors import UserError, did_you_mean
+from sisbench.core.errors import UserError, did_you_mean
 
 _FORMS = {
     "eps_u + scale*(eps_c-eps_u)": "code",

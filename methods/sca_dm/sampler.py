@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
+from sisbench.core.errors import UserError
 
 
 def alphas_cumprod(timesteps: int = 1000, start: float = 0.0015, end: float = 0.0195) -> np.ndarray:

@@ -10,9 +10,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from methods.layers.labels import one_hot, resize_labels
-from methods.sca_dm.attention import SpatialTransformer, StyleTerm
-from methods.sca_dm.blocks import (
+from sisbench.methods.layers.labels import one_hot, resize_labels
+from sisbench.methods.sca_dm.attention import SpatialTransformer, StyleTerm
+from sisbench.methods.sca_dm.blocks import (
     Affine,
     Downsample,
     ResBlock,
@@ -21,7 +21,7 @@ from methods.sca_dm.blocks import (
     conv3,
     group_norm,
 )
-from methods.sca_dm.branches import widen
+from sisbench.methods.sca_dm.branches import widen
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from methods.scam.method import SCAM
+from sisbench.methods.scam.method import SCAM
 
 __all__ = ["SCAM"]

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.scam.regions import Blocks, Regions
-from methods.scam.tokens import TokenIndex
+from sisbench.methods.scam.regions import Blocks, Regions
+from sisbench.methods.scam.tokens import TokenIndex
 
 _SLOPE = 0.2
 

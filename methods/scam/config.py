@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.errors import UserError, did_you_mean
-from bench.types import LabelSpace
+from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.label_space import LabelSpace
 
 _ENCODER = (
     *("num_input_channels", "positional_embedding_dim", "num_labels", "num_latent_per_labels"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods.scam.attention import Attention, Pixels, TokenUpdate, leaky, position_code
-from methods.scam.config import Config
-from methods.scam.regions import Regions
-from methods.scam.tokens import TokenIndex
+from sisbench.methods.scam.attention import Attention, Pixels, TokenUpdate, leaky, position_code
+from sisbench.methods.scam.config import Config
+from sisbench.methods.scam.regions import Regions
+from sisbench.methods.scam.tokens import TokenIndex
 
 
 class Level(nn.Module):

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import NoiseSource, draw
-from methods.layers.labels import one_hot
-from methods.scam.attention import (
+from sisbench.methods.base import NoiseSource, draw
+from sisbench.methods.layers.labels import one_hot
+from sisbench.methods.scam.attention import (
     Attention,
     Pixels,
     TokenUpdate,
@@ -19,9 +19,9 @@ from methods.scam.attention import (
     position_code,
     token_mlp,
 )
-from methods.scam.config import Config
-from methods.scam.regions import Regions
-from methods.scam.tokens import TokenIndex
+from sisbench.methods.scam.config import Config
+from sisbench.methods.scam.regions import Regions
+from sisbench.methods.scam.tokens import TokenIndex
 
 _EPS = 1e-5
 

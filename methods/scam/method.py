@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.errors import UserError
-from bench.types import Batch, LabelSpace
-from methods.base import Layout, Method, NoiseSource, Style, present_classes
-from methods.checkpoints import KeyMap
-from methods.scam.config import Config, Options, resolve
-from methods.scam.encoder import Encoder
-from methods.scam.generator import Generator, Modulation
-from methods.scam.regions import Regions
+from sisbench.core.batch import Batch
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.methods.base import Layout, Method, NoiseSource, Style, present_classes
+from sisbench.methods.key_map import KeyMap
+from sisbench.methods.scam.config import Config, Options, resolve
+from sisbench.methods.scam.encoder import Encoder
+from sisbench.methods.scam.generator import Generator, Modulation
+from sisbench.methods.scam.regions import Regions
 
 _OFFICIAL = {"query": "q_linear", "key": "v_linear", "value": "k_linear", "out": "out.0"}
 """Parts of names; the official checkpoint stores keys under v_linear, values under k_linear."""

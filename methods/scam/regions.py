@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import present_classes
+from sisbench.methods.base import present_classes
 
 Size = tuple[int, int]
 

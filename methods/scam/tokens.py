@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods.scam.regions import take_rows
+from sisbench.methods.scam.regions import take_rows
 
 
 class TokenIndex(nn.Module):

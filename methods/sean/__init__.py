@@ -8,14 +8,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.errors import UserError
-from bench.types import Batch, LabelSpace
-from methods.base import Layout, Method, NoiseSource, Style, present_classes
-from methods.checkpoints import KeyMap
-from methods.layers.labels import resize_labels
-from methods.layers.semantics import Semantics
-from methods.layers.spade import UPSAMPLINGS, NormKind, latent_size
-from methods.sean.network import Generator, Networks
+from sisbench.core.batch import Batch
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.methods.base import Layout, Method, NoiseSource, Style, present_classes
+from sisbench.methods.key_map import KeyMap
+from sisbench.methods.layers.labels import resize_labels
+from sisbench.methods.layers.semantics import Semantics
+from sisbench.methods.layers.spade import UPSAMPLINGS, NormKind, latent_size
+from sisbench.methods.sean.network import Generator, Networks
 
 OFFICIAL_STYLES = 19
 """Linear layers of every ACE layer in the official code, whatever the number of classes."""

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.types import ZeroNoise
-from methods.base import NoiseSource, draw
-from methods.layers.label_maps import LabelPyramid, Level
-from methods.layers.labels import region_means, resize_labels
-from methods.layers.spade import (
+from sisbench.core.noise import ZeroNoise
+from sisbench.methods.base import NoiseSource, draw
+from sisbench.methods.layers.label_maps import LabelPyramid, Level
+from sisbench.methods.layers.labels import region_means, resize_labels
+from sisbench.methods.layers.spade import (
     Block,
     LabelConv,
     MaskBranch,
@@ -24,7 +24,7 @@ from methods.layers.spade import (
 )
 
 if TYPE_CHECKING:
-    from methods.checkpoints import KeyMap
+    from sisbench.methods.key_map import KeyMap
 
 KERNEL = 3
 """Size of every convolution over label maps and style maps."""

@@ -1,5 +1,5 @@
 """Semantic-VAE: automatic generation of semantic parts of face label maps."""
 
-from methods.semantic_vae.editor import SemanticVAE
+from sisbench.methods.semantic_vae.editor import SemanticVAE
 
 __all__ = ["SemanticVAE"]

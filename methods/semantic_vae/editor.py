@@ -10,12 +10,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
-from bench.types import HOLE, Batch, LabelSpace
-from methods.base import Classes, NoiseSource, class_mask, draw
-from methods.checkpoints import KeyMap
-from methods.editor import LayoutEditor
-from methods.semantic_vae.network import SemanticVAENet, with_background
+from sisbench.core.batch import Batch
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import HOLE, LabelSpace
+from sisbench.methods.base import Classes, NoiseSource, class_mask, draw
+from sisbench.methods.editor import LayoutEditor
+from sisbench.methods.key_map import KeyMap
+from sisbench.methods.semantic_vae.network import SemanticVAENet, with_background
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.types import HOLE
-from methods.layers.labels import one_hot, resize_labels
-from methods.layers.res_block import ResBlock
+from sisbench.core.label_space import HOLE
+from sisbench.methods.layers.labels import one_hot, resize_labels
+from sisbench.methods.layers.res_block import ResBlock
 
 _STAGES = ((512, 256), (256, 128), (128, 64), (64, 32))
 

@@ -9,14 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
-from bench.types import HOLE, Batch, LabelSpace
-from methods.base import GlobalStyle, Layout, Method, NoiseSource, draw, present_classes
-from methods.checkpoints import KeyMap
-from methods.layers.labels import instance_edges
-from methods.layers.semantics import Semantics
-from methods.layers.spade import UPSAMPLINGS, NormKind, latent_size
-from methods.spade.network import Encoder, Generator, Networks
+from sisbench.core.batch import Batch
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import HOLE, LabelSpace
+from sisbench.methods.base import GlobalStyle, Layout, Method, NoiseSource, draw, present_classes
+from sisbench.methods.key_map import KeyMap
+from sisbench.methods.layers.labels import instance_edges
+from sisbench.methods.layers.semantics import Semantics
+from sisbench.methods.layers.spade import UPSAMPLINGS, NormKind, latent_size
+from sisbench.methods.spade.network import Encoder, Generator, Networks
 
 OFFICIAL_ENCODER = 256
 NO_ENCODER = "no image encoder (use_vae: false): the picture follows from the label map alone"

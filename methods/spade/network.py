@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.layers.label_maps import LabelPyramid, Level
-from methods.layers.labels import resize_labels
-from methods.layers.semantics import Semantics
-from methods.layers.spade import (
+from sisbench.methods.layers.label_maps import LabelPyramid, Level
+from sisbench.methods.layers.labels import resize_labels
+from sisbench.methods.layers.semantics import Semantics
+from sisbench.methods.layers.spade import (
     Block,
     LabelConv,
     MaskBranch,
@@ -22,7 +22,7 @@ from methods.layers.spade import (
 )
 
 if TYPE_CHECKING:
-    from methods.checkpoints import KeyMap
+    from sisbench.methods.key_map import KeyMap
 
 ENCODER_MINIMUM = 4
 """Side of the encoder's last features."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.registry import Registry
-from segmenters.base import accept_options
-from segmenters.identity.base import Identity, subject_boxes
+from sisbench.core.registry import Registry
+from sisbench.segmenters.base import accept_options
+from sisbench.segmenters.identity.base import Identity, subject_boxes
 
 __all__ = ["Identity", "create_identity", "registry", "subject_boxes"]
 
 registry = Registry(
     "sisbench.embedders",
     {
-        "facenet": "segmenters.identity.facenet:FaceNet",
-        "reid": "segmenters.identity.reid:PersonReID",
+        "facenet": "sisbench.segmenters.identity.facenet:FaceNet",
+        "reid": "sisbench.segmenters.identity.reid:PersonReID",
     },
 )
 

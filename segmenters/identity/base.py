@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
-from segmenters.base import check_images
-from segmenters.loading import Loadable
+from sisbench.core.errors import UserError
+from sisbench.segmenters.base import check_images
+from sisbench.segmenters.loading import Loadable
 
 
 class Identity(Loadable):

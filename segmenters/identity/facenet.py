@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.errors import Unavailable
-from segmenters.base import parse_size
-from segmenters.identity.base import Identity
-from segmenters.loading import Part
-from segmenters.resize import resize_bilinear
+from sisbench.core.errors import Unavailable
+from sisbench.segmenters.base import parse_size
+from sisbench.segmenters.identity.base import Identity
+from sisbench.segmenters.loading import Part
+from sisbench.segmenters.resize import resize_bilinear
 
 _CLASSES = 8631  # of the classifier in the released file
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
-from segmenters.identity.base import Identity
-from segmenters.loading import Part
+from sisbench.segmenters.identity.base import Identity
+from sisbench.segmenters.loading import Part
 
 _HEIGHT, _WIDTH = 256, 128
 

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.errors import UserError, did_you_mean
-from segmenters.loading import Part
-from segmenters.mit_ade20k.networks import PPM, Encoder, UPerNet
-from segmenters.network_parser import IMAGENET_MEAN, IMAGENET_STD, NetworkParser, normalise
-from segmenters.resize import resize_bilinear
+from sisbench.core.errors import UserError, did_you_mean
+from sisbench.segmenters.loading import Part
+from sisbench.segmenters.mit_ade20k.networks import PPM, Encoder, UPerNet
+from sisbench.segmenters.network_parser import IMAGENET_MEAN, IMAGENET_STD, NetworkParser, normalise
+from sisbench.segmenters.resize import resize_bilinear
 
 if TYPE_CHECKING:
-    from bench.types import LabelSpace
+    from sisbench.core.label_space import LabelSpace
 
 
 @dataclass(frozen=True)

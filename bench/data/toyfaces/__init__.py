@@ -1,5 +1,5 @@
 """Toy faces: a procedural, seeded data set with the 19 CelebAMask-HQ classes and known truth."""
 
-from bench.data.toyfaces.dataset import VERSION, ToyFaces
+from sisbench.data.toyfaces.dataset import VERSION, ToyFaces
 
 __all__ = ["VERSION", "ToyFaces"]

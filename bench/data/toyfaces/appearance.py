@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench.data.toyfaces.shapes import (
+from sisbench.data.toyfaces.shapes import (
     BACKGROUND,
     CLOTH,
     EARRING,

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from bench.data.toyfaces.layout import (
+from sisbench.data.toyfaces.layout import (
     AFRO,
     BEANIE,
     BOB,
@@ -22,7 +22,7 @@ from bench.data.toyfaces.layout import (
     PENDANT,
     FaceLayout,
 )
-from bench.data.toyfaces.shapes import FAR, Inside, Shape, Shapes, around, ellipse
+from sisbench.data.toyfaces.shapes import FAR, Inside, Shape, Shapes, around, ellipse
 
 
 def shoulder_line(face: FaceLayout, x: np.ndarray) -> np.ndarray:

@@ -7,14 +7,14 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from bench.data.base import Dataset, Sample
-from bench.data.toyfaces.appearance import Appearance, draw_appearance
-from bench.data.toyfaces.labels import label_map
-from bench.data.toyfaces.layout import FaceLayout, draw_layout
-from bench.data.toyfaces.render import fine, render, render_label
-from bench.data.toyfaces.shapes import EARRING, GLASSES, HAT, NECKLACE
-from bench.errors import UserError, did_you_mean
-from bench.types import LabelSpace
+from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.label_space import LabelSpace
+from sisbench.data.base import Dataset, Sample
+from sisbench.data.toyfaces.appearance import Appearance, draw_appearance
+from sisbench.data.toyfaces.labels import label_map
+from sisbench.data.toyfaces.layout import FaceLayout, draw_layout
+from sisbench.data.toyfaces.render import fine, render, render_label
+from sisbench.data.toyfaces.shapes import EARRING, GLASSES, HAT, NECKLACE
 
 VERSION = "1"
 """Raised whenever a pixel or a label of any sample changes."""
@@ -151,7 +151,7 @@ class ToyFaces(Dataset):
         """The label map of a shape transfer as a perfect method should read it.
 
         The target's pixels of ``classes`` go, the reference's are painted over what is there (as
-        ``methods.base.Layout.swap`` does). Holes that stay are filled with what lies underneath
+        ``Layout.swap`` does). Holes that stay are filled with what lies underneath
         in the target: skin under a nose, the background behind hair, a bare head under a hat.
 
         Returns:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bench.data.toyfaces.layout import SQUARE, FaceLayout
-from bench.data.toyfaces.shapes import Shape, Shapes, around, ellipse
+from sisbench.data.toyfaces.layout import SQUARE, FaceLayout
+from sisbench.data.toyfaces.shapes import Shape, Shapes, around, ellipse
 
 
 def skin(face: FaceLayout) -> Shapes:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from bench.data.toyfaces import body, features
-from bench.data.toyfaces.layout import FaceLayout
-from bench.data.toyfaces.shapes import (
+from sisbench.data.toyfaces import body, features
+from sisbench.data.toyfaces.layout import FaceLayout
+from sisbench.data.toyfaces.shapes import (
     CLOTH,
     EARRING,
     GLASSES,

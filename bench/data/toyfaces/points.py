@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from bench.data.toyfaces.appearance import Light, Look
-from bench.data.toyfaces.labels import to_head
-from bench.data.toyfaces.layout import FaceLayout
+from sisbench.data.toyfaces.appearance import Light, Look
+from sisbench.data.toyfaces.labels import to_head
+from sisbench.data.toyfaces.layout import FaceLayout
 
 WARM_SHADOW = np.array([0.16, 0.02, -0.04], np.float32)
 

@@ -7,11 +7,11 @@ from collections.abc import Collection
 import cv2
 import numpy as np
 
-from bench.data.toyfaces.appearance import Appearance
-from bench.data.toyfaces.labels import axes, label_map
-from bench.data.toyfaces.layout import FaceLayout
-from bench.data.toyfaces.shading import SHADERS, Points
-from bench.data.toyfaces.shapes import HAIR
+from sisbench.data.toyfaces.appearance import Appearance
+from sisbench.data.toyfaces.labels import axes, label_map
+from sisbench.data.toyfaces.layout import FaceLayout
+from sisbench.data.toyfaces.shading import SHADERS, Points
+from sisbench.data.toyfaces.shapes import HAIR
 
 
 def oversampling(size: tuple[int, int]) -> int:

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from bench.data.toyfaces.body import hair_edge, shoulder_line
-from bench.data.toyfaces.labels import to_head
-from bench.data.toyfaces.points import Points, blob, smooth, step
-from bench.data.toyfaces.shapes import L_EAR
+from sisbench.data.toyfaces.body import hair_edge, shoulder_line
+from sisbench.data.toyfaces.labels import to_head
+from sisbench.data.toyfaces.points import Points, blob, smooth, step
+from sisbench.data.toyfaces.shapes import L_EAR
 
 
 def background(p: Points) -> np.ndarray:

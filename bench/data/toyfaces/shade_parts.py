@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from bench.data.toyfaces.body import necklace_curve
-from bench.data.toyfaces.features import brow_frame, eye_frame, mouth_frame
-from bench.data.toyfaces.layout import BEANIE, SQUARE
-from bench.data.toyfaces.points import Points, smooth, step
-from bench.data.toyfaces.shapes import L_BROW, L_EYE
+from sisbench.data.toyfaces.body import necklace_curve
+from sisbench.data.toyfaces.features import brow_frame, eye_frame, mouth_frame
+from sisbench.data.toyfaces.layout import BEANIE, SQUARE
+from sisbench.data.toyfaces.points import Points, smooth, step
+from sisbench.data.toyfaces.shapes import L_BROW, L_EYE
 
 
 def eye(p: Points) -> np.ndarray:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bench.data.toyfaces import shade_body, shade_parts
-from bench.data.toyfaces.points import Points
+from sisbench.data.toyfaces import shade_body, shade_parts
+from sisbench.data.toyfaces.points import Points
 
 SHADERS: tuple[Callable[[Points], np.ndarray], ...] = (
     shade_body.background,

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.errors import UserError, did_you_mean
+from sisbench.core.errors import UserError, did_you_mean
 
 
 class Registry:

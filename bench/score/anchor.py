@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import metrics
-from bench.data import Dataset
-from bench.progress import Progress
-from bench.rows import Photographs, has_rows, map_rows, real_source
+from sisbench import metrics
+from sisbench.core.progress import Progress
+from sisbench.data import Dataset
+from sisbench.score.rows import Photographs, has_rows, map_rows, real_source
 
 TOLERANCE = 0.5
 """Points (per cent) within which the set-up counts as right (segmentation_metrics, section 5)."""

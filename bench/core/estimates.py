@@ -7,14 +7,11 @@ more than its standard error.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from bench.errors import UserError
-
-if TYPE_CHECKING:
-    from metrics.frechet import FrechetReference
+from sisbench.core.errors import UserError
 
 _Z95 = 1.959963984540054
 _REPLICATES = 10_000
@@ -138,19 +135,6 @@ def bootstrap_confusion(
     values = statistic(drawn[:, :k], drawn[:, k : 2 * k], drawn[:, 2 * k :])
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return Estimate(value, float(np.nanstd(values, ddof=1)), (float(low), float(high)))
-
-
-def fid_jackknife(features: np.ndarray, reference: FrechetReference) -> tuple[Estimate, np.ndarray]:
-    """FID with its infinitesimal-jackknife standard error, and the pseudo-values (n,) whose mean is
-    FID: ``paired_difference`` of two methods' pseudo-values compares their FIDs on the same items.
-
-    Source: Jaeckel 1972 (infinitesimal jackknife); closed form in ``frechet_influence``.
-    """
-    from metrics.frechet import frechet_influence
-
-    value, influence = frechet_influence(features, reference)
-    se = float(np.sqrt(np.mean(influence**2) / len(influence)))
-    return Estimate(value, se, normal_interval(value, se, low=0.0)), value + influence
 
 
 def paired_difference(

@@ -6,9 +6,9 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import metrics
-from bench.errors import Unavailable
-from bench.protocol import Protocol, get_protocol, presets
+from sisbench import metrics
+from sisbench.core.errors import Unavailable
+from sisbench.protocol import Protocol, get_protocol, presets
 
 _BY_MAKER = {
     "inception": ("fid", "dtype", "real"),
@@ -80,7 +80,7 @@ def _first_paragraph(cls: Any) -> str:
 
 def _parsers(protocol: Protocol) -> list[tuple[str, str]]:
     """Every parser of the protocol: label space, size, weights."""
-    import segmenters
+    from sisbench import segmenters
 
     found = []
     for space, name in protocol.parsers.items():
@@ -100,7 +100,7 @@ def _place(cls: Any) -> str:
 
 def _weights(name: str) -> str:
     """A registered file with hash and state; "" where there is none."""
-    from bench import weights
+    from sisbench.core import weights
 
     entry = weights.load_registry().get(name)
     if entry is None:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.data import Dataset, Sample
-from bench.errors import Unavailable, UserError
-from bench.progress import Progress
-from bench.store import CellView, write_atomic
-from bench.types import HOLE
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.label_space import HOLE
+from sisbench.core.progress import Progress
+from sisbench.core.store import CellView, write_atomic
+from sisbench.data import Dataset, Sample
 
 if TYPE_CHECKING:
-    from metrics.base import ImageBatch, RowMaker, Rows
+    from sisbench.metrics.base import ImageBatch, RowMaker, Rows
 
 BATCH = 16
 _HOLE_BYTE = 255
@@ -113,7 +113,7 @@ def real_source(photos: Photographs, limit_to: Sequence[str] | None = None) -> S
     ids = tuple(photos.dataset.ids if limit_to is None else limit_to)
 
     def batch(start: int) -> ImageBatch:
-        from metrics.base import ImageBatch
+        from sisbench.metrics.base import ImageBatch
 
         samples = [photos.get(i) for i in ids[start : start + BATCH]]
         image, label = _images([s.image for s in samples]), _labels([s.label for s in samples])
@@ -251,7 +251,7 @@ def drawn_label(view: CellView, item: Mapping[str, Any], photos: Photographs) ->
     path = view.label_path(item["id"])
     if path is None:
         return photos.get(item["target"]).label
-    from bench.data.images import read_ids
+    from sisbench.data.images import read_ids
 
     label = read_ids(path, None)[0]
     return np.where(label == _HOLE_BYTE, HOLE, label)
@@ -281,7 +281,7 @@ def _cell_batch(
 ) -> ImageBatch:
     import torch
 
-    from metrics.base import ImageBatch
+    from sisbench.metrics.base import ImageBatch
 
     for row in items:
         if not view.image_path(row["id"]).is_file():

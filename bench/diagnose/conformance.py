@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-import methods
-from bench.data.base import Sample
-from bench.data.loader import to_batch
-from bench.errors import Unavailable, UserError
-from bench.types import Batch, LabelSpace, Noise, ZeroNoise
+from sisbench import methods
+from sisbench.core.batch import Batch
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.noise import Noise, ZeroNoise
+from sisbench.data.base import Sample
+from sisbench.data.loader import to_batch
 
 TOLERANCE = 2 / 255
 """Largest difference of two renderings that count as the same: a step of the 8-bit scale, [-1,
@@ -51,7 +53,7 @@ def check_batch(space: LabelSpace, size: tuple[int, int], n: int = 3) -> Batch:
     """``n`` samples to check with: toy faces for celebamask_hq, blocks of random classes
     elsewhere."""
     if space.name == "celebamask_hq" and len(space) == 19:
-        from bench.data.toyfaces import ToyFaces
+        from sisbench.data.toyfaces import ToyFaces
 
         data = ToyFaces("val", size=size, n=n)
         return to_batch([data.load(i) for i in data.ids], space)
@@ -181,7 +183,7 @@ class _Kit:
     def style(self) -> str:
         import torch
 
-        from methods.base import GlobalStyle, present_classes
+        from sisbench.methods.base import GlobalStyle, present_classes
 
         if not self.styled:
             return "n/a: no reference style"
@@ -235,8 +237,8 @@ class _Kit:
         return _same(image, self.method.transfer(self.batch, self.batch, self.noise))
 
     def every_task(self) -> str:
-        from bench.types import TASKS
-        from methods.base import why_not
+        from sisbench.core.tasks import TASKS
+        from sisbench.methods.base import why_not
 
         target, reference, noise = self.batch[:1], self.batch[1:2], Noise(self.batch.ids[:1], 0)
         for task in TASKS:

@@ -14,10 +14,13 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
-from bench.cells import Plan, make_plan
-from bench.config import RunConfig, validated
-from bench.generation import CellRunner, Timer, merge_items, pending
-from bench.progress import Progress
+from sisbench.config import RunConfig
+from sisbench.core.devices import exact_arithmetic
+from sisbench.core.progress import Progress
+from sisbench.core.schema import validated
+from sisbench.run.images import CellRunner, Timer, merge_items, pending
+from sisbench.run.loading import by_method, load_editor, load_method, unable
+from sisbench.run.plan import Plan, make_plan
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -100,8 +103,6 @@ class _Reporting(Progress):
 def _work(raw: dict[str, Any], k: int, devices: Sequence[str], sender: Connection) -> None:
     """The k-th worker: its share of every cell, one method after the other."""
     import torch
-
-    from bench.runner import by_method, exact_arithmetic, load_editor, load_method, unable
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from bench.protocol import Protocol
-from bench.store import Score
-from metrics.base import Figure, Metric, RowMaker
+from sisbench.core.store import Score
+from sisbench.metrics.base import Figure, Metric, RowMaker
+from sisbench.protocol import Protocol
 
 
 def filled(base: Score, figure: Figure, extra: Mapping[str, Any], protocol: Protocol) -> Score:

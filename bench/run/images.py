@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from bench.cells import Cell, Plan, twins
-from bench.data import Dataset, Sample
-from bench.data.loader import prefetch, to_batch
-from bench.data.prepare import png_bytes
-from bench.errors import UserError
-from bench.profile import operations, parameters, peak_memory, reset_peak
-from bench.store import CellView, write_atomic, write_json
-from bench.tasks import Editor, Item, Made, make, make_layout
+from sisbench.core.cost import operations, parameters, peak_memory, reset_peak
+from sisbench.core.errors import UserError
+from sisbench.core.store import CellView, write_atomic, write_json
+from sisbench.data import Dataset, Sample
+from sisbench.data.loader import prefetch, to_batch
+from sisbench.data.prepare import png_bytes
+from sisbench.run.plan import Cell, Plan, twins
+from sisbench.run.tasks import Editor, Item, Made, make, make_layout
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from bench.progress import Progress
-    from bench.types import Batch
-    from methods.base import Method
-    from methods.editor import LayoutEditor
+    from sisbench.core.batch import Batch
+    from sisbench.core.progress import Progress
+    from sisbench.methods.base import Method
+    from sisbench.methods.editor import LayoutEditor
 
 HOLE_BYTE = 255
 
@@ -271,7 +271,7 @@ class CellRunner:
         return made, Cost(seconds, peak_memory(device))
 
     def _call(self, items: Sequence[Item], target: Batch, reference: Batch | None) -> Made:
-        from methods.editor import LayoutEditor
+        from sisbench.methods.editor import LayoutEditor
 
         protocol = self.cell.protocol
         if isinstance(self.method, LayoutEditor):

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bench.config import WITH_CLASSES, EditorConfig, TaskConfig
-from bench.errors import UserError
-from bench.protocol import Protocol
-from bench.types import Batch, LabelSpace, Noise, ZeroNoise
+from sisbench.config import WITH_CLASSES, EditorConfig, TaskConfig
+from sisbench.core.batch import Batch
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.noise import Noise, ZeroNoise
+from sisbench.protocol import Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from methods.base import Method, NoiseSource
-    from methods.editor import LayoutEditor
+    from sisbench.methods.base import Method, NoiseSource
+    from sisbench.methods.editor import LayoutEditor
 
 WITH_REFERENCE = frozenset(
     {
@@ -159,7 +161,7 @@ def make(
         Unavailable: the method is unable to do the task.
         UserError: the method returned something else than (B, 3, H, W) images.
     """
-    from methods.base import present_classes
+    from sisbench.methods.base import present_classes
 
     noise = noise_for(protocol, [item.id for item in items])
     count = method.num_classes
@@ -265,7 +267,7 @@ def _with_reference(
     drawn: Batch | None,
 ) -> tuple[Tensor, Tensor | None]:
     """(image, the label map that was drawn where it is not the target's)."""
-    from methods.base import Layout, present_classes
+    from sisbench.methods.base import Layout, present_classes
 
     whole = not any(item.classes for item in items)
     if task == "transfer":

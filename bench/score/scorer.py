@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-import metrics
-from bench.config import DatasetConfig
-from bench.data import open_dataset
-from bench.errors import Unavailable, UserError
-from bench.figures import basis_of, filled
-from bench.matching import cells_under
-from bench.progress import Progress
-from bench.protocol import Protocol
-from bench.rows import Photographs, cell_source, in_groups, map_rows, real_source
-from bench.store import CEILING, SEEDED, CellView, RunStore, Score, write_values
-from metrics.base import Figure, Metric, RowMaker, Rows
+from sisbench import metrics
+from sisbench.config import DatasetConfig
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.progress import Progress
+from sisbench.core.store import CEILING, SEEDED, CellView, RunStore, Score, write_values
+from sisbench.data import open_dataset
+from sisbench.metrics.base import Figure, Metric, RowMaker, Rows
+from sisbench.protocol import Protocol
+from sisbench.score.match import cells_under
+from sisbench.score.rows import Photographs, cell_source, in_groups, map_rows, real_source
+from sisbench.score.scores import basis_of, filled
 
 CEILING_LABEL, CEILING_TITLE = "(photographs)", "Real photographs"
 EFFICIENCY = frozenset({"seconds", "peak_memory", "parameters", "flops"})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from bench.data.base import Dataset
-from bench.data.loader import load_or_error
-from bench.errors import UserError
-from bench.progress import Progress
+from sisbench.core.errors import UserError
+from sisbench.core.progress import Progress
+from sisbench.data.base import Dataset
+from sisbench.data.loader import load_or_error
 
 
 def check_items(dataset: Dataset, progress: Progress, workers: int = 2) -> list[str]:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.errors import UserError
-from segmenters.toy import CLASSES, LARGEST, SMALLEST, STEP, ToyNet
+from sisbench.core.errors import UserError
+from sisbench.segmenters.toy import CLASSES, LARGEST, SMALLEST, STEP, ToyNet
 
 PIXELS = 16 * 64 * 64
 """Pixels of a training batch: 16 pictures of 64 x 64, 4 of 128 x 128."""
@@ -121,7 +121,7 @@ def class_weights(labels: Tensor) -> Tensor:
 def _samples(n: int, size: int) -> tuple[Tensor, Tensor]:
     """(n, 3, size, size) uint8 pictures and (n, size, size) uint8 label maps."""
     # the harness may import this package and not the other way round: hence here, at call time
-    from bench.data.toyfaces import ToyFaces
+    from sisbench.data.toyfaces import ToyFaces
 
     faces = ToyFaces("train", size, n)
     drawn = [faces.load(sample_id) for sample_id in faces.ids]
@@ -132,7 +132,7 @@ def _samples(n: int, size: int) -> tuple[Tensor, Tensor]:
 def _save(net: ToyNet, out: Path, training: dict[str, int]) -> Path:
     from safetensors.torch import save_file
 
-    from bench.data.toyfaces import VERSION
+    from sisbench.data.toyfaces import VERSION
 
     about = {
         "method": "toy-parser",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.protocol import Protocol
-from bench.store import CellView
+from sisbench.core.store import CellView
+from sisbench.protocol import Protocol
 
 
 def cells_under(cells: Sequence[CellView], protocol: Protocol) -> list[CellView]:

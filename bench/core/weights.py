@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from bench.errors import Unavailable, UserError, did_you_mean
+from sisbench.core.errors import Unavailable, UserError, did_you_mean
 
 LOCK = "weights.lock.json"
 
@@ -53,8 +53,9 @@ class Weight:
 
 @lru_cache(maxsize=1)
 def load_registry() -> Mapping[str, Weight]:
-    """Every entry of bench/weights.yaml, by name."""
-    raw = yaml.safe_load(files("bench").joinpath("weights.yaml").read_text(encoding="utf-8"))
+    """Every entry of bench/core/weights.yaml, by name."""
+    text = files("sisbench.core").joinpath("weights.yaml").read_text(encoding="utf-8")
+    raw = yaml.safe_load(text)
     return {name: Weight(name=name, **entry) for name, entry in raw.items()}
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench.config import RunConfig, load_config
-from bench.errors import Unavailable, UserError
-from bench.provenance import library_versions
+from sisbench.config import RunConfig, load_config
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.provenance import library_versions
 
 _NEEDED = ("torch", "torchvision", "torch-fidelity", "lpips")
 _EXTRAS = {"facenet-pytorch": "FRS (extra: identity)", "transformers": "SegFormer (extra: hf)"}
@@ -60,11 +60,11 @@ def examine(config: Path | None, anchor: bool = False) -> Iterator[Finding]:
 
 def _anchors(config: RunConfig, wanted: bool) -> Iterator[Finding]:
     """The parser on the real photographs of its anchor, where weights and data are there."""
-    from bench import weights
-    from bench.anchor import ANCHORS, check_anchor
-    from bench.data import open_dataset
-    from bench.progress import Progress
-    from bench.runner import pick_devices
+    from sisbench.core import weights
+    from sisbench.core.devices import pick_devices
+    from sisbench.core.progress import Progress
+    from sisbench.data import open_dataset
+    from sisbench.score.anchor import ANCHORS, check_anchor
 
     for anchor in ANCHORS:
         for d in config.datasets:
@@ -108,8 +108,8 @@ def _device() -> Iterator[Finding]:
 
 def _plan(config: RunConfig) -> Iterator[Finding]:
     """Data sets, methods and weights of the plan, each on its own: no fault hides another."""
-    from bench.cells import method_class, resolve_weights
-    from bench.data import open_dataset
+    from sisbench.data import open_dataset
+    from sisbench.run.plan import method_class, resolve_weights
 
     for d in config.datasets:
         try:
@@ -142,7 +142,7 @@ def _plan(config: RunConfig) -> Iterator[Finding]:
 
 def _weights(config: RunConfig | None) -> Iterator[Finding]:
     """Networks behind the metrics, and those that the configuration names files for."""
-    from bench import weights
+    from sisbench.core import weights
 
     given = {} if config is None else config.weights
     for row in weights.status():

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import methods
-from bench.config import DatasetConfig, EditorConfig, MethodConfig, RunConfig, TaskConfig
-from bench.data import Dataset, open_dataset
-from bench.errors import Unavailable, UserError
-from bench.protocol import Protocol, get_protocol
-from bench.store import SCHEMA
-from bench.tasks import EDITABLE, Item, generation_of, plan_items
+from sisbench import methods
+from sisbench.config import DatasetConfig, EditorConfig, MethodConfig, RunConfig, TaskConfig
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.store import SCHEMA
+from sisbench.data import Dataset, open_dataset
+from sisbench.protocol import Protocol, get_protocol
+from sisbench.run.tasks import EDITABLE, Item, generation_of, plan_items
 
 BUNDLED = "bundled:"
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
@@ -28,7 +28,7 @@ class Cell:
 
     Attributes:
         protocol: the first of them; protocols: the ids of all.
-        generation: what the images depend on in it (``bench.tasks.generation_of``).
+        generation: what the images depend on in it (``sisbench.run.tasks.generation_of``).
         key: hash of all that its images depend on.
         items: the images, in order; () when ``reason`` says why there are none.
         weights: where the method's weights are (a path, ``seeded:N``, or None).
@@ -171,7 +171,7 @@ def is_editor(name: str) -> bool:
 
 def _class_reason(method: MethodConfig, task: TaskConfig, editor: EditorConfig | None) -> str:
     """Why the method's class is unable to do the task, "" if it may be able to."""
-    from methods.base import why_not
+    from sisbench.methods.base import why_not
 
     if is_editor(method.name) != (task.name == "layout_reconstruction"):
         return (
@@ -205,14 +205,16 @@ def resolve_weights(name: str) -> Path:
         Unavailable: the file is not there.
     """
     if name.startswith(BUNDLED):
-        path = Path(__file__).parent / "bundled" / f"{name.removeprefix(BUNDLED)}.safetensors"
+        path = (
+            Path(__file__).parent.parent / "bundled" / f"{name.removeprefix(BUNDLED)}.safetensors"
+        )
         if not path.is_file():
             raise Unavailable(f"no bundled weights '{name}'", f"looked for {path.name}")
         return path
     path = Path(name)
     if path.exists():
         return path
-    from bench import weights
+    from sisbench.core import weights
 
     if name in weights.load_registry():
         return Path(weights.path(name))
@@ -221,7 +223,7 @@ def resolve_weights(name: str) -> Path:
 
 def weights_hash(path: Path) -> str:
     """sha256 of a weights file, or over the weight files of a folder."""
-    from methods.checkpoints import sha256_of
+    from sisbench.core.state_dict import sha256_of
 
     if path.is_file():
         return sha256_of(path)

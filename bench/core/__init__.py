@@ -1,0 +1,1 @@
+"""The ground floor: what everything else stands on; imports nothing of ours."""

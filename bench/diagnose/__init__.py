@@ -1,0 +1,1 @@
+"""Looking before a run, and at what a number is: doctor, explain, the adapter contract."""

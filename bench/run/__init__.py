@@ -1,0 +1,1 @@
+"""Making images: the plan of a run, its tasks, the runner and its engines."""

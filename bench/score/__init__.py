@@ -1,0 +1,1 @@
+"""Scoring stored images: rows, their reduction to scores."""
