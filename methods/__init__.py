@@ -15,6 +15,7 @@ registry = Registry(
     "sisbench.methods",
     {
         "spade": "sisbench.methods.spade:SPADE",
+        "clade": "sisbench.methods.clade:CLADE",
         "sean": "sisbench.methods.sean:SEAN",
         "inade": "sisbench.methods.inade:INADE",
         "v-inade": "sisbench.methods.inade:VINADE",

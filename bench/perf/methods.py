@@ -13,6 +13,8 @@ from typing import IO, Any
 _CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SPADE, 19 classes": ("spade", "celebamask_hq", {}),
     "SPADE, ADE20K": ("spade", "ade20k", {}),
+    "CLADE, 19 classes": ("clade", "celebamask_hq", {}),
+    "CLADE-ICPE, ADE20K": ("clade", "ade20k", {"use_vae": False, "add_dist": True}),
     "SEAN, 19 classes": ("sean", "celebamask_hq", {}),
     "V-INADE, 19 classes": ("v-inade", "celebamask_hq", {}),
     "V-INADE, ADE20K": ("v-inade", "ade20k", {}),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sisbench.core.errors import UserError
-from sisbench.core.label_space import LabelSpace
+from sisbench.core.label_space import HOLE, LabelSpace
 
 UNLABELLED = 255
 """Value of an unlabelled pixel in an 8-bit label map; it is read as the don't-care class."""
@@ -86,3 +86,9 @@ class Semantics:
                 "check the label space and the options label_nc and contain_dontcare_label",
             )
         return label
+
+    def shifted(self, label: Tensor) -> Tensor:
+        """Labels whose class 0 (unlabelled) becomes the don't-care class and the others move down
+        by one: what SPADE's code for ADE20K means to do; holes stay -1."""
+        moved = torch.where(label == 0, self.label_nc, label - 1)
+        return torch.where(label == HOLE, label, moved)
