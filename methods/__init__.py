@@ -17,6 +17,7 @@ registry = Registry(
         "spade": "sisbench.methods.spade:SPADE",
         "clade": "sisbench.methods.clade:CLADE",
         "sean": "sisbench.methods.sean:SEAN",
+        "sean-clade": "sisbench.methods.sean_clade:SEANCLADE",
         "inade": "sisbench.methods.inade:INADE",
         "v-inade": "sisbench.methods.inade:VINADE",
         "scam": "sisbench.methods.scam:SCAM",

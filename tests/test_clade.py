@@ -82,6 +82,7 @@ def test_instances_and_dont_care_match() -> None:
     check_generator("tiny_inst", inner)
 
 
+@pytest.mark.slow
 def test_official_size_of_ade20k_with_positions_matches_within_its_operations() -> None:
     inner = {
         "head_0": every(1, 16),
