@@ -1,0 +1,57 @@
+"""Construction options of Pix2PixHD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pix2PixHDOptions:
+    """Construction options; None takes the value that follows from the label space.
+
+    Attributes:
+        label_nc, no_instance: classes, and whether there is no channel of instance edges.
+        label_feat: features averaged over classes (without instance maps); else over instances.
+        instance_feat: features averaged over instances; both False: no encoder.
+        feat_num: features a pixel.
+        ngf, nef: width factors of generator and encoder.
+        netG: global, or local (the two-stage generator of high resolutions; ngf 32 officially).
+        n_downsample_global, n_blocks_global: halvings and residual blocks of the global part.
+        n_local_enhancers, n_blocks_local: of the local generator; one enhancer.
+        n_downsample_E: halvings of the encoder.
+        norm: must be instance.
+        crop_size, aspect_ratio: width of the picture; width / height.
+        clusters: file of cluster centres to sample from (``Clusters.save``).
+    """
+
+    label_nc: int | None = None
+    no_instance: bool | None = None
+    label_feat: bool | None = None
+    instance_feat: bool | None = None
+    feat_num: int = 3
+    ngf: int = 64
+    nef: int = 16
+    netG: str = "global"
+    n_downsample_global: int = 4
+    n_blocks_global: int = 9
+    n_local_enhancers: int = 1
+    n_blocks_local: int = 3
+    n_downsample_E: int = 4
+    norm: str = "instance"
+    crop_size: int | None = None
+    aspect_ratio: float | None = None
+    clusters: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.norm != "instance":
+            raise ValueError(f"norm must be instance, got {self.norm!r}")
+        if self.netG not in ("global", "local"):
+            raise ValueError(f"netG must be global or local, got {self.netG!r}")
+        if self.n_local_enhancers != 1:
+            raise ValueError("n_local_enhancers must be 1")
+        if self.label_feat and self.instance_feat:
+            raise ValueError("label_feat and instance_feat exclude one another")
+        positive = ("feat_num", "ngf", "nef", "n_downsample_global", "n_downsample_E")
+        for name in (*positive, "n_blocks_global", "n_blocks_local"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
