@@ -317,6 +317,10 @@ def test_gradients_flow() -> None:
 def test_what_a_configuration_can_do() -> None:
     assert {"class_transfer", "subject_transfer", "interpolate_style"} <= tiny().can
     assert "no cluster centres" in (why_not(tiny(), "sample") or "")
+    unbuilt = methods.registry.get("pix2pixhd")(label_feat=False, instance_feat=False)
+    assert "no feature encoder" in (why_not(unbuilt, "sample") or "")
+    assert "instance maps" not in (why_not(tiny(feat_num=0), "sample") or "instance maps")
+    assert tiny(label_feat=False).label_feat is tiny(instance_feat=True).label_feat is False
     bare = tiny(label_feat=False, instance_feat=False)
     assert bare.can == {"reconstruct", "shape_transfer"}
     assert set(bare.key_maps()) == {"netG"}
@@ -347,7 +351,7 @@ def test_a_saved_network_comes_back(tmp_path: Path) -> None:
         ({"n_local_enhancers": 2}, "must be 1"),
         ({"label_feat": True, "instance_feat": True}, "exclude"),
         ({"crop_size": 40}, "multiples of 16"),
-        ({"feat_num": 0}, "feat_num must be positive"),
+        ({"feat_num": -1}, "feat_num must not be negative"),
         ({"clusters": "/nowhere.npz"}, "no cluster centres at"),
         ({"feat_nums": 3}, "did you mean 'feat_num'"),
     ],

@@ -48,20 +48,12 @@ class Pix2PixHD(Method):
         o, wide = self.options, space.name == "cityscapes"
         self.semantics = Semantics.of(space, o.label_nc, False, o.no_instance, None)
         instances = self.semantics.instances
-        self.label_feat = (
-            o.label_feat
-            if o.label_feat is not None
-            else not (instances or o.instance_feat is not None)
-        )
-        by_instance = (
-            o.instance_feat if o.instance_feat is not None else (instances and o.label_feat is None)
-        )
-        self.encoded = self.label_feat or by_instance
+        self.label_feat = o.by_label(instances)
         self.step = 2 ** (o.n_downsample_global + int(o.netG == "local"))
         width = o.crop_size or (512 if wide else 256)
         self.size = (round(width / (o.aspect_ratio or (2.0 if wide else 1.0))), width)
         self._check_size(self.size)
-        features = o.feat_num if self.encoded else 0
+        features = o.feat_num if o.encoded else 0
         classes, further = self.semantics.classes, int(instances) + features
         depth = (o.ngf, o.n_downsample_global, o.n_blocks_global)
         generator: GlobalGenerator | LocalGenerator
@@ -72,7 +64,7 @@ class Pix2PixHD(Method):
         self.clusters = None
         if o.clusters is not None:
             self.clusters = Clusters.load(o.clusters, classes, features)
-        encoder = Encoder(o.feat_num, o.nef, o.n_downsample_E) if self.encoded else None
+        encoder = Encoder(o.feat_num, o.nef, o.n_downsample_E) if o.encoded else None
         return Networks(generator, encoder)
 
     def key_maps(self) -> Mapping[str, KeyMap]:
@@ -95,9 +87,9 @@ class Pix2PixHD(Method):
 
     def cannot(self) -> Mapping[str, str]:
         """Without features all that needs a style; without clusters what draws one."""
-        if not self.encoded:
+        if not self.options.encoded:
             return dict.fromkeys((*_STYLED, "sample", "mixed"), NO_FEATURES)
-        if self.clusters is None:
+        if self.options.clusters is None:
             return dict.fromkeys(("sample", "mixed"), NO_CLUSTERS)
         return {}
 
@@ -177,7 +169,7 @@ class Pix2PixHD(Method):
         further = []
         if self.semantics.instances:
             further.append(instance_edges(self._instances(layout)))
-        if self.encoded:
+        if self.options.encoded:
             further.append(style.painted(layout))
         label = layout.label
         empty = style.codes.new_zeros(len(label), 0, *label.shape[1:])

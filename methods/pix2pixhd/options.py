@@ -11,9 +11,9 @@ class Pix2PixHDOptions:
 
     Attributes:
         label_nc, no_instance: classes, and whether there is no channel of instance edges.
-        label_feat: features averaged over classes (without instance maps); else over instances.
-        instance_feat: features averaged over instances; both False: no encoder.
-        feat_num: features a pixel.
+        label_feat, instance_feat: features averaged over classes, or over instances (the default
+            where there are instance maps); both False: no encoder.
+        feat_num: features a pixel; 0: no encoder.
         ngf, nef: width factors of generator and encoder.
         netG: global, or local (the two-stage generator of high resolutions; ngf 32 officially).
         n_downsample_global, n_blocks_global: halvings and residual blocks of the global part.
@@ -51,7 +51,20 @@ class Pix2PixHDOptions:
             raise ValueError("n_local_enhancers must be 1")
         if self.label_feat and self.instance_feat:
             raise ValueError("label_feat and instance_feat exclude one another")
-        positive = ("feat_num", "ngf", "nef", "n_downsample_global", "n_downsample_E")
+        if self.feat_num < 0:
+            raise ValueError(f"feat_num must not be negative, got {self.feat_num}")
+        positive = ("ngf", "nef", "n_downsample_global", "n_downsample_E")
         for name in (*positive, "n_blocks_global", "n_blocks_local"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+    @property
+    def encoded(self) -> bool:
+        """Whether there are features."""
+        return self.feat_num > 0 and not (self.label_feat is False and self.instance_feat is False)
+
+    def by_label(self, instances: bool) -> bool:
+        """Whether features are averaged over classes; ``instances``: the data has instance maps."""
+        if self.label_feat is not None:
+            return self.label_feat
+        return not instances if self.instance_feat is None else not self.instance_feat
