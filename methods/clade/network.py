@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from sisbench.methods.clade.position import position_maps
 from sisbench.methods.layers.class_table import ClassMap, ClassMaps, normalised, unit_table
-from sisbench.methods.layers.scam_frame import TWICE, Frame, FrameGenerator
+from sisbench.methods.layers.scam_frame import TWICE, Frame, LabelFrameGenerator
 from sisbench.methods.layers.semantics import Semantics
-from sisbench.methods.layers.spade import Step
+from sisbench.methods.layers.spade import Step, join_pair
 from sisbench.methods.layers.spade_generator import SpadeGenerator
 
 if TYPE_CHECKING:
@@ -75,12 +75,7 @@ class CladeNorm(nn.Module):
             keys.take(f"{ours}.{end}", f"{official}.{table}.{end}")
             if self.dist_conv is not None:
                 pair = [f"{official}.{table}.dist_conv_{part}.{end}" for part in ("w", "b")]
-                shape = (1, 2, 1, 1) if end == "weight" else (1,)
-                keys.join(
-                    f"{ours}.dist_conv.{end}",
-                    dict.fromkeys(pair, shape),
-                    lambda found, pair=pair: torch.cat([found[p] for p in pair]),
-                )
+                join_pair(keys, f"{ours}.dist_conv.{end}", pair)
             if self.inst_conv is not None:
                 keys.take(f"{ours}.inst_conv.{end}", f"{official}.inst_conv.{end}")
         for buffer, _ in self.norm.named_buffers():
@@ -120,7 +115,7 @@ class Generator(SpadeGenerator):
         return ClassMaps(label, edges, position)
 
 
-class ScamGenerator(FrameGenerator):
+class ScamGenerator(LabelFrameGenerator):
     """CLADE as SCAM's repository has it: the activation twice, no edges, no positions."""
 
     def __init__(self, frame: Frame, z_dim: int | None) -> None:

@@ -23,8 +23,8 @@ from sisbench.methods.layers.scam_frame import (
     FRAME_FILES,
     FRAME_PREFIXES,
     Frame,
-    FrameGenerator,
     FrameOptions,
+    LabelFrameGenerator,
 )
 from sisbench.methods.layers.semantics import Semantics
 from sisbench.methods.layers.spade import (
@@ -90,7 +90,9 @@ class Encoder(nn.Module):
 class Networks(nn.Module):
     """The generator and, with the VAE, the encoder, under their official names."""
 
-    def __init__(self, generator: SpadeGenerator | FrameGenerator, encoder: Encoder | None) -> None:
+    def __init__(
+        self, generator: SpadeGenerator | LabelFrameGenerator, encoder: Encoder | None
+    ) -> None:
         super().__init__()
         self.netG = generator
         self.netE = encoder
@@ -178,7 +180,7 @@ class GlobalVae(Method):
         """The official generator for ``self.semantics``."""
 
     @abstractmethod
-    def make_frame(self, frame: Frame) -> FrameGenerator:
+    def make_frame(self, frame: Frame) -> LabelFrameGenerator:
         """The generator of SCAM's repository."""
 
     def build(self, space: LabelSpace) -> Networks:

@@ -134,15 +134,6 @@ class FrameGenerator(nn.Module):
         )
         self.last_conv = nn.Conv2d(frame.widths[-1], 3, 3, padding=1)
 
-    @abstractmethod
-    def prepare(self, label: Tensor) -> Any:
-        """What the normalisations take beside the features, from the full-size label map."""
-
-    def forward(self, label: Tensor, edges: None, z: Tensor | None) -> Tensor:
-        """label (B, H, W) int64, z (B, z_dim) or None -> (B, 3, *size) in [-1, 1]."""
-        maps = self.prepare(label)
-        return self.draw(label, z, lambda layer, x, _: layer(x, maps))
-
     def draw(
         self, label: Tensor, z: Tensor | None, norm: Callable[[nn.Module, Tensor, str], Tensor]
     ) -> Tensor:
@@ -187,3 +178,16 @@ class FrameGenerator(nn.Module):
                     layer.map_keys(keys, f"blocks.{i}.{ours}", f"{official}.{theirs}")
         keys.take("last_conv.weight", "last_conv.1.weight")
         keys.take("last_conv.bias", "last_conv.1.bias")
+
+
+class LabelFrameGenerator(FrameGenerator):
+    """One whose normalisations take nothing but the label map."""
+
+    @abstractmethod
+    def prepare(self, label: Tensor) -> Any:
+        """What the normalisations take beside the features, from the full-size label map."""
+
+    def forward(self, label: Tensor, edges: None, z: Tensor | None) -> Tensor:
+        """label (B, H, W) int64, z (B, z_dim) or None -> (B, 3, *size) in [-1, 1]."""
+        maps = self.prepare(label)
+        return self.draw(label, z, lambda layer, x, _: layer(x, maps))

@@ -45,6 +45,7 @@ class ReflectConv3(nn.Module):
         padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
         if self.folded is None:
             return F.conv2d(padded, self.weight, self.bias)
+        assert self.bias is not None
         height, width = x.shape[2:]
         padded = F.pad(padded, (0, width % 2, 0, height % 2))
         tiles = _input_tiles(padded)  # (16, fin, B * n)

@@ -134,7 +134,7 @@ class Generator(FrameGenerator):
 
         super().__init__(frame, "SEANCLADE", None, make, SLOPE)
 
-    def forward(self, label: Tensor, codes: Tensor, noise: NoiseSource) -> Tensor:  # type: ignore[override]
+    def forward(self, label: Tensor, codes: Tensor, noise: NoiseSource) -> Tensor:
         """label (B, H, W) int64, codes (B, K, length) -> (B, 3, *size) in [-1, 1]."""
         maps = Present.of(label, codes)
         return self.draw(label, None, lambda layer, x, name: layer(x, maps, noise, name))

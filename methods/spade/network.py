@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from sisbench.methods.layers.label_maps import LabelPyramid
-from sisbench.methods.layers.scam_frame import TWICE, Frame, FrameGenerator
+from sisbench.methods.layers.scam_frame import TWICE, Frame, LabelFrameGenerator
 from sisbench.methods.layers.semantics import Semantics
 from sisbench.methods.layers.spade import MaskBranch, NormKind, Step, modulate
 from sisbench.methods.layers.spade_generator import SpadeGenerator
@@ -87,7 +87,7 @@ class Generator(SpadeGenerator):
         return LabelPyramid(label, self.classes, self.kind.kernel, edges)
 
 
-class ScamGenerator(FrameGenerator):
+class ScamGenerator(LabelFrameGenerator):
     """SPADE as SCAM's repository has it: the activation twice, no edges."""
 
     def __init__(self, frame: Frame, z_dim: int | None, hidden: int) -> None:
