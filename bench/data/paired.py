@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from sisbench.core.errors import UserError
 from sisbench.core.file_hash import file_hashes
 from sisbench.core.label_space import LabelSpace
@@ -111,6 +113,24 @@ def pair(left: dict[str, Path], right: dict[str, Path], what: str) -> None:
         )
 
 
+def looked_up(label: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
+    """``table[label]`` (H, W) int64.
+
+    Args:
+        table: (N,) class id of each stored value 0..N-1.
+
+    Raises:
+        UserError: a stored value that the table does not know.
+    """
+    if label.min() < 0 or label.max() >= len(table):
+        low, high = int(label.min()), int(label.max())
+        raise UserError(
+            f"{path}: stored values {low}..{high} where 0..{len(table) - 1} are known",
+            "is this the right data set, and are these ids rather than colours?",
+        )
+    return np.asarray(table[label], np.int64)
+
+
 def choose(ids: Sequence[str], limit: int | None, where: object) -> tuple[str, ...]:
     """The first ``limit`` ids.
 
@@ -142,14 +162,35 @@ class PairedFolders(Dataset):
         size: int | Sequence[int] | None,
         limit: int | None,
     ) -> None:
+        found = by_stem(instances, LABEL_SUFFIXES) if instances else None
+        self._open(
+            space,
+            split,
+            by_stem(images, IMAGE_SUFFIXES),
+            by_stem(labels, LABEL_SUFFIXES),
+            found,
+            size,
+            limit,
+        )
+
+    def _open(
+        self,
+        space: LabelSpace,
+        split: str,
+        images: dict[str, Path],
+        labels: dict[str, Path],
+        instances: dict[str, Path] | None,
+        size: int | Sequence[int] | None,
+        limit: int | None,
+    ) -> None:
+        """Take files by stem, in the order of ``images``."""
         self.space, self.split = space, split
-        self._images = by_stem(images, IMAGE_SUFFIXES)
-        self._labels = by_stem(labels, LABEL_SUFFIXES)
-        pair(self._images, self._labels, "partner")
-        self._instances = by_stem(instances, LABEL_SUFFIXES) if instances else None
-        if self._instances is not None:
-            pair(self._images, self._instances, "instance map")
-        self.ids = choose(tuple(self._images), limit, images)
+        self._images, self._labels, self._instances = images, labels, instances
+        pair(images, labels, "partner")
+        if instances is not None:
+            pair(images, instances, "instance map")
+        where = next(iter(images.values())).parent
+        self.ids = choose(tuple(images), limit, where)
         first = self._images[self.ids[0]]
         self.size = as_size(size, (0, 0)) if size is not None else read_image(first, None)[1]
 
@@ -161,11 +202,16 @@ class PairedFolders(Dataset):
         path = self._labels[sample_id]
         label, label_size = read_ids(path, self.size)
         check_aspect(image_size, label_size, path)
+        label = self.relabelled(label, path)
         check_label(label, self.space, path)
         instance = None
         if self._instances is not None:
             instance, _ = read_ids(self._instances[sample_id], self.size)
         return Sample(sample_id, image, label, instance)
+
+    def relabelled(self, label: np.ndarray, path: Path) -> np.ndarray:
+        """Stored values (H, W) int64 as class ids of ``space``; by default they are these."""
+        return label
 
     def files(self, sample_id: str) -> list[Path]:
         """Every file that one sample is made of."""
