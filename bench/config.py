@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from sisbench.core.errors import UserError
 from sisbench.core.schema import Strict, validated
 from sisbench.core.tasks import Task
 from sisbench.core.yaml_file import expanded, read_yaml
+from sisbench.overrides import overridden
 
 TaskName = Literal[Task, "layout_reconstruction"]
 WITH_CLASSES = ("class_transfer", "shape_transfer", "mixed")
@@ -207,10 +208,14 @@ class RunConfig(Strict):
         return Path(self.output or f"runs/{self.name}")
 
 
-def load_config(path: Path) -> RunConfig:
+def load_config(path: Path, assignments: Sequence[str] = (), limit: int = 0) -> RunConfig:
     """A run's configuration from YAML. Relative paths in it are as seen from the current folder;
     those of data, weights and files of methods are kept absolute, so that the run can be scored and
     reported from any folder.
+
+    Args:
+        path: the file.
+        assignments, limit: changes to it, as ``overridden`` takes them.
 
     Raises:
         UserError: missing file, no YAML, a key twice, unknown keys, wrong values.
@@ -220,7 +225,8 @@ def load_config(path: Path) -> RunConfig:
         raise UserError(
             f"{path}: expected keys like methods, datasets, tasks; got {type(raw).__name__}"
         )
-    return _located(validated(RunConfig, {"name": path.stem, **raw}, str(path)))
+    changed = overridden(raw, assignments, limit)
+    return _located(validated(RunConfig, {"name": path.stem, **changed}, str(path)))
 
 
 def _located(config: RunConfig) -> RunConfig:
