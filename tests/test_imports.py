@@ -29,6 +29,7 @@ PLAN = {
     "config": {"core", "overrides"},
     "overrides": {"core"},
     "protocol": {"core"},
+    "starter": {"core", "data"},
     "run": {"core", "methods", "data", "config", "protocol"},
     "score": {"core", "metrics", "segmenters", "data", "config", "protocol"},
     "report": {"core", "config", "protocol", "results"},
