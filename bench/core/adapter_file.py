@@ -1,4 +1,4 @@
-"""Files of the user's own (``./file.py:Class``): imported with their neighbours, hashed with them."""
+"""Files of the user's own (``./file.py:Class``): imported and hashed with their neighbours."""
 
 from __future__ import annotations
 
