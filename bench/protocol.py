@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -29,8 +30,12 @@ GENERATION_FIELDS = frozenset(
         "samples",
     }
 )
-"""Fields that change images (``run.tasks.generation_of`` says which task's); the others change only
+"""Fields that change images (``run.items.generation_of`` says which task's); the others change only
 what is computed from them."""
+MADE_BY = MappingProxyType({"noise_of": "target", "absent_by": "style"})
+"""How this version makes images where an earlier one did otherwise, so that the two do not mix:
+interpolations draw the noise of their target; ``absent: own`` asks the reference's encoded style
+which classes it lacks."""
 
 
 class Protocol(BaseModel):
@@ -89,8 +94,8 @@ class Protocol(BaseModel):
 
     @property
     def generation(self) -> dict[str, Any]:
-        """The part that images depend on."""
-        return self.model_dump(include=set(GENERATION_FIELDS), mode="json")
+        """The part that images depend on, with ``MADE_BY``."""
+        return self.model_dump(include=set(GENERATION_FIELDS), mode="json") | MADE_BY
 
     def references(self, ids: Sequence[str]) -> dict[str, str]:
         """The fixed pair list: target id -> reference id. It depends on the *set* of ids, the rule
