@@ -181,9 +181,9 @@ class Method(Loadable):
 
     can: ClassVar[frozenset[str]] = _Can()  # type: ignore[assignment]
 
-    _style_type: type[Style] | None = None
-    _layout_type: type[Layout] | None = None
-    """What was really encoded so far; annotations may be missing or wide."""
+    _encoded_style: type[Style] | None = None
+    _encoded_layout: type[Layout] | None = None
+    """Types that were really encoded so far; annotations may be missing or wide."""
 
     # ---- the contract -------------------------------------------------------------------------
 
@@ -228,28 +228,11 @@ class Method(Loadable):
         """Number of classes that layouts and styles are addressed by."""
         return len(self.space)
 
-    # ---- what the algebra stands on -----------------------------------------------------------
-
     def _require(self, task: str) -> None:
         """Raises Unavailable where the method, as far as it is known, is unable to do ``task``."""
         reason = why_not(self, task)
         if reason:
             raise Unavailable(f"{self.title or self.name}: {reason}")
-
-    def _both(self, batch: Batch) -> tuple[Layout, Style]:
-        layout, style = self.encode(batch)
-        self._layout_type, self._style_type = type(layout), type(style)
-        return layout, style
-
-    def _style(self, batch: Batch) -> Style:
-        style = self.encode_style(batch)
-        self._style_type = type(style)
-        return style
-
-    def _layout(self, batch: Batch) -> Layout:
-        layout = self.encode_layout(batch)
-        self._layout_type = type(layout)
-        return layout
 
     # ---- the algebra of tasks (final) ---------------------------------------------------------
 
@@ -259,8 +242,8 @@ class Method(Loadable):
         """render(L(x), S(x)); ``drawn`` holds edited label maps to draw in place of x's own."""
         self._require("reconstruct")
         if drawn is not None:
-            return self.render(self._layout(drawn), self._style(batch), noise)
-        return self.render(*self._both(batch), noise)
+            return self.render(_layout(self, drawn), _style(self, batch), noise)
+        return self.render(*_both(self, batch), noise)
 
     @typing.final
     @torch.inference_mode()
@@ -274,15 +257,15 @@ class Method(Loadable):
     ) -> Tensor:
         """render(L(x), S(r)), or render(L(x), S(x).swap(S(r), classes)); ``drawn`` as above."""
         self._require("transfer" if classes is None or callable(classes) else "class_transfer")
-        style = self._style(reference)
+        style = _style(self, reference)
         chosen = _chosen(classes, style)
         if chosen is None:
-            return self.render(self._layout(drawn or target), style, noise)
+            return self.render(_layout(self, drawn or target), style, noise)
         self._require("class_transfer")
         if drawn is None:
-            layout, own = self._both(target)
+            layout, own = _both(self, target)
         else:
-            layout, own = self._layout(drawn), self._style(target)
+            layout, own = _layout(self, drawn), _style(self, target)
         return self.render(layout, own.swap(style, chosen), noise)
 
     @typing.final
@@ -292,8 +275,8 @@ class Method(Loadable):
     ) -> Tensor:
         """render(L(x).swap(L(r), classes), S(x))"""
         self._require("shape_transfer")
-        layout, style = self._both(target)
-        return self.render(layout.swap(self._layout(reference), classes), style, noise)
+        layout, style = _both(self, target)
+        return self.render(layout.swap(_layout(self, reference), classes), style, noise)
 
     @typing.final
     @torch.inference_mode()
@@ -310,11 +293,11 @@ class Method(Loadable):
         figures and metric use x's)."""
         self._require("subject_transfer")
         if layout == "reference":
-            own = self._style(target)
-            drawn, style = self._both(reference)
+            own = _style(self, target)
+            drawn, style = _both(self, reference)
         else:
-            drawn, own = self._both(target)
-            style = self._style(reference)
+            drawn, own = _both(self, target)
+            style = _style(self, reference)
         self._require("subject_transfer")
         return self.render(drawn, own.swap(style, _chosen(subject, style)), noise)
 
@@ -323,14 +306,14 @@ class Method(Loadable):
     def sample(self, batch: Batch, noise: NoiseSource) -> Tensor:
         """render(L(x), S ~ noise)"""
         self._require("sample")
-        return self.render(self._layout(batch), self.sample_style(batch, noise), noise)
+        return self.render(_layout(self, batch), self.sample_style(batch, noise), noise)
 
     @typing.final
     @torch.inference_mode()
     def mixed(self, batch: Batch, noise: NoiseSource, classes: Classes) -> Tensor:
         """render(L(x), S(x).swap(S ~ noise, classes))"""
         self._require("mixed")
-        layout, style = self._both(batch)
+        layout, style = _both(self, batch)
         self._require("mixed")
         return self.render(layout, style.swap(self.sample_style(batch, noise), classes), noise)
 
@@ -346,8 +329,8 @@ class Method(Loadable):
     ) -> Tensor:
         """render(L(x), S(x).lerp(S(r), alpha, classes))"""
         self._require("interpolate_style")
-        layout, own = self._both(target)
-        style = self._style(reference)
+        layout, own = _both(self, target)
+        style = _style(self, reference)
         return self.render(layout, own.lerp(style, alpha, _chosen(classes, style)), noise)
 
     @typing.final
@@ -362,9 +345,27 @@ class Method(Loadable):
     ) -> Tensor:
         """render(L(x).lerp(L(r), alpha, classes), S(x))"""
         self._require("interpolate_shape")
-        layout, style = self._both(target)
+        layout, style = _both(self, target)
         self._require("interpolate_shape")
-        return self.render(layout.lerp(self._layout(reference), alpha, classes), style, noise)
+        return self.render(layout.lerp(_layout(self, reference), alpha, classes), style, noise)
+
+
+def _both(method: Method, batch: Batch) -> tuple[Layout, Style]:
+    layout, style = method.encode(batch)
+    method._encoded_layout, method._encoded_style = type(layout), type(style)
+    return layout, style
+
+
+def _layout(method: Method, batch: Batch) -> Layout:
+    layout = method.encode_layout(batch)
+    method._encoded_layout = type(layout)
+    return layout
+
+
+def _style(method: Method, batch: Batch) -> Style:
+    style = method.encode_style(batch)
+    method._encoded_style = type(style)
+    return style
 
 
 def _chosen(classes: Classes | ClassRule, style: Style) -> Classes:
@@ -395,7 +396,7 @@ def encoded_types(method: Method | type[Method]) -> tuple[type | None, type | No
     layout = _annotated(cls.encode_layout) if own_layout else _annotated(cls.encode, 0)
     style = _annotated(cls.encode_style) if own_style else _annotated(cls.encode, 1)
     if isinstance(method, Method):
-        return method._layout_type or layout, method._style_type or style
+        return method._encoded_layout or layout, method._encoded_style or style
     return layout, style
 
 

@@ -27,7 +27,7 @@ TINY: dict[str, tuple[int, dict[str, Any]]] = {
     "v-inade": (64, {"ngf": 4, "crop_size": 64, "noise_nc": 3}),
     "ca2sis": (64, {"resolution": 64, "style_dim": 8, "style_enc_feat_dim": 1}),
     "scam": (32, {**tiny_networks.SCAM, "num_up_layers": 4, "height": 32, "width": 32}),
-    "sca-dm": (256, tiny_networks.SCA_DM),
+    "sca-dm": (128, tiny_networks.SCA_DM),
 }
 
 

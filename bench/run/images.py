@@ -204,7 +204,7 @@ class CellRunner:
             if isinstance(made, str):
                 rows.extend(self._row(item, error=made) for item in part)
                 continue
-            faults = image_faults(made.image)
+            wrong = image_faults(made.image)
             eight_bit = {
                 t: to_uint8(made.image, t.quantise).cpu().numpy()
                 for t in self.targets
@@ -213,8 +213,8 @@ class CellRunner:
             edited, absent = made.edited.cpu(), made.absent.cpu().tolist()
             label = None if made.label is None else made.label.cpu().numpy()
             for k, item in enumerate(part):
-                if faults[k]:
-                    rows.append(self._row(item, error=faults[k]))
+                if wrong[k]:
+                    rows.append(self._row(item, error=wrong[k]))
                     continue
                 classes = edited[k].nonzero()[:, 0].tolist()
                 row = self._row(item, classes, absent[k], cost, len(part))
