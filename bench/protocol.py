@@ -45,13 +45,12 @@ class Protocol(BaseModel):
         name, title, source: registry name, one line, paper and section.
         pairs: how references are paired: "derangement" (a seeded random cycle, no fixed point),
             "half" (i with i + n/2, as CA2-SIS), "next" (i with i + 1).
-        absent: classes that a reference lacks: "reference" (the method's own code for an absent
-        class)
-            or "own" (the target keeps its code, as SEAN's editor).
+        absent: classes that the method does not find in a reference: "reference" (the method's own
+            code for an absent class) or "own" (the target keeps its code, as SEAN's editor).
         shape_swap: swap the shape of a class "present_in_both" or "always".
         shape_classes: by label space, the classes that a random shape or class transfer draws from.
         subject_layout: whose label map a subject transfer draws: "target" or "reference".
-        noise: "sampled" by sample id, or "zero".
+        noise: "sampled" by the target's id (by the item's in the task ``sample``), or "zero".
         quantise: "round" or "truncate" to 8 bits.
         seed: seed of pairs, class draws and noise.
         samples: images a label map in the task ``sample``.
