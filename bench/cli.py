@@ -119,6 +119,8 @@ def report(
 def methods() -> None:
     """The methods that are known, and what each is able to do."""
     from sisbench import methods as registry
+    from sisbench.core.tasks import TASKS
+    from sisbench.methods.editor import no_task
 
     table = Table("name", "title", "size", "can", "paper")
     for name in registry.registry.names():
@@ -128,9 +130,9 @@ def methods() -> None:
     for name in registry.editors.names():
         cls = registry.editors.get(name)
         size = "x".join(map(str, cls.size))
-        table.add_row(
-            name, cls.title, size, "layout_reconstruction, layout_editor", escape(cls.paper)
-        )
+        own = [t.name for t in TASKS.values() if t.by == "editor" and not no_task(cls, t.name)]
+        able = ", ".join([*own, "layout_editor: " + ", ".join(sorted(cls.can))])
+        table.add_row(name, cls.title, size, able, escape(cls.paper))
     out.print(table)
 
 

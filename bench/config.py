@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from sisbench.core.errors import UserError
+from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.layout_edits import LAYOUT_EDITS
 from sisbench.core.schema import Strict, validated
-from sisbench.core.tasks import Task
+from sisbench.core.tasks import TASKS
 from sisbench.core.yaml_file import expanded, read_yaml
 from sisbench.overrides import overridden
 
-TaskName = Literal[Task, "layout_reconstruction"]
-WITH_CLASSES = ("class_transfer", "shape_transfer", "mixed")
 PathText = Annotated[str, AfterValidator(expanded)]
 """A path, or a name: ``~`` and ``$VAR`` in it are replaced."""
 
@@ -81,12 +80,12 @@ class TaskConfig(Strict):
     """A task and, where it edits classes, which ones.
 
     Attributes:
-        name: see the table of tasks in the documentation.
+        name: one of ``core.tasks.TASKS``; see the table of tasks in the documentation.
         classes: names or ids edited together; None draws one a sample from the protocol's list.
         alpha: for interpolations, weights of the reference, each in [0, 1].
     """
 
-    name: TaskName
+    name: str
     classes: tuple[str | int, ...] | None = None
     alpha: tuple[float, ...] = (0.25, 0.5, 0.75)
 
@@ -100,6 +99,13 @@ class TaskConfig(Strict):
             name, rest = next(iter(raw.items()))
             return {"name": name, **(rest if isinstance(rest, Mapping) else {"classes": rest})}
         return raw
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in TASKS:
+            raise ValueError(f"no task is called '{name}'; {did_you_mean(name, TASKS)}")
+        return name
 
     @field_validator("alpha")
     @classmethod
@@ -122,7 +128,8 @@ class EditorConfig(Strict):
 
     Attributes:
         name, weights, options: as for a method.
-        edit: what is done to a label map; "swap" and "interpolate" take the protocol's reference.
+        edit: one of ``core.layout_edits.LAYOUT_EDITS``; "swap" and "interpolate" take the
+            protocol's reference.
         classes: names or ids that are edited; None takes all of the editor's.
         alpha: for "interpolate", the weight of the reference.
     """
@@ -130,9 +137,16 @@ class EditorConfig(Strict):
     name: PathText
     weights: PathText | None = None
     options: dict[str, Any] = Field(default_factory=dict)
-    edit: Literal["reconstruct", "generate", "perturb", "swap", "interpolate"] = "reconstruct"
+    edit: str = "reconstruct"
     classes: tuple[str | int, ...] | None = None
     alpha: float = Field(0.5, ge=0, le=1)
+
+    @field_validator("edit")
+    @classmethod
+    def _known(cls, edit: str) -> str:
+        if edit not in LAYOUT_EDITS:
+            raise ValueError(f"no edit is called '{edit}'; {did_you_mean(edit, LAYOUT_EDITS)}")
+        return edit
 
 
 class EngineConfig(Strict):

@@ -10,7 +10,7 @@ import numpy as np
 from sisbench.core.errors import UserError
 from sisbench.core.estimates import bootstrap_confusion
 from sisbench.core.label_space import LabelSpace
-from sisbench.core.tasks import TASKS
+from sisbench.core.tasks import method_tasks
 from sisbench.metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
 from sisbench.metrics.extractors import code_hash
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MIOU = "miou_dataset_union"
 ACCURACY = "acc_pixel_dataset"
-_TASKS = tuple(task for task in TASKS if not task.startswith("interpolate"))
+_TASKS = tuple(task.name for task in method_tasks() if task.variants != "alphas")
 
 
 def confusion_counts(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,17 @@ from sisbench.core.batch import Batch
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.noise import Noise, ZeroNoise
+from sisbench.core.tasks import Edit, method_tasks
 from sisbench.data.base import Sample
 from sisbench.data.loader import to_batch
+from sisbench.methods.base import (
+    GlobalStyle,
+    capabilities,
+    encoded_types,
+    present_classes,
+    why_not,
+)
+from sisbench.run.tasks import check_images, image_faults
 
 TOLERANCE = 2 / 255
 """Largest difference of two renderings that count as the same: a step of the 8-bit scale, [-1,
@@ -143,11 +152,10 @@ class _Kit:
     def output(self) -> str:
         image = self._any(self.batch, self.noise)
         expected = (len(self.batch), 3, *self.method.size)
-        _require(tuple(image.shape) == expected, f"got {tuple(image.shape)}, expected {expected}")
-        _require(image.is_floating_point(), f"dtype is {image.dtype}, expected a float")
-        _require(bool(image.isfinite().all()), "the image holds NaN or infinity")
+        check_images(self.method.name, image, expected)
+        fault = next(filter(None, image_faults(image)), "")
+        _require(not fault, fault)
         low, high = float(image.min()), float(image.max())
-        _require(low >= -1.001 and high <= 1.001, f"range is [{low:.3f}, {high:.3f}]")
         _require(high - low > 1e-4, "the image is constant")
         return f"range [{low:.2f}, {high:.2f}]"
 
@@ -183,21 +191,16 @@ class _Kit:
     def style(self) -> str:
         import torch
 
-        from sisbench.methods.base import GlobalStyle, present_classes
-
         if not self.styled:
             return "n/a: no reference style"
         with torch.inference_mode():
-            style = self.method.encode_style(self.batch)
+            layout, style = self.method.encode(self.batch)
+        notes = self.claims(type(layout), type(style))
         b, c = len(self.batch), self.method.num_classes
         _require(tuple(style.present.shape) == (b, c), f"present is {tuple(style.present.shape)}")
         _require(style.codes.shape[0] == b, f"codes are {tuple(style.codes.shape)}")
         if isinstance(style, GlobalStyle):
-            _require(
-                "class_transfer" not in self.method.can,
-                "encode_style returns GlobalStyle: annotate it '-> GlobalStyle'",
-            )
-            return f"one global vector {tuple(style.codes.shape[1:])}"
+            return f"one global vector {tuple(style.codes.shape[1:])}{notes}"
         _require(
             style.codes.shape[1] == c,
             f"codes are {tuple(style.codes.shape)}, expected (B, {c}, ...)",
@@ -207,7 +210,26 @@ class _Kit:
             not bool((style.present & ~truth).any()), "present names classes that are not there"
         )
         _require(bool(style.present.any(1).all()), "present is empty")
-        return f"codes {tuple(style.codes.shape[1:])} a sample"
+        return f"codes {tuple(style.codes.shape[1:])} a sample{notes}"
+
+    def claims(self, layout: type, style: type) -> str:
+        """What the class annotates, and so claims unasked, against the types that really came;
+        returns which annotations are missing."""
+        cls = type(self.method)
+        said = capabilities(cls)
+        stated = encoded_types(cls)
+        notes = [
+            f"{call} returns {came.__name__}: annotate it '-> {came.__name__}'"
+            for call, came, known, alike in (
+                ("encode_layout", layout, stated[0], capabilities(cls, layout=layout) == said),
+                ("encode_style", style, stated[1], capabilities(cls, style=style) == said),
+            )
+            if known is None or not alike
+        ]
+        found = capabilities(cls, layout, style)
+        wrong = [t.name for t in method_tasks() if bool(t.lacks(said)) != bool(t.lacks(found))]
+        _require(not wrong, f"{'; '.join(notes)} ({', '.join(wrong)}: claimed wrongly)")
+        return "".join(f"; {note}" for note in notes)
 
     def algebra(self) -> str:
         import torch
@@ -237,22 +259,19 @@ class _Kit:
         return _same(image, self.method.transfer(self.batch, self.batch, self.noise))
 
     def every_task(self) -> str:
-        from sisbench.core.tasks import TASKS
-        from sisbench.methods.base import why_not
-
-        target, reference, noise = self.batch[:1], self.batch[1:2], Noise(self.batch.ids[:1], 0)
-        for task in TASKS:
-            if task in self.method.can:
-                image = _run(self.method, task, target, reference, noise)
-                _require(bool(image.isfinite().all()), f"{task}: NaN or infinity")
+        edit = Edit(self.batch[:1], Noise(self.batch.ids[:1], 0), self.batch[1:2], alpha=0.5)
+        for task in method_tasks():
+            asked = edit if task.classes == "all" else replace(edit, classes=[1])
+            if task.name in self.method.can:
+                image = task.call(self.method, asked)
+                _require(bool(image.isfinite().all()), f"{task.name}: NaN or infinity")
                 continue
-            _require(bool(why_not(self.method, task)), f"{task}: no reason is given")
-            if task in ("sample", "class_transfer", "mixed") and self.styled:
-                try:
-                    _run(self.method, task, target, reference, noise)
-                except Unavailable:
-                    continue
-                raise Broken(f"{task} is not in `can`, yet it runs")
+            _require(bool(why_not(self.method, task.name)), f"{task.name}: no reason is given")
+            try:
+                task.call(self.method, asked)
+            except Unavailable:
+                continue
+            raise Broken(f"{task.name} is not in `can`, yet it runs")
         return ""
 
     def holes(self) -> str:
@@ -264,21 +283,6 @@ class _Kit:
         )
         _require(bool(image.isfinite().all()), "NaN or infinity")
         return ""
-
-
-def _run(method: methods.Method, task: str, x: Batch, r: Batch, noise: Any) -> Any:
-    call: dict[str, Callable[[], Any]] = {
-        "reconstruct": lambda: method.reconstruct(x, noise),
-        "transfer": lambda: method.transfer(x, r, noise),
-        "class_transfer": lambda: method.transfer(x, r, noise, [1]),
-        "shape_transfer": lambda: method.shape_transfer(x, r, noise, [1]),
-        "subject_transfer": lambda: method.subject_transfer(x, r, noise, [1]),
-        "sample": lambda: method.sample(x, noise),
-        "mixed": lambda: method.mixed(x, noise, [1]),
-        "interpolate_style": lambda: method.interpolate_style(x, r, noise, 0.5),
-        "interpolate_shape": lambda: method.interpolate_shape(x, r, noise, 0.5),
-    }
-    return call[task]()
 
 
 def _close(a: Any, b: Any) -> bool:

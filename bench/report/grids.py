@@ -14,6 +14,7 @@ import numpy as np
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.store import CellView, write_atomic
+from sisbench.core.tasks import TASKS
 from sisbench.report.heat import heat_map
 from sisbench.report.quality import Material
 from sisbench.report.tables import DAGGER, scrub, slug
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 LoadSample = Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]
 """(configuration of a data set, sample id) -> (image (H, W, 3) uint8, label map (H, W) int)."""
-
-EDITS = frozenset({"class_transfer", "shape_transfer", "mixed"})
-"""Tasks that change some classes alone: a map shows where the image really changed."""
 
 TILE = 192
 _GAP = 6
@@ -89,7 +87,8 @@ def _changes(
 ) -> Grid | None:
     """Heat maps of the change that an edit made, against the method's own reconstruction; None for
     other tasks and where no reconstruction is there."""
-    if cells[0].about["task"]["name"] not in EDITS:
+    task = TASKS.get(cells[0].about["task"]["name"])
+    if task is None or task.classes != "drawn":  # others change the whole image
         return None
     found: dict[str, list[np.ndarray]] = {}
     for cell in cells:

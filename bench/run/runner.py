@@ -75,7 +75,9 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
                 entries[index] |= {"status": "impossible", "reason": reason}
                 continue
             entries[index]["method"] |= loaded.describe()  # type: ignore[union-attr]
-            CellRunner(plan, cell, loaded, editor, timer, progress).run()  # type: ignore[arg-type]
+            reason = CellRunner(plan, cell, loaded, editor, timer, progress).run()  # type: ignore[arg-type]
+            if reason:
+                entries[index] |= {"status": "impossible", "reason": reason}
         for index, cell in enumerate(group, position):
             _finish(root, cell, entries[index], strict)
         _write_manifest(plan, entries, about)

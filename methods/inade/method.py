@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
+from sisbench.core.tasks import method_tasks
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
 from sisbench.methods.inade.config import Config, Options, VAEOptions, resolve
 from sisbench.methods.inade.encoder import Encoder
@@ -21,15 +22,7 @@ from sisbench.methods.key_map import KeyMap
 
 _DONTCARE = 255
 _MAX_SLOTS = 256  # official instance maps are 8-bit files of dense ranks
-_NEEDS_ENCODER = (
-    "reconstruct",
-    "transfer",
-    "class_transfer",
-    "shape_transfer",
-    "subject_transfer",
-    "mixed",
-    "interpolate_style",
-)
+_NEEDS_ENCODER = tuple(task.name for task in method_tasks() if "style" in task.needs)
 
 
 class Networks(nn.Module):
