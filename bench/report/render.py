@@ -149,18 +149,26 @@ def to_latex(table: Table) -> str:
 # ----------------------------------------------------------------------------------------- CSV
 
 
+def defused(text: str) -> str:
+    """Text as a CSV cell that no spreadsheet takes for a formula: an apostrophe goes before
+    ``= + - @`` and before a tab or return. Numbers do not come here."""
+    return f"'{text}" if text.lstrip(" ")[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else text
+
+
 def to_csv(table: Table) -> str:
     """Stored values in full precision (fractions where tables print per cent), and for each column
-    ``_rank`` (1 best, 2 second best), ``_se``, ``_n``, ``_n_real`` and ``_note`` (marks, or the
-    reason of a dash). Column keys name data set, task, metric and protocol."""
+    ``_rank`` (1 best, 2 second best), ``_se``, ``_n``, ``_n_real``, ``_p`` (in paired tables) and
+    ``_note`` (marks, or the reason of a dash). Column keys name data set, task, metric and
+    protocol."""
     stream = io.StringIO()
     out = csv.writer(stream, lineterminator="\n")
-    parts = ("", "_rank", "_se", "_n", "_n_real", "_note")
-    out.writerow(
-        ["block", "method", "title", *(c.key + part for c in table.columns for part in parts)]
-    )
+    paired = any(cell.p is not None for line in table.cells for cell in line)
+    parts = ("", "_rank", "_se", "_n", "_n_real", *(["_p"] if paired else []), "_note")
+    keys = [c.key + part for c in table.columns for part in parts]
+    out.writerow(["block", "method", "title", *map(defused, keys)])
     for row, line in zip(table.rows, table.cells, strict=True):
-        fields: list[object] = ["ceiling" if row.ceiling else row.block, row.key, _flat(row.title)]
+        texts = ("ceiling" if row.ceiling else row.block, row.key, _flat(row.title))
+        fields: list[object] = [defused(text) for text in texts]
         for cell in line:
             said = [table.notes[n] for n in cell.notes] + (["seeded weights"] * cell.seeded)
             fields += [
@@ -169,7 +177,8 @@ def to_csv(table: Table) -> str:
                 _blank(cell.se),
                 cell.n or "",
                 _blank(cell.n_real),
-                "; ".join(map(_flat, said)),
+                *([_blank(cell.p)] if paired else []),
+                defused("; ".join(map(_flat, said))),
             ]
         out.writerow(fields)
     return stream.getvalue()

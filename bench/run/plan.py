@@ -13,12 +13,14 @@ from typing import Any
 from sisbench import methods
 from sisbench.config import DatasetConfig, EditorConfig, MethodConfig, RunConfig, TaskConfig
 from sisbench.core.errors import Unavailable, UserError
-from sisbench.core.store import SCHEMA
 from sisbench.data import Dataset, open_dataset
 from sisbench.protocol import Protocol, get_protocol
 from sisbench.run.tasks import EDITABLE, Item, generation_of, plan_items
 
 BUNDLED = "bundled:"
+KEY_SCHEMA = 2
+"""Enters every content key: raised when the same plan makes other images than before."""
+
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
@@ -247,7 +249,7 @@ def _key(
     if ".py" in source:  # a file of the user's is part of the content
         source += hashlib.sha256(Path(source.rpartition(":")[0]).read_bytes()).hexdigest()
     about: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": KEY_SCHEMA,
         "method": source,
         "options": method.options,
         "weights": identity,
