@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from sisbench.config import DatasetConfig, RunConfig
 from sisbench.core.errors import UserError
-from sisbench.core.log import MetricFacts, ProtocolEntry, ScoresFile
+from sisbench.core.log import MetricFacts, ProtocolEntry, ScoreRecord, ScoresFile
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
-from sisbench.core.store import RunStore, Score, write_json
+from sisbench.core.store import RunStore, write_json
 from sisbench.protocol import Protocol, get_protocol
 
 if TYPE_CHECKING:
@@ -123,11 +123,13 @@ def _earlier(store: RunStore, progress: Progress) -> ScoresFile | None:
         return None
 
 
-def _joined(before: Sequence[Score], new: Sequence[Score], cells: set[str]) -> list[Score]:
+def _joined(
+    before: Sequence[ScoreRecord], new: Sequence[ScoreRecord], cells: set[str]
+) -> list[ScoreRecord]:
     """``new`` in the places of the figures that they replace, then the rest; earlier figures of
     images that the run no longer has are left out."""
 
-    def key(score: Score) -> tuple[str, ...]:
+    def key(score: ScoreRecord) -> tuple[str, ...]:
         return score.method, score.dataset, score.task, score.metric, score.protocol
 
     found = {key(s): s for s in before if not s.cell or s.cell in cells}

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from sisbench.core.errors import UserError
-from sisbench.core.registry import load_file
 from sisbench.core.log import CEILING, SEEDED
+from sisbench.core.registry import load_file
 from sisbench.report.build import RENDERERS, unique, write_tables
 from sisbench.report.quality import Material, quality_tables
 from sisbench.report.render import to_csv, to_html, to_latex, to_markdown, to_rich

@@ -168,7 +168,7 @@ def _read_part(path: Path) -> list[dict[str, Any]] | None:
     return rows if all({"id", "index", "error"} <= row.keys() for row in rows) else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class CellView(CellFolder):
     """Read access to one cell of a finished or partial run: its files, its entry in the manifest.
 
@@ -177,9 +177,10 @@ class CellView(CellFolder):
 
     entry: CellEntry
 
-    def __post_init__(self) -> None:
-        if isinstance(self.entry, Mapping):
-            object.__setattr__(self, "entry", CellEntry.model_validate(self.entry))
+    def __init__(self, folder: Path, entry: CellEntry | Mapping[str, Any]) -> None:
+        found = entry if isinstance(entry, CellEntry) else CellEntry.model_validate(entry)
+        object.__setattr__(self, "folder", folder)
+        object.__setattr__(self, "entry", found)
 
     @property
     def key(self) -> str:

@@ -15,7 +15,7 @@ from sisbench.core.label_space import LabelSpace
 from sisbench.core.log import CEILING, SEEDED, ScoreRecord
 from sisbench.core.store import write_atomic
 from sisbench.report.quality import Material
-from sisbench.report.tables import ARROWS, DAGGER, DASH, Column, describe, slug
+from sisbench.report.tables import ARROWS, DAGGER, DASH, Column, describe, one_line, slug
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -56,7 +56,7 @@ class Chart:
 
 def plain(text: str, limit: int = 34) -> str:
     """A label that matplotlib draws as it is: no mathematics, one line, cut at ``limit``."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = one_line(text)
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     return text.replace("$", r"\$")
 

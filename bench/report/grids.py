@@ -17,11 +17,11 @@ from sisbench.core.log import ItemRow
 from sisbench.core.store import CellView, write_atomic
 from sisbench.report.heat import heat_map
 from sisbench.report.quality import Material
+from sisbench.report.sheet import TILE, draw
 from sisbench.report.tables import DAGGER, scrub, slug
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.ImageFont import FreeTypeFont
 
 LoadSample = Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]
 """(configuration of a data set, sample id) -> (image (H, W, 3) uint8, label map (H, W) int)."""
@@ -29,8 +29,6 @@ LoadSample = Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]
 EDITS = frozenset({"class_transfer", "shape_transfer", "mixed"})
 """Tasks that change some classes alone: a map shows where the image really changed."""
 
-TILE = 192
-_GAP = 6
 _HOLE_COLOUR = (255, 255, 255)
 
 
@@ -293,65 +291,3 @@ def _palette(space: str) -> np.ndarray:
 def colourise(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """(H, W) class ids (-1 or 255 a hole) -> (H, W, 3) uint8."""
     return np.asarray(palette[np.where(label < 0, 255, label).astype(np.uint8)])
-
-
-def _font(size: int) -> FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings along: the same letters on every machine."""
-    import matplotlib
-    from PIL import ImageFont
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
-
-
-def draw(columns: Mapping[str, Sequence[np.ndarray]], names: Sequence[str]) -> Image:
-    """Titles above, sample ids at the left, tiles in between.
-
-    Args:
-        columns: title -> one (H, W, 3) uint8 a sample.
-        names: one sample id a row.
-    """
-    from PIL import Image, ImageDraw
-
-    first = next(iter(columns.values()))[0]
-    high = round(TILE * first.shape[0] / first.shape[1])
-    small, large = _font(11), _font(14)
-    left, top = 8 + max(20, *(min(110, int(small.getlength(n))) for n in names)), 44
-    size = (left + len(columns) * (TILE + _GAP), top + len(names) * (high + _GAP))
-    sheet = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(sheet)
-    for x, (title, pictures) in enumerate(columns.items()):
-        at = left + x * (TILE + _GAP)
-        lines = "\n".join(_wrapped(title, large, TILE))
-        pen.multiline_text((at + TILE / 2, top - 6), lines, "black", large, "md", align="center")
-        for y, picture in enumerate(pictures):
-            flat = picture.shape[:2] != (high, TILE)
-            exact = Image.fromarray(np.ascontiguousarray(picture))
-            how = Image.Resampling.NEAREST if "label map" in title else Image.Resampling.LANCZOS
-            tile = exact.resize((TILE, high), how) if flat else exact
-            sheet.paste(tile, (at, top + y * (high + _GAP)))
-    for y, name in enumerate(names):
-        text = _cut(" ".join(name.split()), small, 110)
-        pen.text((left - 6, top + y * (high + _GAP) + high / 2), text, "#444444", small, "rm")
-    return sheet
-
-
-def _wrapped(title: str, font: FreeTypeFont, width: int) -> list[str]:
-    """At most two lines that fit."""
-    words, lines = title.split(), [""]
-    for word in words:
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    if len(lines) > 2:
-        lines = [lines[0], " ".join(lines[1:])]
-    return [_cut(line, font, width) for line in lines]
-
-
-def _cut(text: str, font: FreeTypeFont, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"

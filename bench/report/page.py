@@ -25,6 +25,7 @@ from sisbench.report.tables import (
     Table,
     count,
     describe,
+    one_line,
     scrub,
     slug,
     symbol,
@@ -70,10 +71,8 @@ def report_page(
 
 
 def _printable(value: Any) -> Any:
-    """A value that goes into the template, without control characters; markup stays as it is."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return "".join(c if c.isprintable() or c == "\u00a0" else " " for c in value)
+    """A value that goes into the template: text in one line, markup as it is."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _definition(protocol: ProtocolEntry) -> tuple[str, list[tuple[str, str]], list[str]]:
@@ -215,7 +214,7 @@ def _outcome(scores: Sequence[ScoreRecord], states: Sequence[str]) -> str:
 
 def _troubles(material: Material) -> list[tuple[str, str, str]]:
     """(cell, state, reason) of cells that are not done, and of samples that failed."""
-    found = []
+    found: list[tuple[str, str, str]] = []
     for cell in material.cells:
         entry = cell.entry
         name = f"{entry.method.title}: {entry.dataset.label}, {entry.task.slug}"

@@ -155,6 +155,12 @@ def scrub(text: str) -> str:
     return _ABSOLUTE.sub(lambda m: "…/" + re.split(r"[/\\]", m.group())[-1], text)
 
 
+def one_line(text: str) -> str:
+    """``text`` without line breaks, control characters and marks that turn the direction of what
+    follows."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def slug(text: str) -> str:
     """A file name for ``text``: letters, digits, ``_ . -``; never a path, never hidden."""
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)

@@ -13,7 +13,7 @@ from sisbench.report.page import recorded
 from sisbench.report.paired import Comparison
 from sisbench.report.quality import Material
 from sisbench.report.render import defused
-from sisbench.report.tables import scrub
+from sisbench.report.tables import one_line, scrub
 
 COLUMNS = (
     *("run", "method", "dataset", "task", "protocol", "metric"),
@@ -45,7 +45,7 @@ def scores_csv(material: Material, compared: Sequence[Comparison] = ()) -> str:
     said = zip(frame["reason"], frame["marks"], (note for _, note in known), strict=True)
     frame["note"] = [scrub("; ".join(filter(None, parts))) for parts in said]
     for column in (*COLUMNS[:6], "note"):
-        frame[column] = [defused(" ".join(str(text).split())) for text in frame[column]]
+        frame[column] = [defused(one_line(str(text))) for text in frame[column]]
     return str(frame[list(COLUMNS)].to_csv(index=False, lineterminator="\n", float_format="%.10g"))
 
 
