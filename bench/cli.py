@@ -105,12 +105,22 @@ def report(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", "-u", help="print one standard error beside figures")
     ] = False,
+    to: Annotated[
+        Path | None, typer.Option("--out", "-o", help="folder of the report (default: RUN/report)")
+    ] = None,
 ) -> None:
-    """Tables, charts, grids and one self-contained page from a scored run (needs no torch)."""
+    """Tables, charts, grids and one self-contained page from a scored run (needs no torch).
+
+    What a run has lost (images, a damaged file) is named, and the rest is reported."""
     from sisbench.pipeline import write_report
 
     protocols = _split(protocol)
-    page = write_report(run, protocols, versus or None, tuple(_split(formats)), uncertainty)
+    named = tuple(_split(formats))
+
+    def say(text: str) -> None:
+        out.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+    page = write_report(run, protocols, versus or None, named, uncertainty, to, say)
     _print_tables(run, versus or None, protocols, uncertainty)
     out.print(f"report: {page}", highlight=False, soft_wrap=True)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from sisbench.core.cost import operations, parameters, peak_memory, reset_peak
 from sisbench.core.errors import Unavailable, UserError
-from sisbench.core.store import CellView, write_atomic, write_json
+from sisbench.core.store import CellFolder, write_atomic, write_json
 from sisbench.core.tasks import TASKS
 from sisbench.data import Dataset, Sample
 from sisbench.data.loader import prefetch, to_batch
@@ -71,12 +71,12 @@ def pending(root: Path, cell: Cell, share: tuple[int, int] = (0, 1)) -> list[Ite
     Args:
         share: (k, n) takes the items whose position in the cell is k modulo n.
     """
-    done = finished(CellView(root / cell.folder, {"key": cell.key}))
+    done = finished(CellFolder(root / cell.folder))
     k, n = share
     return [item for item in cell.items[k::n] if item.id not in done]
 
 
-def finished(view: CellView) -> set[str]:
+def finished(view: CellFolder) -> set[str]:
     """Ids of the items that have their image."""
     return {
         row["id"]
@@ -336,7 +336,7 @@ def merge_items(root: Path) -> None:
     parts = sorted(folder.glob("part-*.parquet"))
     if not parts:
         return
-    write_items(folder / "all.parquet", CellView(root, {}).items())
+    write_items(folder / "all.parquet", CellFolder(root).items())
     for part in parts:
         part.unlink()
 

@@ -14,13 +14,15 @@ from sisbench import methods
 from sisbench.config import DatasetConfig, EditorConfig, MethodConfig, RunConfig, TaskConfig
 from sisbench.core.adapter_file import class_digest
 from sisbench.core.errors import Unavailable, UserError
-from sisbench.core.store import SCHEMA
 from sisbench.core.tasks import TASKS
 from sisbench.data import Dataset, open_dataset
 from sisbench.protocol import Protocol, get_protocol
 from sisbench.run.items import Item, generation_of, plan_items
 
 BUNDLED = "bundled:"
+KEY_SCHEMA = 2
+"""Enters every content key: raised when the same plan makes other images than before."""
+
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
@@ -262,7 +264,7 @@ def _key(
     if digest:  # the user's own: what it does is its content, wherever it lies
         source = f"{source.rpartition(':')[2]}:{digest}"
     about: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": KEY_SCHEMA,
         "method": source,
         "options": method.options,
         "weights": identity,
