@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from sisbench.core.fit import Shape
 from sisbench.segmenters.base import parse_size
-from sisbench.segmenters.loading import Part, Shape
+from sisbench.segmenters.loading import Part
 from sisbench.segmenters.network_parser import IMAGENET_MEAN, IMAGENET_STD, NetworkParser, normalise
 from sisbench.segmenters.resize import resize_bilinear
 

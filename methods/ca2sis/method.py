@@ -115,7 +115,7 @@ class CA2SIS(Method):
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "netG": ("latest_net_G.pth", "*_net_G.pth", "ema.pth")
     }
-    prefixes: ClassVar[Mapping[str, str]] = {"netG": "ema_model.netG."}
+    prefixes: Mapping[str, str] = {"netG": "ema_model.netG."}
 
     options: CA2SISOptions
     net: CA2SISNet

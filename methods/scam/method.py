@@ -51,7 +51,7 @@ class SCAM(Method):
         "encoder": ("last.ckpt", "*.ckpt"),
         "generator": ("last.ckpt", "*.ckpt"),
     }
-    prefixes: ClassVar[Mapping[str, str]] = {"encoder": "encoder.", "generator": "generator."}
+    prefixes: Mapping[str, str] = {"encoder": "encoder.", "generator": "generator."}
 
     def build(self, space: LabelSpace) -> Networks:
         """The networks in the official configuration of ``space``, or as the options say."""
