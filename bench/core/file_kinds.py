@@ -63,7 +63,7 @@ def foreign_kind(path: Path) -> tuple[str, str] | None:
         return "a Git LFS pointer", "fetch the file itself: git lfs pull"
     if head.startswith(b"PK\x03\x04"):
         return _zip_kind(path, size)
-    if is_safetensors(head, path):
+    if is_safetensors(path):
         return _safetensors_kind(path, size)
     for magic, name in _COMPRESSED:
         if head.startswith(magic):
@@ -76,12 +76,16 @@ def foreign_kind(path: Path) -> tuple[str, str] | None:
     return _text_kind(head, size)
 
 
-def is_safetensors(head: bytes, path: Path) -> bool:
-    """Whether a file with these first bytes is a safetensors file, or called one without being
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is a safetensors file by its first bytes, or is called one without being of
     another kind."""
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD)
+    if not head:
+        return False
     opens = len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 32
     torch_file = head.startswith((b"PK\x03\x04", b"\x80"))
-    text = _text_kind(head, len(head)) is not None
+    text = _text_kind(head, path.stat().st_size) is not None
     return opens or (path.suffix == ".safetensors" and not torch_file and not text)
 
 

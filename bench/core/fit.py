@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from sisbench.core.errors import UserError
+from sisbench.core.state_dict import plain_state
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -116,7 +117,7 @@ def fill(
 
     Args:
         network: its state dict has the file's keys, those of ``unused`` and ``dropped`` apart.
-        state: tensors by key.
+        state: tensors by key; floats of another width become float32.
         where: file or module, as the error names it.
         unused: keys that the file may hold and inference does not need, with their shapes.
         dropped: regular expression of further keys that may be there.
@@ -128,7 +129,7 @@ def fill(
 
     spare = unused or {}
     own = network.state_dict()
-    state = {k: v for k, v in state.items() if not re.search(dropped, k)}
+    state = {k: v for k, v in plain_state(state).items() if not re.search(dropped, k)}
     expected = {k: tuple(v.shape) for k, v in own.items()} | dict(spare)
     whole = {k for k, v in own.items() if not v.is_floating_point()}
     require_fit(state, expected, where, may_lack=lambda k: k in spare, whole_numbers=whole)

@@ -4,6 +4,7 @@ hashes."""
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import pickletools
@@ -25,6 +26,8 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "params", "net")
 PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every key."""
 
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
+_LEGACY_PICKLES = 5  # magic number, version, machine, object, keys; then come the tensors' bytes
 _DEEPEST = 8  # wrappers within one another
 
 
@@ -89,9 +92,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             no state dict, or several (plain and averaged weights are never chosen between).
     """
     refuse_foreign(path)
-    with path.open("rb") as stream:
-        head = stream.read(16)
-    raw = _read_safetensors(path) if is_safetensors(head, path) else _read_torch(path)
+    raw = _read_safetensors(path) if is_safetensors(path) else _read_torch(path)
     return plain_state(_state_in(raw, path))
 
 
@@ -112,9 +113,9 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     """What a sisbench safetensors file says of itself (method, space, options), else None.
 
     Raises:
-        UserError: a .safetensors file that is none, or whose header is damaged.
+        UserError: a safetensors file that is cut off or damaged.
     """
-    if path.suffix != ".safetensors" or not path.is_file():
+    if not path.is_file() or not is_safetensors(path):
         return None
     refuse_foreign(path)
     from safetensors import SafetensorError, safe_open
@@ -124,36 +125,59 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
             raw = handle.metadata() or {}
         return json.loads(raw["sisbench"]) if raw.get("format") == FORMAT else None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise _damaged(path, "safetensors file", error) from error
+        raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, kind: str, error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-    return UserError(f"{path} is a damaged {kind}: {reason}", "download it again")
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is a damaged safetensors file: {_reason(error)}", "download it again")
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says most; torch buries it under advice that we do not give."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    found = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])
+    return found.strip()[:160]
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        return load_file(path)
+    try:  # copies lie aligned in memory, as torch.load's do: sums then round alike
+        return {k: v.clone() for k, v in load_file(path).items()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path, "safetensors file", error) from error
+        raise _damaged(path, error) from error
 
 
 def _read_torch(path: Path) -> Any:
     try:
         return _load_plain(path)
     except Exception as error:  # torch raises a dozen types here; each means: not plain tensors
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        if isinstance(error, EOFError) or any(w in reason for w in ("EOF", "truncated")):
-            raise UserError(f"{path} is cut off: {reason}", "download it again") from error
+        if isinstance(error, EOFError) or "unexpected EOF" in str(error) or _ends_early(path):
+            size = path.stat().st_size
+            raise UserError(
+                f"{path} is cut off (its end is missing after {size} bytes)", "download it again"
+            ) from error
         raise UserError(
-            f"{path} cannot be read as plain tensors: {reason}",
+            f"{path} cannot be read as plain tensors: {_reason(error)}",
             "the file is damaged, or holds pickled objects, which sisbench does not run; "
             "re-save its state_dict with torch.save in an environment that you trust",
         ) from error
+
+
+def _ends_early(path: Path) -> bool:
+    """Whether one of the pickles at the start of a torch file from before 1.6 has no end."""
+    with path.open("rb") as stream:
+        if not stream.read(len(_LEGACY)).startswith(_LEGACY):
+            return False
+        stream.seek(0)
+        try:
+            for _ in range(_LEGACY_PICKLES):
+                for _ in pickletools.genops(stream):
+                    pass
+        except ValueError:
+            return True
+    return False
 
 
 def _load_plain(path: Path) -> Any:
@@ -165,14 +189,17 @@ def _load_plain(path: Path) -> Any:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as stream:  # torch goes by the suffix where it is given a path
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         if not zipfile.is_zipfile(path):
             raise
     known = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals([_inert(name) for name in sorted(_pickled_names(path))])
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        mapped = path.suffix != ".safetensors"
+        source: Any = path if mapped else io.BytesIO(path.read_bytes())
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(known)
