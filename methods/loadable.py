@@ -26,6 +26,7 @@ from sisbench.core.state_dict import (
     sha256_of,
     state_hash,
 )
+from sisbench.core.unset import UnsetParameters, require_set
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.seeded import seeded_state
 
@@ -201,6 +202,7 @@ def _fill(method: Loadable, official: Mapping[str, Mapping[str, Tensor]]) -> Non
         )
     for module, key_map in maps.items():
         key_map.load(official[module], f"{method.name}: {module}")
+    require_set(method.net, method.name)
     method.after_load()
 
 
@@ -210,10 +212,13 @@ def load_weights(method: Loadable, space: LabelSpace | str, weights: Path | str 
     about = read_metadata(path) if path else None
     if about:
         _adopt_options(method, about, path)
-    method.setup(space)
     if weights is None:
+        method.setup(space)
         _needs_none(method)
-    elif path is None:
+        return
+    with UnsetParameters():
+        method.setup(space)
+    if path is None:
         seed = _seed_of(str(weights))
         shapes = {m: k.official_shapes() for m, k in method.key_maps().items()}
         if not shapes:
@@ -271,6 +276,7 @@ def _load_own(method: Loadable, path: Path) -> None:
     key_map = KeyMap(method.net)
     key_map.same()
     key_map.load(state, str(path))
+    require_set(method.net, str(path))
     method.weights_info = {
         "source": "sisbench",
         "files": {"net": {"name": path.name, "sha256": sha256_of(path)}},

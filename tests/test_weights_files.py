@@ -19,9 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sisbench import methods, segmenters
+from sisbench.core.batch import Batch
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.fit import fold_batch_norms
+from sisbench.core.label_space import LabelSpace
 from sisbench.core.state_dict import forget_hashes, joined_hash, read_state, sha256_of, state_hash
+from sisbench.core.unset import UnsetParameters
+from sisbench.methods.base import Layout, Method, NoiseSource, Style
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.loadable import load_official
 from sisbench.methods.seeded import seeded_state
@@ -403,3 +407,53 @@ def test_likely_causes(found: Mapping[str, tuple[int, ...]], cause: str) -> None
     keys.same()
     with pytest.raises(UserError, match=cause):
         keys.load(state, "here")
+
+
+class Half(Method):
+    """A method whose key map lets a file lack ``b``, and with a table that is computed."""
+
+    name = "half"
+
+    def build(self, space: LabelSpace) -> nn.Module:
+        net = nn.Module()
+        net.a, net.b = nn.Linear(3, 2), nn.Linear(3, 2)
+        net.c = nn.Parameter(torch.randn(2, 2) * 0.5)
+        net.register_buffer("table", torch.arange(4.0) / 3)
+        nn.init.zeros_(net.a.bias)
+        return net
+
+    def key_maps(self) -> Mapping[str, KeyMap]:
+        keys = KeyMap(self.net)
+        keys.analytic("table")
+        keys.optional(r"^b\.|^c$|bias$")
+        keys.same()
+        return {"net": keys}
+
+    def encode_style(self, batch: Batch) -> Style:
+        raise NotImplementedError
+
+    def render(self, layout: Layout, style: Style, noise: NoiseSource) -> Tensor:
+        raise NotImplementedError
+
+
+def test_what_no_key_fills_is_an_error_and_no_memory_of_before(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    full = {"a.weight": torch.ones(2, 3), "b.weight": torch.ones(2, 3), "b.bias": torch.ones(2)}
+    torch.save(full | {"c": torch.ones(2, 2)}, path)
+    net = Half().load(SPACE, path).net
+    assert net.table.tolist() == (torch.arange(4.0) / 3).tolist()  # computed ones survive
+    assert net.a.bias.tolist() == [0, 0]  # a constant that the file may lack, too
+    assert net.c.tolist() == [[1, 1], [1, 1]]
+    for absent in ("b.weight", "b.bias", "c"):
+        torch.save({k: v for k, v in (full | {"c": torch.ones(2, 2)}).items() if k != absent}, path)
+        with pytest.raises(UserError, match=f"no values for 1 tensors.*{absent}"):
+            Half().load(SPACE, path)
+    assert not any(v.isnan().any() for v in Half().setup(SPACE).net.state_dict().values())
+
+
+def test_building_for_a_file_draws_nothing() -> None:
+    before = torch.get_rng_state()
+    with UnsetParameters():
+        for name, options in (("spade", SPADE), ("sean", {"ngf": 4, "crop_size": 64})):
+            methods.create(name, SPACE, **options)
+    assert torch.equal(torch.get_rng_state(), before)
