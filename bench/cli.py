@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -337,13 +340,46 @@ def _print_tables(
         out.print(table)
 
 
+_MACHINE_FAULTS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.EIO,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.EMFILE,
+        errno.ENFILE,
+    }
+)
+"""What a disk or a system says no with: no bug of ours."""
+
+
 def main() -> None:
-    """Entry point: a ``UserError`` is one message and exit code 2; Ctrl-C keeps what is done."""
+    """Entry point: a ``UserError``, and a disk or a system that says no, is one message and exit
+    code 2; Ctrl-C keeps what is done."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an arrow must not end a run on a plain terminal
+            stream.reconfigure(errors="replace")
     console = Console(stderr=True)
     try:
         app()
     except UserError as error:
         console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except BrokenPipeError:  # as in: sisbench methods | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _MACHINE_FAULTS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        text = f"{where}{error.strerror}\n  -> what is done is kept; mend this, then run it again"
+        console.print(f"[red]error:[/red] {escape(text)}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sisbench.core.adapter_file import load_file
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
-from sisbench.core.registry import load_file
 from sisbench.report import build_report, console_tables
 from sisbench.report.charts import plain
 from sisbench.report.grids import _palette, colourise, draw, grids, pick

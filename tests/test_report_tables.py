@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from sisbench.core.adapter_file import load_file
 from sisbench.core.errors import UserError
-from sisbench.core.registry import load_file
 from sisbench.core.store import CEILING, SEEDED
 from sisbench.report.build import RENDERERS, unique, write_tables
 from sisbench.report.quality import Material, quality_tables

@@ -12,6 +12,7 @@ from typing import Any
 
 from sisbench import methods
 from sisbench.config import DatasetConfig, EditorConfig, MethodConfig, RunConfig, TaskConfig
+from sisbench.core.adapter_file import class_digest
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.store import SCHEMA
 from sisbench.data import Dataset, open_dataset
@@ -244,8 +245,9 @@ def _key(
     """Content key: method, options, weights, data, task, what the protocol says of its images,
     schema."""
     source = method.name
-    if ".py" in source:  # a file of the user's is part of the content
-        source += hashlib.sha256(Path(source.rpartition(":")[0]).read_bytes()).hexdigest()
+    digest = class_digest(method_class(source))
+    if digest:  # the user's own: what it does is its content, wherever it lies
+        source = f"{source.rpartition(':')[2]}:{digest}"
     about: dict[str, Any] = {
         "schema": SCHEMA,
         "method": source,

@@ -40,6 +40,7 @@ class ToyFaces(Dataset):
         size: side, or (H, W), in pixels; at least 16. The face fits the shorter side.
         n: number of samples; by default 2000, 100 and 200.
         seed: another seed is another data set.
+        limit: only the first of them.
 
     Raises:
         UserError: unknown split, size or n out of range.
@@ -53,12 +54,15 @@ class ToyFaces(Dataset):
         size: int | Sequence[int] = 64,
         n: int | None = None,
         seed: int = 0,
+        limit: int | None = None,
     ) -> None:
         if split not in SPLITS:
             raise UserError(f"toyfaces has no split {split!r}", did_you_mean(str(split), SPLITS))
         self.split = split
         self.size = _checked_size(size)
         count = SPLITS[split] if n is None else _whole("n", n, 1)
+        if limit is not None:
+            count = min(count, _whole("limit", limit, 1))
         self.seed = _whole("seed", seed, 0)
         self.space = LabelSpace.named("celebamask_hq")
         self.ids = tuple(f"{split}-{i:05d}" for i in range(count))
