@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -335,6 +336,7 @@ def test_a_file_is_hashed_once_a_load(tmp_path: Path, monkeypatch: pytest.Monkey
     from sisbench.core import state_dict
 
     torch.save(STATES["method"], tmp_path / "w.pth")
+    os.utime(tmp_path / "w.pth", (1, 1))  # one that was written just now is read every time
     count: list[Path] = []
     digest = state_dict.hashlib.file_digest
     monkeypatch.setattr(

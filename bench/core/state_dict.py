@@ -8,6 +8,7 @@ import io
 import json
 import pickle
 import pickletools
+import time
 import zipfile
 from collections.abc import Mapping
 from functools import lru_cache
@@ -28,6 +29,7 @@ PREFIXES = ("module.", "_orig_mod.")
 
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
 _LEGACY_PICKLES = 5  # magic number, version, machine, object, keys; then come the tensors' bytes
+_RACY_NS = 2_000_000_000  # file systems stamp times coarsely: a newer file could change unseen
 _DEEPEST = 8  # wrappers within one another
 
 
@@ -38,8 +40,10 @@ def sha256_of(path: Path) -> str:
     """Hex digest of a file, remembered in memory for as long as the file is not written to, moved
     or replaced (size, inode, times of change)."""
     stat = path.stat()
+    settled = stat.st_mtime_ns < time.time_ns() - _RACY_NS
+    read = _sha256 if settled else _sha256.__wrapped__
     when = (stat.st_mtime_ns, stat.st_ctime_ns)
-    return _sha256(str(path.resolve()), stat.st_size, stat.st_ino, *when)
+    return read(str(path.resolve()), stat.st_size, stat.st_ino, *when)
 
 
 @lru_cache(maxsize=256)
