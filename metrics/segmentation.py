@@ -105,7 +105,7 @@ class ConfusionRows(RowMaker):
         )
 
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
-        from sisbench.segmenters.resize import resize_labels
+        from sisbench.core.resize import resize_labels_pil
 
         self.check(batch)
         space = self.parser.space
@@ -116,7 +116,7 @@ class ConfusionRows(RowMaker):
                 "choose a parser for this label space",
             )
         found = self.parser(batch.image)
-        label = resize_labels(batch.label.to(found.device), (found.shape[1], found.shape[2]))
+        label = resize_labels_pil(batch.label.to(found.device), (found.shape[1], found.shape[2]))
         matrix, ignored = confusion_counts(label, found, len(space), space.ignore)
         return {
             "confusion": matrix.cpu().numpy().astype(np.int32),

@@ -11,9 +11,9 @@ from PIL import Image
 
 from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
+from sisbench.core.resize import resize_labels_pil
 from sisbench.data import open_dataset
 from sisbench.data.check import check_items
-from sisbench.data.images import resize_label
 from sisbench.data.loader import prefetch, to_batch, to_float
 from sisbench.data.prepare import prepare
 
@@ -264,7 +264,7 @@ def test_fingerprint_follows_content(pairs: Path) -> None:
 def test_labels_are_resized_by_pils_nearest_rule(size: tuple[int, int]) -> None:
     label = np.random.default_rng(0).integers(0, 19, (16, 16)).astype(np.uint8)
     pil = Image.fromarray(label).resize((size[1], size[0]), Image.Resampling.NEAREST)
-    assert np.array_equal(resize_label(label, size), np.asarray(pil))
+    assert np.array_equal(resize_labels_pil(label, size), np.asarray(pil))
 
 
 def test_images_become_floats_as_the_loaders_have_it() -> None:

@@ -18,11 +18,12 @@ from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.noise import GivenNoise, Noise, ZeroNoise
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.base import Method, Style, why_not
 from sisbench.methods.inade.encoder import InstanceConv
 from sisbench.methods.inade.generator import Condition, InstanceAdaptiveNorm
 from sisbench.methods.inade.segments import dense_rank, find_segments
-from sisbench.methods.layers.labels import instance_edges, one_hot, resize_labels
+from sisbench.methods.layers.labels import instance_edges, one_hot
 from sisbench.methods.seeded import seeded_state
 
 FIXTURES = Path(__file__).parent / "fixtures" / "inade"
@@ -246,8 +247,8 @@ def test_norm_equals_its_formula_over_one_hot_maps(training: bool) -> None:
     x = torch.randn(2, channels, 16, 16)
     row = torch.arange(2)[:, None]
     y = norm(x, Condition(segments, noise[row, segments.slots]))
-    labels = one_hot(resize_labels(label, (16, 16)), classes)
-    slots = one_hot(resize_labels(instance, (16, 16)), segments.num_slots)
+    labels = one_hot(resize_labels_torch(label, (16, 16)), classes)
+    slots = one_hot(resize_labels_torch(instance, (16, 16)), segments.num_slots)
     driven = norm.fc_noise(noise)
     maps = []
     for axis in range(2):
@@ -261,7 +262,7 @@ def test_norm_equals_its_formula_over_one_hot_maps(training: bool) -> None:
     else:
         xn = F.batch_norm(x, bn.running_mean, bn.running_var)
     torch.testing.assert_close(y, maps[0] * xn + maps[1], atol=1e-5, rtol=1e-4)
-    assert not y.masked_select((resize_labels(label, (16, 16)) == -1)[:, None]).any()
+    assert not y.masked_select((resize_labels_torch(label, (16, 16)) == -1)[:, None]).any()
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -441,7 +442,7 @@ def test_wrong_input_is_refused() -> None:
     method = small()
     batch = scene(method)
     noise = Noise(batch.ids)
-    with pytest.raises(UserError, match=r"labels must be in 0\.\.5"):
+    with pytest.raises(UserError, match=r"classes 0\.\.5"):
         method.encode_layout(replace(batch, label=batch.label + 1))
     with pytest.raises(UserError, match="instance ids"):
         method.encode_layout(replace(batch, instance=batch.label - 1))

@@ -21,8 +21,9 @@ from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.noise import GivenNoise, Noise, ZeroNoise
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.base import Layout, Method, Style, present_classes
-from sisbench.methods.layers.labels import one_hot, resize_labels
+from sisbench.methods.layers.labels import one_hot
 from sisbench.methods.sca_dm import SCADM
 from sisbench.methods.sca_dm.attention import Attention, SpatialTransformer
 from sisbench.methods.sca_dm.blocks import ResBlock, SPADEResBlock, Upsample
@@ -153,7 +154,7 @@ def test_masked_cross_attention() -> None:
     c = case("cross_attention")
     layer: Attention = seeded(Attention(64, 1280, 32))
     x, codes = floats(c, "x"), floats(c, "context")
-    small = resize_labels(labels(c), (16, 16))
+    small = resize_labels_torch(labels(c), (16, 16))
     mask = one_hot(small, 19).flatten(2).transpose(1, 2)  # (B, 256, C)
     soft = floats(c, "soft_mask").repeat_interleave(2, 2).repeat_interleave(2, 3) / 4
     zeroed = codes.clone()
@@ -180,7 +181,7 @@ def test_masked_cross_attention() -> None:
 def test_blocks() -> None:
     c = case("blocks")
     x, emb, codes = floats(c, "x"), floats(c, "emb"), floats(c, "context")
-    small = resize_labels(labels(c), (16, 16))
+    small = resize_labels_torch(labels(c), (16, 16))
     block: SPADEResBlock = seeded(SPADEResBlock(96, 64, 128, 19))
     kept: dict[str, Tensor] = {}
     block.in_norm.register_forward_hook(lambda *a: kept.update(first=a[2]))
@@ -446,7 +447,7 @@ def random_batch(count: int, classes: int = 19, side: int = 64) -> Batch:
     g = torch.Generator().manual_seed(5)
     image = torch.rand(count, 3, side, side, generator=g) * 2 - 1
     coarse = torch.randint(classes, (count, 8, 8), generator=g)
-    label = resize_labels(coarse, (side, side))
+    label = resize_labels_torch(coarse, (side, side))
     ids = tuple(f"s{i}" for i in range(count))
     return Batch(ids, image, label, None, LabelSpace.named("celebamask_hq"))
 

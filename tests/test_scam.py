@@ -420,7 +420,7 @@ def test_wrong_options_are_refused(options: dict, message: str) -> None:
 def test_wrong_input_is_refused() -> None:
     method = small()
     batch = scene(method)
-    with pytest.raises(UserError, match=r"labels must be in 0\.\.4"):
+    with pytest.raises(UserError, match=r"classes 0\.\.4"):
         method.encode_style(replace(batch, label=batch.label + 1))
     style = small(num_latents_bg=4).encode_style(batch)
     with pytest.raises(UserError, match="codes must be"):

@@ -9,9 +9,10 @@ import numpy as np
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.label_space import LabelSpace
+from sisbench.core.resize import resize_labels_pil
 from sisbench.data.base import Dataset, Sample, short_of
 from sisbench.data.celeba_parts import compose_parts
-from sisbench.data.images import check_aspect, open_picture, read_image, resize_label
+from sisbench.data.images import check_aspect, open_picture, read_image
 from sisbench.data.paired import PairedFolders, as_size, by_stem, choose, files_fingerprint, listed
 
 SPACE = "celebamask_hq"
@@ -104,7 +105,7 @@ class CelebAMaskHQ(Dataset):
         image, image_size = read_image(self._images[sample_id], self.size)
         label = self.raw_label(sample_id)
         check_aspect(image_size, (label.shape[0], label.shape[1]), self._images[sample_id])
-        return Sample(sample_id, image, resize_label(label, self.size))
+        return Sample(sample_id, image, resize_labels_pil(label, self.size))
 
     def remarks(self) -> list[str]:
         """Photographs that the download lacks, and files that are none of its photographs."""

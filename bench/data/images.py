@@ -11,7 +11,7 @@ from PIL import Image
 
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
-from sisbench.core.resize import pil_nearest
+from sisbench.core.resize import resize_labels_pil
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LABEL_SUFFIXES = (".png",)
@@ -114,14 +114,6 @@ def read_image(path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, tu
     return np.asarray(picture), original
 
 
-def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) label map to ``size`` by PIL's nearest rule, for any dtype."""
-    if label.shape == size:
-        return label
-    rows, columns = (pil_nearest(label.shape[axis], size[axis]) for axis in (0, 1))
-    return label[rows[:, None], columns[None]]
-
-
 def read_ids(path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, tuple[int, int]]:
     """A single-channel integer PNG of any bit depth as ((H, W) int64, its size on disk); palette
     images give indices.
@@ -144,7 +136,8 @@ def read_ids(path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, tupl
     label = np.asarray(picture).astype(np.int64)
     if picture.mode == "L":
         label //= _SCALED.get(_png_depth(path), 1)
-    return (label if size is None else resize_label(label, size)), (picture.height, picture.width)
+    resized = label if size is None else resize_labels_pil(label, size)
+    return resized, (picture.height, picture.width)
 
 
 def check_label(label: np.ndarray, space: LabelSpace, path: Path) -> None:

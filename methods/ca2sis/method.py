@@ -17,8 +17,8 @@ from sisbench.methods.ca2sis.layout import CA2Layout
 from sisbench.methods.ca2sis.network import MASK_SIDE, CA2SISNet, RegionStyleEncoder
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.grouped_style import GroupedStyleEncoder
+from sisbench.methods.layers.labels import read_labels
 
-_DONT_CARE = 255
 _LEVELS = 5
 
 
@@ -115,7 +115,7 @@ class CA2SIS(Method):
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "netG": ("latest_net_G.pth", "*_net_G.pth", "ema.pth")
     }
-    prefixes: ClassVar[Mapping[str, str]] = {"netG": "ema_model.netG."}
+    prefixes: Mapping[str, str] = {"netG": "ema_model.netG."}
 
     options: CA2SISOptions
     net: CA2SISNet
@@ -283,17 +283,14 @@ class CA2SIS(Method):
         Raises:
             UserError: a value that no channel stands for.
         """
-        label, classes = batch.label, self.num_classes
-        if self._dont_care:
-            channel_of_it = 0 if self._shifted else classes - 1
-            label = label.masked_fill(label == _DONT_CARE, channel_of_it)
-        low, high = (int(v) for v in label.aminmax())
-        if low < HOLE or high >= classes:
-            raise UserError(
-                f"label values must lie in 0..{classes - 1}, got {low}..{high}",
-                "check label_nc, contain_dontcare_label and the label space",
-            )
-        return label
+        classes = self.num_classes
+        channel_of_it = 0 if self._shifted else classes - 1
+        return read_labels(
+            batch.label,
+            classes,
+            channel_of_it if self._dont_care else None,
+            "check label_nc, contain_dontcare_label and the label space",
+        )
 
     def _channels(self, label: Tensor) -> Tensor:
         """Class ids -> the network's channels."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
+from sisbench.methods.layers.spade import UPSAMPLINGS
 
-UPSAMPLINGS = {"normal": 5, "more": 6, "most": 7}
 _NORM_G = "spectralspadesyncbatch3x3"
 _FILES = ("netG", "netE", "netD")
 

@@ -19,8 +19,8 @@ from sisbench.methods.inade.generator import Condition, Generator
 from sisbench.methods.inade.segments import dense_rank, find_segments
 from sisbench.methods.inade.style import InstanceStyle, SketchLayout, prior_style, style_of_slots
 from sisbench.methods.key_map import KeyMap
+from sisbench.methods.layers.labels import read_labels
 
-_DONTCARE = 255
 _MAX_SLOTS = 256  # official instance maps are 8-bit files of dense ranks
 _NEEDS_ENCODER = tuple(task.name for task in method_tasks() if "style" in task.needs)
 
@@ -101,17 +101,8 @@ class INADE(Method):
         return SketchLayout(label, present_classes(label, self.num_classes), instance)
 
     def _labels(self, batch: Batch) -> Tensor:
-        label = batch.label
-        if self.config.dontcare is not None:
-            label = label.masked_fill(label == _DONTCARE, self.config.dontcare)
-        low, high = int(label.min()), int(label.max())
-        if low < -1 or high >= self.num_classes:
-            raise UserError(
-                f"{self.name}: labels must be in 0..{self.num_classes - 1} (-1: none), "
-                f"got {low}..{high}",
-                f"the label space is '{self.space.name}'",
-            )
-        return label
+        hint = f"the label space is '{self.space.name}'"
+        return read_labels(batch.label, self.num_classes, self.config.dontcare, hint)
 
     @torch.inference_mode()
     def encode_style(self, batch: Batch) -> InstanceStyle:

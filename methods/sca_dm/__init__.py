@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
-from sisbench.core.label_space import HOLE, LabelSpace
+from sisbench.core.label_space import LabelSpace
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.grouped_style import GroupedStyleEncoder
+from sisbench.methods.layers.labels import read_labels
 from sisbench.methods.sca_dm.checkpoint import EMA_PREFIX, PREFIXES, UNetKeyMap
 from sisbench.methods.sca_dm.first_stage import FirstStage
 from sisbench.methods.sca_dm.options import SCADMOptions, flatten
@@ -201,8 +202,5 @@ class SCADM(Method):
         return self.options.in_channels, height // factor, width // factor
 
     def _check_labels(self, label: Tensor) -> None:
-        if label.numel() and (int(label.max()) >= self.num_classes or int(label.min()) < HOLE):
-            raise UserError(
-                f"sca-dm: label {int(label.max())} where 0..{self.num_classes - 1} are the classes",
-                "the networks have no don't-care class: map such pixels to a class",
-            )
+        hint = "the networks have no don't-care class: map such pixels to a class"
+        read_labels(label, self.num_classes, hint=hint)

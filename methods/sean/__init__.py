@@ -11,9 +11,9 @@ from torch import Tensor
 from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, present_classes
 from sisbench.methods.key_map import KeyMap
-from sisbench.methods.layers.labels import resize_labels
 from sisbench.methods.layers.semantics import Semantics
 from sisbench.methods.layers.spade import UPSAMPLINGS, NormKind, latent_size
 from sisbench.methods.sean.network import Generator, Networks
@@ -136,7 +136,7 @@ class SEAN(Method):
         """Codes (B, K, style_length); ``present`` is what half the resolution still shows, as in
         the official code: smaller regions have no code."""
         label = self.semantics.read(batch.label)
-        half = resize_labels(label, (label.shape[1] // 2, label.shape[2] // 2))
+        half = resize_labels_torch(label, (label.shape[1] // 2, label.shape[2] // 2))
         codes = self.net.netG.encoder(batch.image, label, self.num_classes)
         return Style(codes, present_classes(half, self.num_classes))
 

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
-from sisbench.core.label_space import HOLE, LabelSpace
+from sisbench.core.label_space import LabelSpace
 from sisbench.methods.base import Classes, NoiseSource, class_mask, draw
 from sisbench.methods.editor import LayoutEditor
 from sisbench.methods.key_map import KeyMap
+from sisbench.methods.layers.labels import read_labels
 from sisbench.methods.semantic_vae.network import SemanticVAENet, with_background
 
 
@@ -173,13 +174,9 @@ class SemanticVAE(LayoutEditor):
         Raises:
             UserError: a label value that is no class.
         """
-        low, high = (int(v) for v in batch.label.aminmax())
-        if low < HOLE or high > self.net.classes:
-            raise UserError(
-                f"label values must lie in 0..{self.net.classes}, got {low}..{high}",
-                f"Semantic-VAE was built for the label space '{self.space.name}'",
-            )
-        mu, log_var = self.net.encode(batch.label)
+        hint = f"Semantic-VAE was built for the label space '{self.space.name}'"
+        label = read_labels(batch.label, self.net.classes + 1, hint=hint)
+        mu, log_var = self.net.encode(label)
         eps = draw(noise, name, len(batch), *mu.shape[1:], like=mu)
         return mu + eps * (log_var / 2).exp()
 
