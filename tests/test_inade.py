@@ -427,8 +427,6 @@ def test_a_reconstruction_costs_less_than_the_official_one() -> None:
         ({"noise_ncs": 3}, "noise_ncs"),
         ({"num_upsampling_layers": "less"}, "normal, more, most"),
         ({"norm_G": "batch"}, "norm_G"),
-        ({"norm_D": "batch"}, "norm_D"),
-        ({"files": {"netX": "x"}}, "netX"),
         ({"crop_size": 16}, "crop_size"),
     ],
 )

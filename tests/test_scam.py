@@ -398,7 +398,7 @@ def test_a_lightning_checkpoint_loads_and_its_buffers_may_be_missing(tmp_path: P
     [
         ({"num_labels": 6}, "num_labels is 6"),
         ({"encoder": {"num_labels": 6}, "generator": {"num_labels": 5}}, "contradict"),
-        ({"num_labels_split": 4}, "tokens of a class"),
+        ({"num_labels_split": 4}, "num_latent_per_labels"),
         ({"image_conv": False}, "image_conv"),
         ({"encoder": {"image_conv": False}}, "image_conv"),
         ({"encoder": {"num_block": 3}}, "num_blocks"),

@@ -12,9 +12,9 @@ from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
-from sisbench.methods.inade.config import Config, Options, VAEOptions, resolve
 from sisbench.methods.inade.encoder import Encoder
 from sisbench.methods.inade.generator import Condition, Generator
+from sisbench.methods.inade.options import Config, INADEOptions, VINADEOptions, resolve
 from sisbench.methods.inade.segments import dense_rank, find_segments
 from sisbench.methods.inade.style import InstanceStyle, SketchLayout, prior_style, style_of_slots
 from sisbench.methods.key_map import KeyMap
@@ -55,7 +55,7 @@ class INADE(Method):
         "Tan et al., Diverse Semantic Image Synthesis via Probability Distribution Modeling, "
         "CVPR 2021, arXiv:2103.06878"
     )
-    Options = Options
+    Options = INADEOptions
     net: Networks
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "netG": ("best_net_G.pth", "latest_net_G.pth", "*_net_G.pth"),
@@ -192,4 +192,4 @@ class VINADE(INADE):
 
     name = "v-inade"
     title = "V-INADE"
-    Options = VAEOptions
+    Options = VINADEOptions
