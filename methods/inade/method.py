@@ -103,8 +103,10 @@ class INADE(Method):
         if instance is not None:
             if int(instance.min()) < 0:
                 raise UserError("instance ids must be 0 or more", "use a dense rank of the objects")
-            if int(instance.max()) >= _MAX_SLOTS:
-                instance, _ = dense_rank(instance, int(instance.max()) + 1)
+            wide = instance.flatten(1).amax(1) >= _MAX_SLOTS  # a sample's own affair: (B,)
+            if bool(wide.any()):
+                ranks, _ = dense_rank(instance, int(instance.max()) + 1)
+                instance = torch.where(wide[:, None, None], ranks, instance)
         return SketchLayout(label, present_classes(label, self.num_classes), instance)
 
     def _labels(self, batch: Batch) -> Tensor:

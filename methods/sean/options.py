@@ -48,7 +48,7 @@ class SeanOptions:
             raise ValueError("norm_G must end in 3x3, the size of SEAN's style convolutions")
         if not self.no_instance:
             raise ValueError(
-                "SEAN takes no instance maps (an edge channel would be a style region)"
+                "no_instance must be true: an edge channel of instances would be a style region"
             )
         if self.num_upsampling_layers not in ("normal", "more"):
             raise ValueError(

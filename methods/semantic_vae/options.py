@@ -45,7 +45,7 @@ class SemanticVAEOptions:
             raise ValueError(f"latent must be a square, as 256, got {self.latent}")
         if self.resolution not in (None, 16 * side):
             raise ValueError(
-                f"latent {self.latent} gives label maps of side {16 * side}, not {self.resolution}"
+                f"resolution must be {16 * side}, the side of what latent {self.latent} draws"
             )
         if self.mask_size < 1 or self.lstm_layers < 1:
             raise ValueError("mask_size and lstm_layers must be at least 1")
