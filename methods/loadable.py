@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sisbench.core.errors import Unavailable, UserError, did_you_mean
+from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.state_dict import (
     FORMAT,
@@ -28,6 +27,7 @@ from sisbench.core.state_dict import (
 )
 from sisbench.core.unset import UnsetParameters, require_set
 from sisbench.methods.key_map import KeyMap
+from sisbench.methods.options import parse_options, translate
 from sisbench.methods.seeded import seeded_state
 
 _DISCRIMINATORS = ("netD", "discriminator", "discriminators")
@@ -67,7 +67,7 @@ class Loadable(ABC):
 
     def __init__(self, **options: Any) -> None:
         self.options = parse_options(self.Options, options, self.name)
-        self.given_options = frozenset(options)
+        self.given_options = frozenset(translate(options, self.Options, self.name))
         self.weights_info = {"source": "none"}
         self.device = torch.device("cpu")
 
@@ -133,39 +133,6 @@ class Loadable(ABC):
             "options": dataclasses.asdict(self.options),
             "weights": self.weights_info,
         }
-
-
-def parse_options(options_type: type, given: Mapping[str, Any], owner: str) -> Any:
-    """``options_type(**given)``; an unknown name is an error that names the nearest one.
-
-    Raises:
-        UserError: unknown option, wrong basic type, or a value that the dataclass itself refuses.
-    """
-    fields = {f.name: f for f in dataclasses.fields(options_type)}
-    hints = typing.get_type_hints(options_type)
-    for key, value in given.items():
-        if key not in fields:
-            raise UserError(f"{owner} has no option '{key}'", did_you_mean(key, fields))
-        if isinstance(value, list):
-            given = {**given, key: tuple(value)}
-        elif not _fits(value, hints[key]):
-            raise UserError(f"{owner}: option '{key}' must be {hints[key]}, got {value!r}")
-    try:
-        return options_type(**given)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{owner}: {error}") from error
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a scalar option has the annotated basic type (int passes for float, not for bool)."""
-    allowed = [a for a in (typing.get_args(hint) or (hint,)) if isinstance(a, type)]
-    if not allowed or typing.get_origin(hint) in (tuple, list, dict):
-        return True
-    if isinstance(value, bool):
-        return bool in allowed
-    if isinstance(value, int) and float in allowed:
-        return True
-    return isinstance(value, tuple(allowed))
 
 
 def save_weights(method: Loadable, path: Path, training: Mapping[str, Any]) -> None:
@@ -258,7 +225,7 @@ def _adopt_options(method: Loadable, about: Mapping[str, Any], path: Path | None
     """Take the construction options from the file, unless the user gave other ones."""
     if about["method"] != method.name:
         raise UserError(f"{path} holds weights of '{about['method']}', not of '{method.name}'")
-    saved = {k: tuple(v) if isinstance(v, list) else v for k, v in about["options"].items()}
+    saved = translate(about["options"], method.Options, method.name)
     for key in method.given_options:
         if key in method.sampling_options:
             saved[key] = getattr(method.options, key)
@@ -268,7 +235,7 @@ def _adopt_options(method: Loadable, about: Mapping[str, Any], path: Path | None
                 f"{path} was trained with {key}={saved[key]!r}, not with {method_value!r}",
                 "leave the option out: it is taken from the file",
             )
-    method.options = type(method.options)(**saved)
+    method.options = parse_options(method.Options, saved, method.name)
 
 
 def _load_own(method: Loadable, path: Path) -> None:

@@ -11,14 +11,18 @@ import numpy as np
 
 from sisbench import methods
 from sisbench.core.batch import Batch
+from sisbench.core.devices import pick_device
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.noise import Noise, ZeroNoise
 from sisbench.core.tasks import Edit, method_tasks
 from sisbench.data.base import Sample
 from sisbench.data.loader import to_batch
+from sisbench.diagnose.laws import Broken, Laws, same
+from sisbench.diagnose.laws import require as _require
 from sisbench.methods.base import (
     GlobalStyle,
+    Method,
     capabilities,
     encoded_types,
     present_classes,
@@ -26,9 +30,6 @@ from sisbench.methods.base import (
 )
 from sisbench.run.tasks import check_images, image_faults
 
-TOLERANCE = 2 / 255
-"""Largest difference of two renderings that count as the same: a step of the 8-bit scale, [-1,
-1]."""
 _PLAIN_ERRORS = (
     UserError,
     RuntimeError,
@@ -47,15 +48,6 @@ class Finding:
     clause: str
     ok: bool | None
     detail: str
-
-
-class Broken(Exception):
-    """A clause does not hold."""
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise Broken(otherwise)
 
 
 def check_batch(space: LabelSpace, size: tuple[int, int], n: int = 3) -> Batch:
@@ -93,9 +85,16 @@ def check_method(
         device: torch device.
 
     Raises:
-        UserError: the method cannot be built or loaded at all.
+        UserError: no such device, no method, or one that cannot be built or loaded at all.
     """
-    method: methods.Method = methods.create(name, space, **options)
+    device = pick_device(device)
+    cls = methods.registry.get(name)
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise UserError(
+            f"'{name}' is no method: {getattr(cls, '__name__', cls)} is no subclass of Method",
+            "derive it from sisbench.methods.base.Method",
+        )
+    method: Method = methods.create(name, space, **options)
     if weights is None and method.key_maps():
         weights = "seeded:0"
     method.load(space, weights, device)
@@ -116,25 +115,25 @@ def check_method(
 class _Kit:
     """The clauses, on one loaded method and one batch of three samples."""
 
-    def __init__(self, method: methods.Method, batch: Batch) -> None:
+    def __init__(self, method: Method, batch: Batch) -> None:
         self.method, self.batch = method, batch
         self.noise = Noise(batch.ids, 0)
-        self.styled = "reconstruct" in method.can
+        self.laws = Laws(method, batch)
+        self.styled = self.laws.styled
 
     def clauses(self) -> list[tuple[str, Callable[[], str]]]:
         return [
             ("name, title and paper are stated", self.names),
             ("at least one task follows from what is overridden", self.tasks),
             ("renders (B, 3, H, W) float in [-1, 1], finite", self.output),
-            ("same input and noise, same image", self.repeat),
             ("randomness comes from the noise source alone", self.no_global_rng),
-            ("a sample's image does not depend on its batch", self.batch_free),
+            ("every parameter has an official key", self.parameters),
             ("inputs are not modified", self.inputs_kept),
             ("style: codes and presence are addressable by class", self.style),
             ("swap and lerp keep their laws", self.algebra),
-            ("transfer from oneself is reconstruction", self.self_transfer),
             ("every task in `can` runs, the others say why not", self.every_task),
             ("holes of a swapped label map are drawn", self.holes),
+            *self.laws.clauses(),
         ]
 
     def _any(self, batch: Batch, noise: Any) -> Any:
@@ -159,9 +158,6 @@ class _Kit:
         _require(high - low > 1e-4, "the image is constant")
         return f"range [{low:.2f}, {high:.2f}]"
 
-    def repeat(self) -> str:
-        return _same(self._any(self.batch, self.noise), self._any(self.batch, self.noise))
-
     def no_global_rng(self) -> str:
         import torch
 
@@ -170,16 +166,17 @@ class _Kit:
             torch.manual_seed(seed)
             np.random.seed(seed)
             images.append(self._any(self.batch, self.noise))
-        return _same(*images)
+        worst = same(*images, "after other seeds of torch and NumPy", self.laws.bits)
+        return f"largest difference {worst:.1e}" if worst else "the same bits"
 
-    def batch_free(self) -> str:
-        together = self._any(self.batch, self.noise)
-        worst = 0.0
-        for k in (2, 0, 1):
-            alone = self._any(self.batch[k : k + 1], Noise(self.batch.ids[k : k + 1], 0))
-            worst = max(worst, float((alone - together[k : k + 1]).abs().max()))
-        _require(worst <= TOLERANCE, f"alone and in a batch of 3 differ by {worst:.4f}")
-        return f"largest difference {worst:.1e}"
+    def parameters(self) -> str:
+        maps = self.method.key_maps()
+        if not maps:
+            return "n/a: no official checkpoint"
+        mapped = {id(p) for m in maps.values() for p in m.module.parameters()}
+        left = [name for name, p in self.method.net.named_parameters() if id(p) not in mapped]
+        _require(not left, f"no key map covers {', '.join(left[:4])}: no file can fill it")
+        return ""
 
     def inputs_kept(self) -> str:
         image, label = self.batch.image.clone(), self.batch.label.clone()
@@ -252,12 +249,6 @@ class _Kit:
                 _require(_close(one.codes[:, 0], a.codes[:, 0]), "swap of class 1 changes class 0")
         return ""
 
-    def self_transfer(self) -> str:
-        if "transfer" not in self.method.can:
-            return "n/a: no style transfer"
-        image = self.method.reconstruct(self.batch, self.noise)
-        return _same(image, self.method.transfer(self.batch, self.batch, self.noise))
-
     def every_task(self) -> str:
         edit = Edit(self.batch[:1], Noise(self.batch.ids[:1], 0), self.batch[1:2], alpha=0.5)
         for task in method_tasks():
@@ -287,9 +278,3 @@ class _Kit:
 
 def _close(a: Any, b: Any) -> bool:
     return bool((a - b).abs().max() <= 1e-5 * max(1.0, float(b.abs().max())))
-
-
-def _same(a: Any, b: Any) -> str:
-    worst = float((a - b).abs().max())
-    _require(worst <= TOLERANCE, f"they differ by {worst:.4f}")
-    return f"largest difference {worst:.1e}"

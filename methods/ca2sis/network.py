@@ -11,6 +11,7 @@ from sisbench.core.label_space import HOLE
 from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.ca2sis.transformer import StyleTransformer
 from sisbench.methods.layers.labels import one_hot, region_means
+from sisbench.methods.layers.norms import GroupNorm
 from sisbench.methods.layers.res_block import ResBlock
 
 MASK_SIDE = 128
@@ -120,7 +121,7 @@ class StyleMapNorm(nn.Module):
 
     def __init__(self, channels: int, code_dim: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(32, channels, affine=False)
+        self.norm = GroupNorm(32, channels, affine=False)
         self.modulation = nn.Linear(code_dim, 2 * channels)
 
     def forward(self, x: Tensor, codes: Tensor, label: Tensor) -> Tensor:

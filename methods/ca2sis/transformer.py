@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sisbench.methods.layers.norms import GroupNorm
+
 _WIDE_CPU, _WIDE = 1 << 22, 1 << 28  # numbers of the feed-forward layer held at a time
 
 
@@ -134,7 +136,7 @@ class StyleTransformer(nn.Module):
         dim = heads * head_dim
         self.dim = dim
         self.self_attention = self_attention
-        self.norm = nn.GroupNorm(32, channels, eps=1e-6)
+        self.norm = GroupNorm(32, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, dim, 1)
         self.transformer_blocks = nn.ModuleList([Block(dim, context_dim, heads, self_attention)])
         self.proj_out = nn.Conv2d(dim, channels, 1)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sisbench.core.resize import resize_labels_torch
-from sisbench.methods.inade.config import Config
+from sisbench.methods.inade.options import Config
 from sisbench.methods.inade.segments import Segments
 from sisbench.methods.layers.labels import interpolate_nearest
 

@@ -13,9 +13,9 @@ from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.tasks import method_tasks
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
-from sisbench.methods.inade.config import Config, Options, VAEOptions, resolve
 from sisbench.methods.inade.encoder import Encoder
 from sisbench.methods.inade.generator import Condition, Generator
+from sisbench.methods.inade.options import Config, INADEOptions, VINADEOptions, resolve
 from sisbench.methods.inade.segments import dense_rank, find_segments
 from sisbench.methods.inade.style import InstanceStyle, SketchLayout, prior_style, style_of_slots
 from sisbench.methods.key_map import KeyMap
@@ -48,7 +48,7 @@ class INADE(Method):
         "Tan et al., Diverse Semantic Image Synthesis via Probability Distribution Modeling, "
         "CVPR 2021, arXiv:2103.06878"
     )
-    Options = Options
+    Options = INADEOptions
     net: Networks
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "netG": ("best_net_G.pth", "latest_net_G.pth", "*_net_G.pth"),
@@ -96,8 +96,10 @@ class INADE(Method):
         if instance is not None:
             if int(instance.min()) < 0:
                 raise UserError("instance ids must be 0 or more", "use a dense rank of the objects")
-            if int(instance.max()) >= _MAX_SLOTS:
-                instance, _ = dense_rank(instance, int(instance.max()) + 1)
+            wide = instance.flatten(1).amax(1) >= _MAX_SLOTS  # a sample's own affair: (B,)
+            if bool(wide.any()):
+                ranks, _ = dense_rank(instance, int(instance.max()) + 1)
+                instance = torch.where(wide[:, None, None], ranks, instance)
         return SketchLayout(label, present_classes(label, self.num_classes), instance)
 
     def _labels(self, batch: Batch) -> Tensor:
@@ -176,4 +178,4 @@ class VINADE(INADE):
 
     name = "v-inade"
     title = "V-INADE"
-    Options = VAEOptions
+    Options = VINADEOptions

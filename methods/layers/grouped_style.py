@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sisbench.core.errors import UserError
 from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.layers.labels import one_hot
+from sisbench.methods.layers.norms import GroupNorm
 
 _AREA_EPS = 1e-5
 
@@ -51,7 +52,7 @@ class GroupedStyleEncoder(nn.Module):
         width = [base * num_classes * 2**i for i in range(halvings + 1)]
 
         def block(inp: int, out: int, stride: int, conv_groups: int) -> list[nn.Module]:
-            norm = nn.GroupNorm(num_classes, out) if grouped else nn.InstanceNorm2d(out)
+            norm = GroupNorm(num_classes, out) if grouped else nn.InstanceNorm2d(out)
             return [nn.Conv2d(inp, out, 3, stride, 1, groups=conv_groups), norm, nn.ReLU(True)]
 
         self.Encoder = nn.ModuleDict({"first_layer": nn.Sequential(*block(3, width[0], 1, 1))})

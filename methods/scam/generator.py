@@ -20,7 +20,7 @@ from sisbench.methods.scam.attention import (
     position_code,
     token_mlp,
 )
-from sisbench.methods.scam.config import Config
+from sisbench.methods.scam.options import Config
 from sisbench.methods.scam.regions import Regions
 from sisbench.methods.scam.tokens import TokenIndex
 

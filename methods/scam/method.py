@@ -15,9 +15,9 @@ from sisbench.core.label_space import LabelSpace
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, present_classes
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.labels import read_labels
-from sisbench.methods.scam.config import Config, Options, resolve
 from sisbench.methods.scam.encoder import Encoder
 from sisbench.methods.scam.generator import Generator, Modulation
+from sisbench.methods.scam.options import Config, SCAMOptions, resolve
 from sisbench.methods.scam.regions import Regions
 
 _OFFICIAL = {"query": "q_linear", "key": "v_linear", "value": "k_linear", "out": "out.0"}
@@ -46,7 +46,7 @@ class SCAM(Method):
         "Dufour et al., SCAM! Transferring humans between images with Semantic Cross Attention "
         "Modulation, ECCV 2022, arXiv:2210.04883"
     )
-    Options = Options
+    Options = SCAMOptions
     net: Networks
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "encoder": ("last.ckpt", "*.ckpt"),
