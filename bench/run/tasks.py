@@ -162,10 +162,11 @@ def check_images(name: str, image: Tensor, expected: tuple[int, ...]) -> None:
 def image_faults(image: Tensor) -> list[str]:
     """What is wrong with each of (B, 3, H, W) images, "" where it is finite and in [-1, 1]."""
     flat = image.flatten(1)
-    low, high = flat.amin(1).tolist(), flat.amax(1).tolist()
+    low, high = flat.amin(1).cpu().tolist(), flat.amax(1).cpu().tolist()
+    finite = flat.isfinite().all(1).cpu().tolist()
     faults = []
-    for finite, a, b in zip(flat.isfinite().all(1).tolist(), low, high, strict=True):
-        if not finite:
+    for a, b, whole in zip(low, high, finite, strict=True):
+        if not whole:
             faults.append("the method rendered non-finite values")
         elif max(-a, b) > RANGE:
             faults.append(f"the method rendered values in [{a:.3g}, {b:.3g}], expected [-1, 1]")
