@@ -245,10 +245,7 @@ def test_reasons_for_dashes(method_file: str, tmp_path: Path) -> None:
     )
     run_all(run, QUIET)
     store = RunStore(tmp_path / "run")
-    reasons = {
-        (c.entry.method.label, c.entry.task.name): c.entry.reason
-        for c in store.cells()
-    }
+    reasons = {(c.entry.method.label, c.entry.task.name): c.entry.reason for c in store.cells()}
     assert "no layout embedding" in reasons["MeanColour", "interpolate_shape"]
     assert "no weights at nowhere.pth" in reasons["spade", "reconstruct"]
     assert "needs weights" in reasons["no weights", "reconstruct"]
