@@ -21,7 +21,7 @@ from sisbench.core.progress import Progress
 from sisbench.core.registry import load_file
 from sisbench.core.schema import validated
 from sisbench.core.store import RunStore, write_values
-from sisbench.pipeline import run_all, write_report
+from sisbench.pipeline import run_all, score_run, write_report
 from sisbench.report import build_report, write_scores_csv
 from sisbench.report.charts import _ordered_classes
 from sisbench.report.grids import draw, grids
@@ -96,6 +96,16 @@ def test_a_damaged_description_of_a_finished_cell_is_made_anew(method_file, tmp_
         run_all(config, QUIET)
         assert own.read_bytes() == whole
         assert RunStore(tmp_path / "run").manifest().cells == manifest
+
+
+def test_damaged_scores_are_made_anew_also_by_a_part(method_file: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_all(real_run(method_file, run), QUIET)
+    whole = (run / "scores.json").read_bytes()
+    for metrics in (None, ["psnr"]):
+        (run / "scores.json").write_bytes(whole[:-30])
+        score_run(run, metrics, [], [], QUIET)
+        assert (run / "scores.json").read_bytes() == whole
 
 
 def test_scores_csv_is_tidy_and_prints_as_tables_do(tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ class CellFolder:
 
     def item_rows(self) -> list[ItemRow]:
         """One row a sample, sorted by position in the plan."""
-        return [ItemRow.model_validate(row) for row in self.items()]
+        known = ({k: v for k, v in row.items() if v is not None} for row in self.items())
+        return [ItemRow.model_validate(row) for row in known]
 
     def items(self) -> list[dict[str, Any]]:
         """``item_rows`` as mappings, of which every key that a file holds is kept."""
@@ -165,7 +166,8 @@ def _read_part(path: Path) -> list[dict[str, Any]] | None:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except (pa.ArrowException, OSError, ValueError):
         return None
-    return rows if all({"id", "index", "error"} <= row.keys() for row in rows) else None
+    whole = all(None not in map(row.get, ("id", "index", "error")) for row in rows)
+    return rows if whole else None
 
 
 @dataclass(frozen=True, init=False)
