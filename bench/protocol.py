@@ -29,8 +29,8 @@ GENERATION_FIELDS = frozenset(
         "samples",
     }
 )
-"""Fields that change images (``run.tasks.generation_of`` says which task's); the others change only
-what is computed from them."""
+"""Fields that change images (``run.tasks.generation_of`` says those of which task); the others
+change only what is computed from images."""
 
 
 class Protocol(BaseModel):
@@ -41,15 +41,14 @@ class Protocol(BaseModel):
         pairs: how references are paired: "derangement" (a seeded random cycle, no fixed point),
             "half" (i with i + n/2, as CA2-SIS), "next" (i with i + 1).
         absent: classes that a reference lacks: "reference" (the method's own code for an absent
-        class)
-            or "own" (the target keeps its code, as SEAN's editor).
+            class) or "own" (the target keeps its code, as in SEAN's editor).
         shape_swap: swap the shape of a class "present_in_both" or "always".
         shape_classes: by label space, the classes that a random shape or class transfer draws from.
         subject_layout: whose label map a subject transfer draws: "target" or "reference".
         noise: "sampled" by sample id, or "zero".
         quantise: "round" or "truncate" to 8 bits.
         seed: seed of pairs, class draws and noise.
-        samples: images a label map in the task ``sample``.
+        samples: images per label map in the task ``sample``.
         fid: preprocessing of Inception: "tf1" (torch-fidelity), "clean", "pytorch_fid".
         dtype: precision of the feature networks: "float32", or "bf16", which the id then shows.
         real: by metric, the split of the real set ("test", "train").

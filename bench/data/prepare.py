@@ -28,8 +28,7 @@ def prepare(
     advance: Callable[[int], None] = lambda _: None,
     workers: int = 2,
 ) -> tuple[int, int]:
-    """Write OUT/SPLIT/{images,labels}/ID.png, 8-bit, at the data set's size; existing pairs are
-    kept.
+    """Write OUT/SPLIT/{images,labels}/ID.png, 8-bit, at the data set's size; keep existing pairs.
 
     Args:
         dataset: an opened split.

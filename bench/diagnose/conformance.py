@@ -1,5 +1,4 @@
-"""The conformance kit: the adapter contract clause by clause, on any method, also
-``./file.py:Class``."""
+"""The contract of an adapter, clause by clause, on any method, also ``./file.py:Class``."""
 
 from __future__ import annotations
 
@@ -18,8 +17,7 @@ from sisbench.data.base import Sample
 from sisbench.data.loader import to_batch
 
 TOLERANCE = 2 / 255
-"""Largest difference of two renderings that count as the same: a step of the 8-bit scale, [-1,
-1]."""
+"""Largest difference of two renderings, in [-1, 1], that count as the same: one 8-bit step."""
 _PLAIN_ERRORS = (
     UserError,
     RuntimeError,
@@ -78,8 +76,7 @@ def check_method(
         name: registry name or ``./file.py:Class``.
         space: name of a label space.
         weights: as in a configuration; None takes seeded test weights where the method has an
-        official
-            layout, and nothing where it learns nothing.
+            official layout, and nothing where it learns nothing.
         options: construction options.
         device: torch device.
 
