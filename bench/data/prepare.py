@@ -40,9 +40,8 @@ def prepare(
         (pairs written, pairs that were there already).
 
     Raises:
-        UserError: a corrupt item (what is written stays; run again after mending it), or labels
-        beyond
-            8 bits.
+        UserError: a corrupt item (pairs written so far stay: mend it and run again), or labels
+            beyond 8 bits.
     """
     if len(dataset.space) > 255:
         raise UserError(f"'{dataset.space.name}' has more classes than an 8-bit label map holds")
