@@ -45,9 +45,10 @@ test-oldest:  ## the tests with the oldest supported versions of the dependencie
 	OMP_NUM_THREADS=1 $(VENV)/oldest/bin/python -m pytest -q -n 2 --dist loadfile
 
 # mypy reads no import hooks: it gets the package under its import name as a tree of links
-check: $(STAMP)  ## ruff, mypy and import directions
+check: $(STAMP)  ## ruff, typos, mypy and import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/typos
 	rm -rf build/typed && mkdir -p build/typed/sisbench
 	ln -s $(CURDIR)/bench/* $(addprefix $(CURDIR)/,methods metrics segmenters results) build/typed/sisbench/
 	$(BIN)/mypy
