@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from pydantic import BaseModel
+from test_imports import PLAN
 
 import sisbench
 from sisbench.config import DatasetConfig, EditorConfig, RunConfig
@@ -30,8 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GUIDE = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
 KEYS = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 NOTEBOOK = ROOT / "docs" / "example.ipynb"
-TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
-DOCUMENTS = [*TOP, *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = [*PAGES, *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
 
 
 def blocks(language: str) -> list[str]:
@@ -152,6 +153,16 @@ def test_the_configuration_documents_example_is_valid() -> None:
     found = re.search(r"```yaml\n(.*?)```", KEYS, re.S)
     assert found is not None
     assert validated(RunConfig, yaml.safe_load(found.group(1)), "document").layout_editor
+
+
+def test_contributing_shows_the_floor_plan() -> None:
+    """Its table is the plan that tests/test_imports.py enforces."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = {}
+    for names, imports in re.findall(r"^\| (`.*?) \| .* \| (.*) \|$", text, re.M):
+        for room in re.findall(r"`(?:bench/)?(\w+)(?:\.py)?`", names):
+            shown[room] = set() if imports == "nothing of ours" else set(imports.split(", "))
+    assert {room: shown.get(room) for room in PLAN} == PLAN
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
