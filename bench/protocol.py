@@ -53,7 +53,7 @@ class Protocol(BaseModel):
         noise: "sampled" by the target's id (by the item's in the task ``sample``), or "zero".
         quantise: "round" or "truncate" to 8 bits.
         seed: seed of pairs, class draws and noise.
-        samples: images a label map in the task ``sample``.
+        samples: images per label map in the task ``sample``.
         fid: preprocessing of Inception: "tf1" (torch-fidelity), "clean", "pytorch_fid".
         dtype: precision of the feature networks: "float32", or "bf16", which the id then shows.
         real: by metric, the split of the real set ("test", "train").

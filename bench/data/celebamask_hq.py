@@ -39,16 +39,14 @@ class CelebAMaskHQ(Dataset):
 
     Args:
         root: the official folder (with CelebA-HQ-img and CelebAMask-HQ-mask-anno), or a prepared
-        one
-            ([SPLIT/]images + labels).
+            one ([SPLIT/]images + labels).
         split: "train", "val", "test", or "all".
         size: side or [height, width], default 256.
         limit: only the first items.
-        split_rule: raw layout only. "sean": items from 28000 on are the test set (28,000 / 2,000,
-        the
-            SIS papers' rule; no val). "official": CelebA's partition (24,183 / 2,993 / 2,824),
-            from the two list files beside the images. Or the path of a text file with one id a
-            line.
+        split_rule: official folder only. "sean": items from 28000 on are the test set (28,000 /
+            2,000, the SIS papers' rule; no val). "official": CelebA's partition (24,183 / 2,993 /
+            2,824), from the two list files beside the images. Or the path of a text file with one
+            id per line.
 
     Raises:
         UserError: neither layout is found, an unknown split, or a missing list file.
@@ -96,8 +94,7 @@ class CelebAMaskHQ(Dataset):
         )
 
     def load(self, sample_id: str) -> Sample:
-        """Decode one item; raw part masks are composed at 512 x 512, then resized by PIL's
-        nearest."""
+        """Decode one item; part masks are composed at 512 x 512, then resized by PIL's nearest."""
         if self._prepared is not None:
             return self._prepared.load(sample_id)
         if sample_id not in self._images:

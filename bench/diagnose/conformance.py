@@ -1,5 +1,4 @@
-"""The conformance kit: the adapter contract clause by clause, on any method, also
-``./file.py:Class``."""
+"""The contract of an adapter, clause by clause, on any method, also ``./file.py:Class``."""
 
 from __future__ import annotations
 
@@ -79,8 +78,7 @@ def check_method(
         name: registry name or ``./file.py:Class``.
         space: name of a label space.
         weights: as in a configuration; None takes seeded test weights where the method has an
-        official
-            layout, and nothing where it learns nothing.
+            official layout, and nothing where it learns nothing.
         options: construction options.
         device: torch device.
 

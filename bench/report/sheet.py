@@ -21,7 +21,8 @@ def _font(size: int) -> FreeTypeFont:
     import matplotlib
     from PIL import ImageFont
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+    font = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
+    return ImageFont.truetype(str(font), size)  # Pillow 10.0 takes no Path
 
 
 def draw(columns: Mapping[str, Sequence[np.ndarray]], names: Sequence[str]) -> Image:
