@@ -152,6 +152,18 @@ def describe(name: str, cls: Any) -> dict[str, Any]:
     }
 
 
+def metric_facts() -> dict[str, dict[str, Any]]:
+    """What papers' tables need to know of every metric, used in a run or not."""
+    from sisbench import metrics
+
+    found = {}
+    for name in metrics.registry.names():
+        cls = metrics.registry.get(name)
+        maker = metrics.maker_of(cls)
+        found[name] = describe(name, cls) | {"parser": bool(maker and maker.uses_parser)}
+    return found
+
+
 def sample_loader() -> Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]:
     """(data set entry of the manifest, id) -> (photograph, label map), for the report's grids."""
     from sisbench.data import Dataset, open_dataset
@@ -189,6 +201,7 @@ def write_report(
         load_sample=sample_loader(),
         protocols=tuple(protocols),
         uncertainty=uncertainty,
+        metric_facts=metric_facts() if versus else {},
     )
 
 

@@ -97,11 +97,11 @@ def test_unknown_names_and_options():
 
 def test_a_metric_of_ones_own(tmp_path):
     (tmp_path / "mine.py").write_text(
-        "from sisbench.metrics.base import Figure, Metric\n"
+        "from sisbench.metrics.base import Metric, Score\n"
         "class Count(Metric):\n"
         "    name = title = 'count'\n"
         "    def reduce(self, rows, real=None, *, seed=0):\n"
-        "        return Figure(float(len(rows['x'])), len(rows['x']))\n"
+        "        return Score(float(len(rows['x'])), len(rows['x']))\n"
     )
     metric = metrics.create(f"{tmp_path}/mine.py:Count", anything=1)
     assert metric.reduce({"x": np.zeros(3)}).value == 3

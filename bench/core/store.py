@@ -48,7 +48,7 @@ class Score:
         dataset, task: label of the data set, slug of the task (``shape_transfer[hair]``).
         metric, protocol: names.
         value: as stored (fractions for percentages); None with a ``reason``.
-        n, n_real, se, ci, per_class, extra, marks: see ``sisbench.metrics.base.Figure``.
+        n, n_real, se, ci, per_class, extra, marks: see ``sisbench.metrics.base.Score``.
         cell: key of the cell.
     """
 

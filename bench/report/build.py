@@ -8,6 +8,7 @@ import shutil
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sisbench.core.errors import UserError, did_you_mean
@@ -16,7 +17,7 @@ from sisbench.report.charts import Chart, charts
 from sisbench.report.grids import Grid, LoadSample, grids
 from sisbench.report.page import recorded, report_page
 from sisbench.report.paired import paired_tables
-from sisbench.report.published import paper_tables
+from sisbench.report.published import MetricFacts, paper_tables
 from sisbench.report.quality import Material, quality_tables
 from sisbench.report.render import RENDERERS, to_rich
 from sisbench.report.tables import Table
@@ -30,13 +31,15 @@ def report_tables(
     versus: str | None = None,
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
+    metric_facts: MetricFacts = MappingProxyType({}),
 ) -> list[Table]:
     """Quality tables, then the comparison with what ``versus`` names: a method, or a paper."""
     tables = quality_tables(material, protocols, uncertainty=uncertainty)
     if versus in {row.key for row in material.methods}:
         tables += paired_tables(material, str(versus), material.chosen(protocols))
     elif versus:
-        tables += paper_tables(versus, material, material.chosen(protocols) or material.protocols)
+        chosen = material.chosen(protocols) or material.protocols
+        tables += paper_tables(versus, material, chosen, metric_facts)
     return tables
 
 
@@ -96,10 +99,17 @@ def console_tables(
     versus: str | None = None,
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
+    metric_facts: MetricFacts = MappingProxyType({}),
 ) -> list[Any]:
     """The report's tables as rich tables, for ``rich.print``."""
     material = Material.of(run)
-    tables = report_tables(material, versus=versus, protocols=protocols, uncertainty=uncertainty)
+    tables = report_tables(
+        material,
+        versus=versus,
+        protocols=protocols,
+        uncertainty=uncertainty,
+        metric_facts=metric_facts,
+    )
     return [to_rich(t) for t in tables]
 
 
@@ -116,6 +126,7 @@ def build_report(
     load_sample: LoadSample | None = None,
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
+    metric_facts: MetricFacts = MappingProxyType({}),
 ) -> Path:
     """Write RUN/report (tables, charts, grids, timing.csv, report.html); returns the page.
 
@@ -127,6 +138,7 @@ def build_report(
             without it grids show generated images only.
         protocols: several are shown side by side; () gives every protocol tables of its own.
         uncertainty: print standard errors.
+        metric_facts: of metrics that a paper's table has and the run did not use.
 
     Raises:
         UserError: no run there, unknown format, protocol or paper table; a link in the way.
@@ -136,7 +148,13 @@ def build_report(
     for folder in (report, *(report / name for name in ("tables", "charts", "grids"))):
         if folder.is_symlink():
             raise UserError(f"{folder} is a link", "remove it: a report stays in its run folder")
-    tables = report_tables(material, versus=versus, protocols=protocols, uncertainty=uncertainty)
+    tables = report_tables(
+        material,
+        versus=versus,
+        protocols=protocols,
+        uncertainty=uncertainty,
+        metric_facts=metric_facts,
+    )
     drawn = charts(material, material.chosen(protocols))
     made = grids(material, load_sample)
     write_tables(fresh(report / "tables"), tables, formats)
