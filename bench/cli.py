@@ -346,9 +346,14 @@ def _print_tables(
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
 ) -> None:
+    from sisbench.pipeline import metric_facts
     from sisbench.report import console_tables
 
-    for table in console_tables(run, versus=versus, protocols=protocols, uncertainty=uncertainty):
+    facts = metric_facts() if versus else {}
+    tables = console_tables(
+        run, versus=versus, protocols=protocols, uncertainty=uncertainty, metric_facts=facts
+    )
+    for table in tables:
         out.print(table)
 
 

@@ -109,7 +109,7 @@ def score_run(
         fields = {p.id: p for p in before.protocols} | fields
     used = {s.protocol for s in scores}
     store.write_scores(scores, about, [p for key, p in fields.items() if key in used])
-    write_scores_csv(run)
+    write_scores_csv(run, metric_facts())
 
 
 def _earlier(store: RunStore, progress: Progress) -> ScoresFile | None:
@@ -170,6 +170,19 @@ def describe(name: str, cls: Any) -> MetricFacts:
     )
 
 
+def metric_facts() -> dict[str, MetricFacts]:
+    """What papers' tables need to know of every metric, used in a run or not."""
+    from sisbench import metrics
+
+    found = {}
+    for name in metrics.registry.names():
+        cls = metrics.registry.get(name)
+        maker = metrics.maker_of(cls)
+        parsed = {"parser": bool(maker and maker.uses_parser)}
+        found[name] = describe(name, cls).model_copy(update=parsed)
+    return found
+
+
 def sample_loader() -> Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]:
     """(data set entry of the manifest, id) -> (photograph, label map), for the report's grids."""
     from sisbench.data import Dataset, open_dataset
@@ -212,6 +225,7 @@ def write_report(
         uncertainty=uncertainty,
         out=out,
         say=say,
+        metric_facts=metric_facts(),
     )
 
 

@@ -40,17 +40,18 @@ CASES = [
 @pytest.mark.parametrize(("name", "rows", "real"), CASES, ids=[c[0] for c in CASES])
 def test_the_mean_of_the_values_is_the_figure(name: str, rows: dict, real: dict | None) -> None:
     metric = metrics.create(name)
-    values = metric.values(rows, real)
-    assert values is not None
-    assert values.mean() == pytest.approx(metric.reduce(rows, real).value, rel=1e-9)
+    score = metric.reduce(rows, real)
+    assert score.values is not None
+    assert score.values.mean() == pytest.approx(score.value, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["miou", "accuracy"])
 def test_pseudo_values_are_the_derivative_by_an_images_weight(name: str) -> None:
     """One image counted slightly more changes the figure by its pseudo-value's share."""
     metric, n, step = metrics.create(name), 20, 1e-4
-    values = metric.values(CONFUSION)
-    figure = metric.reduce(CONFUSION).value
+    score = metric.reduce(CONFUSION)
+    values, figure = score.values, score.value
+    assert values is not None
     for k in (0, 7):
         weights = np.ones(n)
         weights[k] += step
@@ -67,7 +68,7 @@ def test_kids_values_are_its_leave_one_out_differences() -> None:
     whole, n = metric.reduce(FEATURES, REAL).value, len(x)
     left_out = [metric.reduce({"features": np.delete(x, k, 0)}, REAL).value for k in range(n)]
     jackknife = (n - 1) * (whole - np.array(left_out))
-    off = np.abs(metric.values(FEATURES, REAL) - whole - jackknife)
+    off = np.abs(metric.reduce(FEATURES, REAL).values - whole - jackknife)
     assert off.max() < 2 / n * np.abs(jackknife).max()
 
 

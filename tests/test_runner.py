@@ -119,7 +119,7 @@ def test_drawn_label_maps_are_kept_where_they_differ(method_file: str, tmp_path:
     own, swapped = RunStore(tmp_path / "run").cells()
     data = make_plan(run).datasets["toyfaces[test]"]
     assert own.label_path("test-00000") is None
-    from sisbench.score.rows import Photographs, drawn_label
+    from sisbench.score.sources import Photographs, drawn_label
 
     photos = Photographs(data, "x")
     item = next(r for r in swapped.items() if r["classes"])

@@ -35,12 +35,12 @@ def examine(config: Path | None, anchor: bool = False) -> Iterator[Finding]:
     yield Finding("ok", f"python {sys.version.split()[0]}")
     versions = library_versions()
     for name in _NEEDED:
-        if versions[name]:
+        if versions.get(name):
             yield Finding("ok", f"{name} {versions[name]}")
         else:
             yield Finding("fail", f"{name} is not installed", "pip install sisbench")
     for name, purpose in _EXTRAS.items():
-        if not versions[name]:
+        if not versions.get(name):
             yield Finding("warn", f"{name} is not installed: no {purpose}")
     yield from _device()
     if config is None:

@@ -18,7 +18,7 @@ from PIL import Image
 from sisbench import metrics
 from sisbench.core.devices import exact_arithmetic
 from sisbench.core.label_space import LabelSpace
-from sisbench.metrics.base import ImageBatch
+from sisbench.metrics.base import Context, ImageBatch
 from sisbench.perf.material import degraded, pictures, seeded_weights, write_folder
 from sisbench.perf.micro import micro_comparisons
 from sisbench.perf.timing import Timed, has_bf16, interleaved
@@ -122,15 +122,11 @@ def incumbent(job: Job, cached: bool) -> Callable[[], dict[str, float]]:
 
 def one_pass(job: Job, dtype: str, compile: bool = False) -> Callable[[], dict[str, float]]:
     """sisbench: each file decoded once, every row maker at once, real features from the cache."""
+    weights = {"inception": job.inception, "lpips-alex": job.alex}
+    context = Context(dtype=dtype, device=job.device, compile=compile, weights=weights)
+    names = ("inception", "lpips-alex", "ssim", "psnr")
     makers = {
-        "inception": metrics.create_maker(
-            "inception", weights=job.inception, dtype=dtype, device=job.device, compile=compile
-        ),
-        "lpips-alex": metrics.create_maker(
-            "lpips-alex", weights=job.alex, dtype=dtype, device=job.device
-        ),
-        "ssim": metrics.create_maker("ssim"),
-        "psnr": metrics.create_maker("psnr"),
+        name: metrics.create_maker(name, context if name in weights else None) for name in names
     }
     real = {"features": makers["inception"].features(read(job.reals))}  # type: ignore[attr-defined]
     reduced = [metrics.create(name) for name in FIGURES]
@@ -149,7 +145,9 @@ def one_pass(job: Job, dtype: str, compile: bool = False) -> Callable[[], dict[s
             name: {c: np.concatenate([p[c] for p in found]) for c in found[0]}
             for name, found in parts.items()
         }
-        return {m.name: m.reduce(rows[m.maker], real if m.real else None).value for m in reduced}
+        return {
+            m.name: m.reduce(rows[str(m.maker)], real if m.real else None).value for m in reduced
+        }
 
     return run
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sisbench.core.errors import UserError, did_you_mean
@@ -14,7 +15,7 @@ from sisbench.report.charts import Chart, charts
 from sisbench.report.grids import Grid, LoadSample, grids
 from sisbench.report.page import report_page
 from sisbench.report.paired import Comparison, comparisons
-from sisbench.report.published import paper_tables
+from sisbench.report.published import Facts, paper_tables
 from sisbench.report.quality import Material, quality_tables
 from sisbench.report.render import RENDERERS, to_rich
 from sisbench.report.tables import Table
@@ -54,7 +55,8 @@ def versus_tables(
         compared = comparisons(material, label, chosen)
         return [one.table() for one in compared], compared
     try:
-        return paper_tables(versus, material, chosen or material.protocols), []
+        protocols = chosen or material.protocols
+        return paper_tables(versus, material, protocols, material.facts), []
     except UserError as error:
         listed = ", ".join(row.key for row in own) or "none"
         hint = f"{error.hint}; methods of this run: {listed}".removeprefix("; ")
@@ -101,9 +103,10 @@ def console_tables(
     versus: str | None = None,
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
+    metric_facts: Facts = MappingProxyType({}),
 ) -> list[Any]:
     """The report's tables as rich tables, for ``rich.print``."""
-    material = Material.of(run)
+    material = Material.of(run, metric_facts)
     tables = report_tables(material, versus=versus, protocols=protocols, uncertainty=uncertainty)
     return [to_rich(t) for t in tables]
 
@@ -113,13 +116,13 @@ def _write_pictures(folder: Path, pictures: Sequence[Chart | Grid]) -> None:
         picture.write(folder, name)
 
 
-def write_scores_csv(run: Path) -> None:
+def write_scores_csv(run: Path, metric_facts: Facts = MappingProxyType({})) -> None:
     """RUN/report/scores.csv, with the p-values of the comparisons that the report keeps.
 
     Raises:
         UserError: no run there, or its report cannot be written.
     """
-    material, report = Material.of(run), run / "report"
+    material, report = Material.of(run, metric_facts), run / "report"
     _, compared, _ = _against(material, report, None, ())
     with _writable(report):
         write_atomic(report / "scores.csv", scores_csv(material, compared).encode())
@@ -190,6 +193,7 @@ def build_report(
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    metric_facts: Facts = MappingProxyType({}),
 ) -> Path:
     """Write tables, charts, grids, scores.csv, timing.csv and report.html; returns the page.
 
@@ -204,12 +208,13 @@ def build_report(
         protocols: several are shown side by side; () gives every protocol tables of its own.
         uncertainty: print standard errors.
         say: gets one line for each file of the run that is missing or damaged.
+        metric_facts: of metrics that a paper's table has and the run did not use.
 
     Raises:
         UserError: no run there, unknown format, protocol or paper table; a link in the way, or a
             folder that cannot be written.
     """
-    material = Material.of(run)
+    material = Material.of(run, metric_facts)
     for fault in material.faults:
         say(fault)
     report = out or run / "report"

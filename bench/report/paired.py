@@ -103,6 +103,7 @@ def _difference(
         return Cell(reason=f"only {len(ids)} items on both sides")
     a, b = (np.array([side[i] for i in ids]) for side in (pair[0], pair[1]))
     found = paired_difference(a, b)
+    assert found.se is not None  # known from two items on
     value, se = (x * column.scale for x in (found.value, found.se))
     shown = "< 0.001" if found.p < 0.001 else f"{found.p:.3f}"
     return Cell(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,12 +25,16 @@ PAPERS: Mapping[str, str] = MappingProxyType(
     {"ca2sis": "CA2-SIS", "scadm": "SCA-DM", "scam": "SCAM", "semantic_vae": "Semantic-VAE"}
 )
 
-_PER_CENT = frozenset({"miou", "accuracy", "user_preference"})
+_PREFERENCE = "user_preference"
+"""What papers print of user studies, in per cent; no metric computes it."""
 _TASKS: Mapping[str, str] = MappingProxyType(
     {"reconstruction": "reconstruct", "diversity": "sample"}
 )
 _DIFFERENCE = "Difference: measured − published"
-_SEGMENTATION = frozenset({"miou", "accuracy"})
+
+
+Facts = Mapping[str, MetricFacts]
+"""By metric name, also of metrics that a run did not use."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,14 @@ class Published:
     value: float
     text: str
 
-    @property
-    def stored(self) -> float:
+    def stored(self, facts: Facts) -> float:
         """The value in the unit that scores are stored in (fractions for percentages)."""
-        return self.value / 100 if self.metric in _PER_CENT else self.value
+        return self.value / 100 if self.in_per_cent(facts) else self.value
+
+    def in_per_cent(self, facts: Facts) -> bool:
+        """Whether papers print it in per cent."""
+        known = facts.get(self.metric)
+        return self.metric == _PREFERENCE or (known is not None and known.unit == "%")
 
 
 @lru_cache(maxsize=4)
@@ -161,18 +168,13 @@ def _spec(path: Path) -> Spec:
         ) from error
 
 
-def describe_metric(name: str, run: Mapping[str, MetricFacts]) -> dict[str, Any]:
-    """As ``tables.describe``; a metric that the run did not use is described by its class."""
-    from sisbench import metrics
-
-    if name in run or name not in metrics.registry.names():
-        return describe(name, run)
-    found = metrics.registry.get(name)
-    fields = ("title", "direction", "unit", "scale", "digits")
-    return {field: getattr(found, field) for field in fields}
-
-
-def paper_table(name: str, spec: Spec, material: Material | None, protocol: str = "") -> Table:
+def paper_table(
+    name: str,
+    spec: Spec,
+    material: Material | None,
+    protocol: str = "",
+    facts: Facts = MappingProxyType({}),
+) -> Table:
     """A paper's table; with ``material`` the run's figures and the differences stand under it.
 
     Three blocks of rows: published, measured, measured - published. Each ranks by itself.
@@ -181,9 +183,10 @@ def paper_table(name: str, spec: Spec, material: Material | None, protocol: str 
         name: name of the specification.
         material: the run, or None for the published figures alone.
         protocol: the one protocol whose scores are shown.
+        facts: of the metrics; what the run says of those that it used goes before.
     """
     figures = [f for f in load_published() if (f.source, f.table) == (spec.source, spec.table)]
-    columns = _columns(spec, material.metrics if material else {})
+    columns = _columns(spec, {**facts, **(material.metrics if material else {})})
     methods = dict.fromkeys(f.method for f in figures)
     printed = f"Published: {spec.cited}"
     rows = [Row(f"published/{m}", m, printed, ranked=spec.rank_published) for m in methods]
@@ -193,7 +196,7 @@ def paper_table(name: str, spec: Spec, material: Material | None, protocol: str 
         for column, where in zip(columns, spec.columns, strict=True):
             known = at.get((row.title, where.dataset, where.task, where.metric))
             cells[row.key, column.key] = (
-                Cell(value=known.stored, text=_as_printed(known, column))
+                Cell(value=known.stored(facts), text=_as_printed(known, column, facts))
                 if known
                 else Cell(reason="not in the paper's table")
             )
@@ -202,18 +205,19 @@ def paper_table(name: str, spec: Spec, material: Material | None, protocol: str 
         measured = _measured(spec, material, protocol, columns, cells)
         measured = [r for r in measured if not r.ceiling or _filled(r, columns, cells)]
         rows += measured + _differences(spec, material, rows, measured, columns, cells)
-        caption += _remarks(spec, material, protocol, rows)
+        caption += _remarks(spec, material, protocol, rows, facts)
     datasets = list(dict.fromkeys(c.dataset for c in spec.columns))
     title = f"{spec.title} ({datasets[0]})" if len(datasets) == 1 else spec.title
     title = f"{title}, against {protocol}" if protocol else title
     return assemble(name, title, columns, rows, cells, [*caption, *spec.remarks])
 
 
-def _as_printed(figure: Published, column: Column) -> str:
+def _as_printed(figure: Published, column: Column, facts: Facts) -> str:
     """The paper's own digits, unless this table's unit differs from the paper's."""
-    same = abs(figure.stored * column.scale - figure.value) < 1e-9 * max(1.0, abs(figure.value))
-    unknown = column.scale == 1.0 and figure.metric in _PER_CENT
-    return figure.text if same or unknown else column.printed(figure.stored)
+    stored = figure.stored(facts)
+    same = abs(stored * column.scale - figure.value) < 1e-9 * max(1.0, abs(figure.value))
+    unknown = column.scale == 1.0 and figure.in_per_cent(facts)
+    return figure.text if same or unknown else column.printed(stored)
 
 
 def _columns(spec: Spec, metrics: Mapping[str, MetricFacts]) -> list[Column]:
@@ -223,7 +227,7 @@ def _columns(spec: Spec, metrics: Mapping[str, MetricFacts]) -> list[Column]:
     for c in spec.columns:
         group = f"{c.dataset}, {c.task}" if len(datasets) > 1 else c.task if several else ""
         key = f"{c.dataset}/{c.task}/{c.metric}"
-        columns.append(Column(key, group=group, **describe_metric(c.metric, metrics)))
+        columns.append(Column(key, group=group, **describe(c.metric, metrics)))
     return columns
 
 
@@ -319,26 +323,29 @@ def _seeded(cell: Cell) -> tuple[str, ...]:
     return tuple(m for m in cell.marks if m == SEEDED)
 
 
-def _remarks(spec: Spec, material: Material, protocol: str, rows: Sequence[Row]) -> list[str]:
+def _remarks(
+    spec: Spec, material: Material, protocol: str, rows: Sequence[Row], facts: Facts
+) -> list[str]:
     titles = [r.title for r in rows if r.key.startswith("published/")]
     lost = [t for t in titles if _match(spec, material, t) is None]
     said = [
         "Papers measure under protocols of their own: figures of different blocks are not ranked"
         " against each other."
     ]
-    if _SEGMENTATION & {c.metric for c in spec.columns}:
-        said.append(_evaluator(material, protocol))
+    parsed = {name for name, known in facts.items() if known.parser}
+    if parsed & {c.metric for c in spec.columns}:
+        said.append(_evaluator(material, protocol, parsed))
     if lost:
         said.append(f"Published but not in this run: {', '.join(lost)}.")
     return said
 
 
-def _evaluator(material: Material, protocol: str) -> str:
-    """The sentence without which no measured mIoU or accuracy stands beside a paper's."""
+def _evaluator(material: Material, protocol: str, parsed: Collection[str]) -> str:
+    """The sentence without which no measured score of a parser's stands beside a paper's."""
     found = {
         (s.metric, tuple(str(s.extra.get(k) or "not recorded") for k in _EVALUATOR))
         for s in material.scores
-        if s.protocol == protocol and s.metric in _SEGMENTATION and s.value is not None
+        if s.protocol == protocol and s.metric in parsed and s.value is not None
     }
     if not found:
         return "No segmentation score was measured under this protocol."
@@ -360,12 +367,17 @@ _EVALUATOR: Mapping[str, str] = MappingProxyType(
 )
 
 
-def paper_tables(versus: str, material: Material | None, protocols: Sequence[str]) -> list[Table]:
+def paper_tables(
+    versus: str,
+    material: Material | None,
+    protocols: Sequence[str],
+    facts: Facts = MappingProxyType({}),
+) -> list[Table]:
     """Every table that ``versus`` names (see ``load_specs``), once for each protocol."""
     tables = []
     for name, spec in load_specs(versus).items():
         for protocol in protocols:
-            tables.append(paper_table(f"{name}-{protocol}", spec, material, protocol))
+            tables.append(paper_table(f"{name}-{protocol}", spec, material, protocol, facts))
         if material is None:
-            tables.append(paper_table(name, spec, None))
+            tables.append(paper_table(name, spec, None, facts=facts))
     return tables

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.frames import score_frame
@@ -34,6 +35,7 @@ class Material:
     Attributes:
         manifest: run.json; cells: its cells; scores, metrics, protocol_fields: scores.json.
         faults: one sentence for each file of the run that is missing or damaged.
+        facts: of metrics that a paper's table has and the run did not use.
     """
 
     root: Path
@@ -43,10 +45,15 @@ class Material:
     metrics: Mapping[str, MetricFacts]
     protocol_fields: Sequence[ProtocolEntry] = ()
     faults: Sequence[str] = field(default=())
+    facts: Mapping[str, MetricFacts] = field(default_factory=dict)
 
     @staticmethod
-    def of(run: Path) -> Material:
+    def of(run: Path, facts: Mapping[str, MetricFacts] = MappingProxyType({})) -> Material:
         """Read a run folder; a damaged file other than the manifest is named in ``faults``.
+
+        Args:
+            run: the folder.
+            facts: of metrics that a paper's table has and the run did not use.
 
         Raises:
             UserError: no run there, a damaged manifest, or one of another version.
@@ -59,7 +66,8 @@ class Material:
         except UserError as error:
             faults.insert(0, f"{error.message} ({error.hint})")
             found = ScoresFile()
-        return Material(run, manifest, cells, found.scores, found.metrics, found.protocols, faults)
+        metrics, protocols = found.metrics, found.protocols
+        return Material(run, manifest, cells, found.scores, metrics, protocols, faults, facts)
 
     @cached_property
     def methods(self) -> list[Row]:

@@ -74,7 +74,7 @@ class Cell:
 
     Attributes:
         value: stored value, or None with a ``reason``.
-        se, ci, n, n_real, marks: see ``sisbench.metrics.base.Figure``.
+        se, ci, n, n_real, marks: see ``sisbench.metrics.base.Score``.
         basis: what the figure rests on (extractor, parser, ...), one sentence part.
         text: printed digits; filled by ``assemble`` unless given (published figures).
         p: of a paired test, in [0, 1].
