@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sisbench import metrics
+from sisbench import metrics, segmenters
 from sisbench.config import DatasetConfig
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
@@ -184,6 +184,8 @@ class Scorer:
     def _parsers(self, space: str, protocol: Protocol) -> list[str]:
         """Parsers of a label space; [""] when none is named, which gives a dash with its reason."""
         given = list(self.request.parsers.get(space, ()))
+        for name in given:
+            segmenters.registry.get(name)  # an unknown one ends here, with the nearest one
         default = protocol.parsers.get(space)
         return given or ([default] if default else [""])
 
