@@ -66,11 +66,11 @@ def score_run(
 ) -> None:
     """Score the stored images of ``run``, write scores.json; ``device`` and ``compile`` go before
     the run's own. Where ``protocols`` or ``parsers`` are named, or fewer metrics than the run's,
-    the other figures that are there stay.
+    the other scores that are there stay.
 
     Raises:
         UserError: no run there; a protocol of which no cell holds the images; under ``strict``,
-            the first figure that cannot be had.
+            the first score that cannot be had.
     """
     from sisbench.core.devices import exact_arithmetic, pick_devices
     from sisbench.report import write_scores_csv
@@ -126,7 +126,7 @@ def _earlier(store: RunStore, progress: Progress) -> ScoresFile | None:
 def _joined(
     before: Sequence[ScoreRecord], new: Sequence[ScoreRecord], cells: set[str]
 ) -> list[ScoreRecord]:
-    """``new`` in the places of the figures that they replace, then the rest; earlier figures of
+    """``new`` in the places of the scores that they replace, then the rest; earlier scores of
     images that the run no longer has are left out."""
 
     def key(score: ScoreRecord) -> tuple[str, ...]:

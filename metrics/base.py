@@ -157,7 +157,7 @@ class RowMaker(ABC):
         if absent:
             raise Unavailable(
                 f"{self.name} needs {', '.join(absent)}, and this task has none",
-                "the figure is not defined here; leave it out for this task",
+                "the score is not defined here; leave it out for this task",
             )
         for name in PICTURES:
             value = getattr(batch, name)

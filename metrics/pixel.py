@@ -81,7 +81,7 @@ def psnr_of(sse: np.ndarray, count: np.ndarray, data_range: float = _RANGE) -> n
 class PSNR(Metric):
     """Peak signal-to-noise ratio, mean over images, data range 255.
 
-    PSNR_i = 10 log10(255^2 / MSE_i) over all elements of image i; the figure is the mean over
+    PSNR_i = 10 log10(255^2 / MSE_i) over all elements of image i; the score is the mean over
     images. Higher is better. An image equal to its target has an infinite PSNR: such images are
     left out of the mean, counted in ``extra["identical"]`` and marked.
 

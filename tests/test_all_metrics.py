@@ -17,7 +17,7 @@ from sisbench import metrics
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.store import BASIS
-from sisbench.core.tasks import Task
+from sisbench.core.tasks import TASKS
 from sisbench.metrics.base import Context, ImageBatch, RowMaker, Score
 from sisbench.protocol import Protocol
 
@@ -37,7 +37,7 @@ def test_facts(name: str) -> None:
     assert found.real in ("", "test", "train")
     assert found.kind in ("quality", "machine")
     assert found.tasks
-    assert set(found.tasks) <= set(get_args(Task))
+    assert set(found.tasks) <= set(TASKS)
     assert found.source
     assert (maker is None) == bool(found.columns)
     low, high = found.bounds
@@ -205,7 +205,7 @@ FEATURES = {  # rows of makers whose weights are never at hand in a test
 
 
 def test_metrics_without_torch():
-    """A table is made, and figures are reduced, where torch cannot be imported."""
+    """A table is made, and scores are reduced, where torch cannot be imported."""
     code = """
 import sys
 class Refuse:

@@ -13,7 +13,7 @@ from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
 from sisbench.pipeline import run_all, write_report
 from sisbench.report.paired import paired_tables
-from sisbench.report.quality import Material
+from sisbench.report.quality import RunResults
 
 RNG = np.random.default_rng(0)
 FEATURES = {"features": RNG.normal(size=(40, 12))}
@@ -88,10 +88,10 @@ def test_versus_a_method_of_the_run(method_file: str, tmp_path: Path) -> None:
         "parsers": {"celebamask_hq": "toy"},
     }
     run_all(validated(RunConfig, raw, "test"), Progress(quiet=True))
-    table = paired_tables(Material.of(tmp_path / "run"), "noisy", [])[0]
+    table = paired_tables(RunResults.of(tmp_path / "run"), "noisy", [])[0]
     assert [r.key for r in table.rows] == ["clean"]
     cell = dict(zip([c.key for c in table.columns], table.cells[0], strict=True))["psnr"]
-    scores = {(s.method, s.metric): s for s in Material.of(tmp_path / "run").scores}
+    scores = {(s.method, s.metric): s for s in RunResults.of(tmp_path / "run").scores}
     difference = scores["clean", "psnr"].value - scores["noisy", "psnr"].value
     assert cell.value == pytest.approx(difference)
     assert cell.value > 0
@@ -121,6 +121,6 @@ def test_two_parsers_and_whether_they_rank_alike(
         for k, value in enumerate(values)
     ]
     facts = MetricFacts(title="mIoU", direction="up", unit="%", scale=100.0, digits=2)
-    material = Material(tmp_path, Manifest(), [], scores, {"miou": facts, "miou@other": facts})
-    table = quality_tables(material)[0]
+    results = RunResults(tmp_path, Manifest(), [], scores, {"miou": facts, "miou@other": facts})
+    table = quality_tables(results)[0]
     assert any(said in sentence and "other" in sentence for sentence in table.caption)

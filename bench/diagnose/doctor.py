@@ -19,7 +19,7 @@ _EXTRAS = {"facenet-pytorch": "FRS (extra: identity)", "transformers": "SegForme
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor: ``state`` is "ok", "warn" (a dash will appear) or "fail"."""
+    """One line of the doctor: ``state`` is "ok", "warn" (an empty cell will appear) or "fail"."""
 
     state: Literal["ok", "warn", "fail"]
     what: str
@@ -129,9 +129,7 @@ def _plan(config: RunConfig) -> Iterator[Finding]:
                     "fine for a method that learns nothing",
                 )
             elif m.weights.startswith("seeded:"):
-                yield Finding(
-                    "warn", f"method {m.shown}: seeded test weights, figures mean nothing"
-                )
+                yield Finding("warn", f"method {m.shown}: seeded test weights, scores mean nothing")
             else:
                 yield Finding("ok", f"method {m.shown}: weights at {resolve_weights(m.weights)}")
         except Unavailable as error:

@@ -1,4 +1,4 @@
-"""Figures that papers print, and measured figures set under them; never ranked together."""
+"""Scores that papers print, and measured scores set under them; never ranked together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.log import SEEDED, MetricFacts, ScoreRecord
-from sisbench.report.quality import Material, short
+from sisbench.report.quality import RunResults, short
 from sisbench.report.tables import Cell, Column, Row, Table, assemble, describe
 
 RESULTS = Path(str(files("sisbench.results")))
@@ -39,7 +39,7 @@ Facts = Mapping[str, MetricFacts]
 
 @dataclass(frozen=True)
 class Published:
-    """One figure as printed.
+    """One score as printed.
 
     Attributes:
         value: as printed (per cent for mIoU and accuracy); text: its digits in the file.
@@ -67,14 +67,14 @@ class Published:
 
 @lru_cache(maxsize=4)
 def load_published(path: Path = RESULTS / "published" / "published.csv") -> tuple[Published, ...]:
-    """Every published figure, in the file's order.
+    """Every published score, in the file's order.
 
     Raises:
         UserError: the file is missing, lacks a column, or a value is no number.
     """
     if not path.is_file():
         raise UserError(
-            f"the published figures are not at {path}",
+            f"the published scores are not at {path}",
             "run from a checkout: results/ is no part of the installed package",
         )
     with path.open(encoding="utf-8", newline="") as stream:
@@ -106,7 +106,7 @@ class SpecColumn(BaseModel):
 
 
 class Spec(BaseModel):
-    """A paper's table: which figures stand where, and what must be said about them.
+    """A paper's table: which scores stand where, and what must be said about them.
 
     Attributes:
         source, table: as in published.csv; title: heading.
@@ -171,27 +171,27 @@ def _spec(path: Path) -> Spec:
 def paper_table(
     name: str,
     spec: Spec,
-    material: Material | None,
+    results: RunResults | None,
     protocol: str = "",
     facts: Facts = MappingProxyType({}),
 ) -> Table:
-    """A paper's table; with ``material`` the run's figures and the differences stand under it.
+    """A paper's table; with ``results`` the run's scores and the differences stand under it.
 
     Three blocks of rows: published, measured, measured - published. Each ranks by itself.
 
     Args:
         name: name of the specification.
-        material: the run, or None for the published figures alone.
+        results: the run, or None for the published scores alone.
         protocol: the one protocol whose scores are shown.
         facts: of the metrics; what the run says of those that it used goes before.
     """
-    figures = [f for f in load_published() if (f.source, f.table) == (spec.source, spec.table)]
-    columns = _columns(spec, {**facts, **(material.metrics if material else {})})
-    methods = dict.fromkeys(f.method for f in figures)
+    scores = [f for f in load_published() if (f.source, f.table) == (spec.source, spec.table)]
+    columns = _columns(spec, {**facts, **(results.metrics if results else {})})
+    methods = dict.fromkeys(f.method for f in scores)
     printed = f"Published: {spec.cited}"
     rows = [Row(f"published/{m}", m, printed, ranked=spec.rank_published) for m in methods]
     cells: dict[tuple[str, str], Cell] = {}
-    at = {(f.method, f.dataset, f.task, f.metric): f for f in figures}
+    at = {(f.method, f.dataset, f.task, f.metric): f for f in scores}
     for row in rows:
         for column, where in zip(columns, spec.columns, strict=True):
             known = at.get((row.title, where.dataset, where.task, where.metric))
@@ -200,24 +200,24 @@ def paper_table(
                 if known
                 else Cell(reason="not in the paper's table")
             )
-    caption = [f"Figures as printed in {spec.cited}."]
-    if material is not None:
-        measured = _measured(spec, material, protocol, columns, cells)
+    caption = [f"Scores as printed in {spec.cited}."]
+    if results is not None:
+        measured = _measured(spec, results, protocol, columns, cells)
         measured = [r for r in measured if not r.ceiling or _filled(r, columns, cells)]
-        rows += measured + _differences(spec, material, rows, measured, columns, cells)
-        caption += _remarks(spec, material, protocol, rows, facts)
+        rows += measured + _differences(spec, results, rows, measured, columns, cells)
+        caption += _remarks(spec, results, protocol, rows, facts)
     datasets = list(dict.fromkeys(c.dataset for c in spec.columns))
     title = f"{spec.title} ({datasets[0]})" if len(datasets) == 1 else spec.title
     title = f"{title}, against {protocol}" if protocol else title
     return assemble(name, title, columns, rows, cells, [*caption, *spec.remarks])
 
 
-def _as_printed(figure: Published, column: Column, facts: Facts) -> str:
+def _as_printed(score: Published, column: Column, facts: Facts) -> str:
     """The paper's own digits, unless this table's unit differs from the paper's."""
-    stored = figure.stored(facts)
-    same = abs(stored * column.scale - figure.value) < 1e-9 * max(1.0, abs(figure.value))
-    unknown = column.scale == 1.0 and figure.in_per_cent(facts)
-    return figure.text if same or unknown else column.printed(stored)
+    stored = score.stored(facts)
+    same = abs(stored * column.scale - score.value) < 1e-9 * max(1.0, abs(score.value))
+    unknown = column.scale == 1.0 and score.in_per_cent(facts)
+    return score.text if same or unknown else column.printed(stored)
 
 
 def _columns(spec: Spec, metrics: Mapping[str, MetricFacts]) -> list[Column]:
@@ -235,12 +235,12 @@ def _key(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
-def _match(spec: Spec, material: Material, published: str) -> str | None:
+def _match(spec: Spec, results: RunResults, published: str) -> str | None:
     """Label of the run's method that a published name stands for."""
     wanted = _key(spec.methods.get(published, published))
-    for row in material.methods:
+    for row in results.methods:
         names = [row.key, row.title]
-        for cell in material.cells:
+        for cell in results.cells:
             if cell.entry.method.label == row.key:
                 names.append(cell.entry.method.name)
         if not row.ceiling and wanted in map(_key, names):
@@ -248,9 +248,9 @@ def _match(spec: Spec, material: Material, published: str) -> str | None:
     return None
 
 
-def _place(material: Material, where: SpecColumn) -> tuple[str, str] | str:
-    """(data set, task slug) of a column in the run, or the reason for a dash."""
-    slugs = [t for d, t in material.places if d == where.dataset]
+def _place(results: RunResults, where: SpecColumn) -> tuple[str, str] | str:
+    """(data set, task slug) of a column in the run, or the reason for an empty cell."""
+    slugs = [t for d, t in results.places if d == where.dataset]
     near = [t for t in slugs if t == where.task] or [
         t for t in slugs if t.split("[")[0] == where.task
     ]
@@ -261,19 +261,17 @@ def _place(material: Material, where: SpecColumn) -> tuple[str, str] | str:
 
 def _measured(
     spec: Spec,
-    material: Material,
+    results: RunResults,
     protocol: str,
     columns: Sequence[Column],
     cells: dict[tuple[str, str], Cell],
 ) -> list[Row]:
     scores: dict[tuple[str, ...], ScoreRecord] = {
-        (s.method, s.dataset, s.task, s.metric): s
-        for s in material.scores
-        if s.protocol == protocol
+        (s.method, s.dataset, s.task, s.metric): s for s in results.scores if s.protocol == protocol
     }
-    places = [_place(material, where) for where in spec.columns]
+    places = [_place(results, where) for where in spec.columns]
     rows = []
-    for method in material.methods:
+    for method in results.methods:
         row = Row(f"measured/{method.key}", method.title, f"Measured: protocol {protocol}")
         rows.append(replace(row, ceiling=method.ceiling))
         for column, where, place in zip(columns, spec.columns, places, strict=True):
@@ -281,13 +279,13 @@ def _measured(
                 cells[row.key, column.key] = Cell(reason=place)
                 continue
             score = scores.get((method.key, *place, where.metric))
-            cells[row.key, column.key] = material.cell(score, method.key, *place, protocol)
+            cells[row.key, column.key] = results.cell(score, method.key, *place, protocol)
     return rows
 
 
 def _differences(
     spec: Spec,
-    material: Material,
+    results: RunResults,
     published: Sequence[Row],
     measured: Sequence[Row],
     columns: Sequence[Column],
@@ -296,7 +294,7 @@ def _differences(
     labels = {row.key for row in measured}
     rows = []
     for row in published:
-        label = f"measured/{_match(spec, material, row.title)}"
+        label = f"measured/{_match(spec, results, row.title)}"
         if label not in labels:
             continue
         new = Row(f"difference/{row.title}", row.title, _DIFFERENCE, ranked=False)
@@ -304,7 +302,7 @@ def _differences(
         for column in columns:
             ours, theirs = cells[label, column.key], cells[row.key, column.key]
             if ours.value is None or theirs.value is None:
-                cells[new.key, column.key] = Cell(reason="one of the two figures is absent")
+                cells[new.key, column.key] = Cell(reason="one of the two scores is absent")
                 continue
             gap = ours.value - theirs.value
             text = column.printed(gap)
@@ -324,33 +322,33 @@ def _seeded(cell: Cell) -> tuple[str, ...]:
 
 
 def _remarks(
-    spec: Spec, material: Material, protocol: str, rows: Sequence[Row], facts: Facts
+    spec: Spec, results: RunResults, protocol: str, rows: Sequence[Row], facts: Facts
 ) -> list[str]:
     titles = [r.title for r in rows if r.key.startswith("published/")]
-    lost = [t for t in titles if _match(spec, material, t) is None]
+    lost = [t for t in titles if _match(spec, results, t) is None]
     said = [
-        "Papers measure under protocols of their own: figures of different blocks are not ranked"
+        "Papers measure under protocols of their own: scores of different blocks are not ranked"
         " against each other."
     ]
     parsed = {name for name, known in facts.items() if known.parser}
     if parsed & {c.metric for c in spec.columns}:
-        said.append(_evaluator(material, protocol, parsed))
+        said.append(_evaluator(results, protocol, parsed))
     if lost:
         said.append(f"Published but not in this run: {', '.join(lost)}.")
     return said
 
 
-def _evaluator(material: Material, protocol: str, parsed: Collection[str]) -> str:
+def _evaluator(results: RunResults, protocol: str, parsed: Collection[str]) -> str:
     """The sentence without which no measured score of a parser's stands beside a paper's."""
     found = {
         (s.metric, tuple(str(s.extra.get(k) or "not recorded") for k in _EVALUATOR))
-        for s in material.scores
+        for s in results.scores
         if s.protocol == protocol and s.metric in parsed and s.value is not None
     }
     if not found:
         return "No segmentation score was measured under this protocol."
     named = "; ".join(
-        f"{describe(metric, material.metrics)['title']} by "
+        f"{describe(metric, results.metrics)['title']} by "
         + ", ".join(f"{said} {value}" for said, value in zip(_EVALUATOR.values(), how, strict=True))
         for metric, how in sorted(found)
     )
@@ -369,7 +367,7 @@ _EVALUATOR: Mapping[str, str] = MappingProxyType(
 
 def paper_tables(
     versus: str,
-    material: Material | None,
+    results: RunResults | None,
     protocols: Sequence[str],
     facts: Facts = MappingProxyType({}),
 ) -> list[Table]:
@@ -377,7 +375,7 @@ def paper_tables(
     tables = []
     for name, spec in load_specs(versus).items():
         for protocol in protocols:
-            tables.append(paper_table(f"{name}-{protocol}", spec, material, protocol, facts))
-        if material is None:
+            tables.append(paper_table(f"{name}-{protocol}", spec, results, protocol, facts))
+        if results is None:
             tables.append(paper_table(name, spec, None, facts=facts))
     return tables

@@ -45,7 +45,7 @@ ANCHORS = (
         n=2824,
         miou=79.06,
         accuracy=93.42,
-        source="the CelebAMask-HQ face parser's own figures on its test split",
+        source="the CelebAMask-HQ face parser's own scores on its test split",
     ),
 )
 
@@ -58,7 +58,7 @@ def check_anchor(
     progress: Progress,
     only_cached: bool = False,
 ) -> tuple[bool, str] | None:
-    """(whether both figures are within half a point of the anchor, what was found); None with
+    """(whether both scores are within half a point of the anchor, what was found); None with
     ``only_cached`` where the photographs would have to be parsed first.
 
     Where they are not, the named conventions that would meet the anchor are listed: that tells a

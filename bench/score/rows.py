@@ -190,7 +190,7 @@ class _Pass:
         try:
             if good:
                 self._map(decoded, good)
-        except Exception as error:  # a maker of anybody's: its own dash, and no other's
+        except Exception as error:  # a maker of anybody's: its own empty cell, and no other's
             self.result = as_user_error(error)
             return
         if decoded.positions.stop % PART == 0 or decoded.positions.stop == len(self.source.ids):

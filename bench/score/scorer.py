@@ -82,7 +82,7 @@ class Scorer:
         self.used: dict[str, type[Metric]] = {}
 
     def scores(self) -> list[ScoreRecord]:
-        """Every score of every cell under every protocol, dashes included, in plan order.
+        """Every score of every cell under every protocol, empty cells included, in plan order.
 
         Raises:
             UserError: a data set is not the one that the images were made from; under ``strict``,
@@ -98,7 +98,7 @@ class Scorer:
             absent = next((s for s in found if s.value is None), None)
             if absent is not None:
                 where = f"{absent.method}, {absent.task} on {absent.dataset}: {absent.metric}"
-                raise UserError(f"{where}: {absent.reason}", "leave out --strict to get a dash")
+                raise UserError(f"{where}: {absent.reason}", "leave out --strict to go on")
         return found
 
     def _cell(
@@ -182,7 +182,7 @@ class Scorer:
         return names
 
     def _parsers(self, space: str, protocol: Protocol) -> list[str]:
-        """Parsers of a label space; [""] when none is named, which gives a dash with its reason."""
+        """Parsers of a label space; [""] when none is named: no score, with the reason."""
         given = list(self.request.parsers.get(space, ()))
         for name in given:
             segmenters.registry.get(name)  # an unknown one ends here, with the nearest one
@@ -213,7 +213,7 @@ class Scorer:
                 ready = [m for m in same if not isinstance(m, UserError)]
                 alike = [m for m in ready if m.fingerprint() == mark]
                 self._makers[key] = alike[0] if alike else new
-            except Exception as error:  # a maker of anybody's: its own dash, and no other's
+            except Exception as error:  # a maker of anybody's: its own empty cell, and no other's
                 self._makers[key] = as_user_error(error)
         return self._makers[key]
 
@@ -294,7 +294,7 @@ class Scorer:
             metric = cls.from_context(column.context)
             seed = protocol.seed
             score = metric.reduce(columns, None if real is None else real.columns, seed=seed)
-        except Exception as error:  # a metric of anybody's: its own dash, and no other's
+        except Exception as error:  # a metric of anybody's: its own empty cell, and no other's
             return self._record(cell, protocol, name, None, _reason(as_user_error(error)))
         self.used[name] = cls
         size = self._photographs(cell.about["dataset"]["config"]).dataset.size
@@ -383,7 +383,7 @@ class Scorer:
     def _ceiling(
         self, cell: CellView, protocol: Protocol, column: _Column, photos: Photographs
     ) -> tuple[Score, dict[str, str]] | None:
-        """Score of the photographs and its basis; None where the cells' own dashes say why not."""
+        """Score of the photographs and its basis; None where the cells' scores say why not."""
         assert column.maker is not None  # the caller has asked
         maker = self._maker(column.maker, column.context)
         if isinstance(maker, UserError):
@@ -467,6 +467,6 @@ def _sibling(cell: CellView, cells: Sequence[CellView]) -> CellView | None:
     for other in cells:
         theirs = (other.about["method"]["label"], other.about["dataset"]["label"])
         if theirs == mine and other.about["task"]["name"] == "reconstruct":
-            lacking = other.about["status"] in ("impossible", "failed")
-            return None if lacking or other.key == cell.key else other
+            without = other.about["status"] in ("impossible", "failed")
+            return None if without or other.key == cell.key else other
     return None
