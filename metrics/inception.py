@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from sisbench.core.errors import UserError
-from sisbench.metrics.base import ImageBatch, RowMaker
+from sisbench.core.fit import fill, fold_batch_norms
+from sisbench.core.state_dict import read_state
+from sisbench.metrics.base import Context, ImageBatch, RowMaker
 from sisbench.metrics.extractors import (
     Compiled,
     code_hash,
-    fold_batchnorm,
-    load_strict,
-    read_plain_state,
     resize_tf1,
     torch_dtype,
     weights_file,
@@ -53,6 +52,7 @@ class Inception(RowMaker):
 
     name = "inception"
     weights = "inception"
+    resize_field = "fid"
     resize = MappingProxyType(
         {
             "tf1": "299 x 299 by TensorFlow 1's bilinear rule (torch-fidelity), (x - 128) / 128",
@@ -79,12 +79,22 @@ class Inception(RowMaker):
         self.path, self.sha256 = weights_file(type(self).weights, weights)
         self._net: Callable[[Tensor], Tensor] | None = None
 
+    @classmethod
+    def from_context(cls, context: Context) -> Self:
+        return cls(
+            weights=context.weights.get(cls.weights),
+            preprocess=context.fid,
+            dtype=context.dtype,
+            device=context.device,
+            compile=context.compile,
+        )
+
     def fingerprint(self) -> str:
         return code_hash(self.name, VERSION, self.sha256, self.preprocess, self.dtype)
 
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
         self.check(batch)
-        return {"features": self.features(batch.image)}
+        return {"features": self.features(batch.the("image"))}
 
     def features(self, images: Tensor) -> np.ndarray:
         """(B, 3, H, W) uint8 -> (B, 2048) float32."""
@@ -103,12 +113,11 @@ class Inception(RowMaker):
     def _build(self) -> Callable[[Tensor], Tensor]:
         import torch
 
-        net = trunk()
-        state = read_plain_state(self.path)
-        wanted = {k: v for k, v in state.items() if not k.startswith("fc.")}
-        load_strict(net, wanted, str(self.path))
+        with torch.device("meta"):
+            net = trunk()
+        fill(net, read_state(self.path), str(self.path), dropped=r"^fc\.")
         net.eval().requires_grad_(False)
-        fold_batchnorm(net)
+        fold_batch_norms(net)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         net.to(self.device, self._dtype)
         return Compiled(net, self.batch) if self.compile else net

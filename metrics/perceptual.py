@@ -5,19 +5,18 @@ from __future__ import annotations
 import itertools
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.estimates import bootstrap_mean
-from sisbench.metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
+from sisbench.core.fit import fill
+from sisbench.core.state_dict import read_state, sha256_of
+from sisbench.metrics.base import Context, ImageBatch, Metric, RowMaker, Rows, Score, of_mean
 from sisbench.metrics.extractors import (
     ByContent,
     code_hash,
-    load_strict,
-    read_plain_state,
-    sha256_of,
     torch_dtype,
     weights_file,
 )
@@ -74,16 +73,16 @@ class LPIPSNetwork:
         import torch
 
         self.net, self.device, self._dtype = net, device, torch_dtype(dtype)
-        state = read_plain_state(trunk)
+        state = read_state(trunk)
         features = _features(net)
         own = {k.removeprefix("features."): v for k, v in state.items() if k[:9] == "features."}
-        load_strict(features, own, str(trunk))
+        fill(features, own, str(trunk))
         features = features.eval().requires_grad_(False)
         features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         features.to(device, self._dtype)
         cuts = (0, *(i + 1 for i in _LAST_LAYERS[net]))
         self._slices = [features[a:b] for a, b in itertools.pairwise(cuts)]
-        linear = read_plain_state(linear_file(net))
+        linear = read_state(linear_file(net))
         self._linear = [
             linear[f"lin{i}.model.1.weight"].flatten().to(device) for i in range(len(cuts) - 1)
         ]
@@ -165,7 +164,7 @@ class LPIPSRows(RowMaker):
         Unavailable: no trunk file, or no lpips package.
     """
 
-    needs = frozenset({"target"})
+    needs = frozenset({"image", "target"})
     net: ClassVar[str] = ""
 
     def __init__(
@@ -182,6 +181,11 @@ class LPIPSRows(RowMaker):
         linear_file(self.net)
         self._network: LPIPSNetwork | None = None
 
+    @classmethod
+    def from_context(cls, context: Context) -> Self:
+        given = context.weights.get(cls.weights)
+        return cls(given, dtype=context.dtype, device=context.device)
+
     @property
     def network(self) -> LPIPSNetwork:
         """The network, read on first use."""
@@ -196,14 +200,13 @@ class LPIPSRows(RowMaker):
         import torch
 
         self.check(batch)
-        assert batch.target is not None  # check has refused None
-        if batch.image.shape != batch.target.shape:
+        image, target = batch.the("image"), batch.the("target")
+        if image.shape != target.shape:
             raise UserError(
-                f"{self.name}: images are {tuple(batch.image.shape)}, "
-                f"targets {tuple(batch.target.shape)}"
+                f"{self.name}: images are {tuple(image.shape)}, targets {tuple(target.shape)}"
             )
         with torch.inference_mode():
-            pairs = zip(batch.image.split(self.batch), batch.target.split(self.batch), strict=True)
+            pairs = zip(image.split(self.batch), target.split(self.batch), strict=True)
             found = [self.network.distances(a, b).cpu() for a, b in pairs]
         return {"lpips": torch.cat(found).numpy()}
 
@@ -246,7 +249,7 @@ class LPIPSDiversityRows(LPIPSAlex):
     """
 
     name = "lpips-embedding"
-    needs = frozenset({"siblings"})
+    needs = frozenset({"image", "siblings"})
 
     def __init__(
         self,
@@ -263,17 +266,16 @@ class LPIPSDiversityRows(LPIPSAlex):
         import torch
 
         self.check(batch)
-        assert batch.siblings is not None  # check has refused None
-        if batch.siblings.ndim != 5 or batch.siblings.shape[1] < 1:
+        image, siblings = batch.the("image"), batch.the("siblings")
+        if siblings.ndim != 5 or siblings.shape[1] < 1:
             raise UserError(
-                f"siblings must be (B, K - 1, 3, H, W) with K >= 2, got "
-                f"{tuple(batch.siblings.shape)}",
+                f"siblings must be (B, K - 1, 3, H, W) with K >= 2, got {tuple(siblings.shape)}",
                 "diversity needs at least two images a label map",
             )
         found = []
         with torch.inference_mode():
-            for image, others in zip(batch.image, batch.siblings, strict=True):
-                own, *rest = self._kept.of(torch.cat([image[None], others]), self.network.embed)
+            for one, others in zip(image, siblings, strict=True):
+                own, *rest = self._kept.of(torch.cat([one[None], others]), self.network.embed)
                 found.append(torch.stack([_to_others(own, e[None]) for e in rest]).mean())
         return {"distance": torch.stack(found).cpu().numpy()}
 
@@ -298,17 +300,13 @@ class LPIPS(Metric):
     bounds: ClassVar[tuple[float | None, float | None]] = (0.0, None)
     digits = 4
     maker = "lpips-alex"
+    protocol_fields = ("dtype",)
     tasks = ("reconstruct",)
     source = "Zhang et al., CVPR 2018, section 3"
 
-    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
-        return rows["lpips"]
-
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         estimate = bootstrap_mean(rows["lpips"], seed=seed)
-        n = len(rows["lpips"])
-        extra = {"median": float(np.median(rows["lpips"]))}
-        return Figure(estimate.value, n, se=estimate.se, ci=estimate.ci, extra=extra)
+        return of_mean(estimate, rows["lpips"], {"median": float(np.median(rows["lpips"]))})
 
 
 class LPIPSOfVgg(LPIPS):
@@ -320,6 +318,7 @@ class LPIPSOfVgg(LPIPS):
 
     name = "lpips_vgg"
     title = "LPIPS (VGG)"
+    on_request = True
     maker = "lpips-vgg"
 
 
@@ -332,6 +331,7 @@ class LPIPSOfSqueeze(LPIPS):
 
     name = "lpips_squeeze"
     title = "LPIPS (SqueezeNet)"
+    on_request = True
     maker = "lpips-squeeze"
 
 
@@ -345,8 +345,8 @@ class LPIPSDiversity(Metric):
     Source: Zhu et al. (BicycleGAN), NeurIPS 2017, section 4; K = 10 and all pairs as in SDM.
 
     >>> rows = {"distance": np.array([0.2, 0.2, 0.4, 0.4]), "target_id": np.array(list("abab"))}
-    >>> figure = LPIPSDiversity().reduce(rows)
-    >>> round(figure.value, 6), figure.extra["label_maps"]
+    >>> score = LPIPSDiversity().reduce(rows)
+    >>> round(score.value, 6), score.extra["label_maps"]
     (0.3, 2)
     """
 
@@ -356,10 +356,11 @@ class LPIPSDiversity(Metric):
     bounds = (0.0, None)
     digits = 4
     maker = "lpips-embedding"
+    protocol_fields = ("dtype",)
     tasks = ("sample", "mixed")
     source = "Zhu et al. (BicycleGAN), NeurIPS 2017, section 4"
 
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         distance = np.asarray(rows["distance"], np.float64)
         groups = rows.get("target_id", np.arange(len(distance)))
         _, index = np.unique(groups, return_inverse=True)
@@ -367,4 +368,4 @@ class LPIPSDiversity(Metric):
         estimate = bootstrap_mean(means, seed=seed)
         extra = {"label_maps": len(means), "images_per_label_map": len(distance) / len(means)}
         n = len(distance)
-        return Figure(estimate.value, n, se=estimate.se, ci=estimate.ci, extra=extra)
+        return Score(estimate.value, n, se=estimate.se, ci=estimate.ci, extra=extra)

@@ -65,7 +65,7 @@ class Case:
         space, name = self.space, self.meta["method"]
         config = {**self.meta["config"], **options}
         if name.startswith("scam-"):
-            name, config = name.removeprefix("scam-"), {"variant": "scam", **config}
+            name = name.removeprefix("scam-")  # the options' names say which variant it is
         method = methods.create(name, space, **config)
         shapes = {m: k.official_shapes() for m, k in method.key_maps().items()}
         return method.load_state({m: self.weights(m, s) for m, s in shapes.items()})

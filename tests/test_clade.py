@@ -332,11 +332,11 @@ def test_style_is_one_vector_with_the_encoder_and_none_without() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"norm_mode": "spade"}, "method 'spade'"),
+        ({"norm_mode": "spade"}, "norm_mode must be 'clade'"),
         ({"norm_G": "spectralspadeinstance3x3"}, "batch norm"),
         ({"add_distt": True}, "did you mean 'add_dist'"),
         ({"variant": "scamm"}, "official or scam"),
-        ({"height": 64}, "'height' is no option of the variant 'official'"),
+        ({"height": 64, "variant": "official"}, "'height' is no option of the variant 'official'"),
         ({"variant": "scam"}, "is no option of the variant 'scam'"),
         ({"use_vae": True}, "crop_size >= 256"),
     ],

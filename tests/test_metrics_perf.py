@@ -1,4 +1,4 @@
-"""The speed comparison itself: fair rounds, seeded material, and a small run of the pipeline."""
+"""The speed comparison itself: fair rounds, seeded results, and a small run of the pipeline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from sisbench.perf.material import degraded, pictures
+from sisbench.perf.samples import degraded, pictures
 from sisbench.perf.timing import interleaved
 
 
@@ -37,7 +37,7 @@ def test_material_is_seeded():
     assert 0 < np.abs(degraded(images, 0).astype(int) - images).mean() < 40
 
 
-def test_a_parser_and_its_repositorys_form_give_the_same_labels():
+def test_a_parser_and_its_published_form_give_the_same_labels():
     from sisbench.perf.parsers import compare_parsers
 
     out = io.StringIO()

@@ -346,13 +346,13 @@ def test_a_saved_network_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"norm": "batch"}, "norm must be instance"),
+        ({"norm": "batch"}, "norm must be 'instance'"),
         ({"netG": "both"}, "global or local"),
-        ({"n_local_enhancers": 2}, "must be 1"),
+        ({"n_local_enhancers": 2}, "n_local_enhancers must be 1"),
         ({"label_feat": True, "instance_feat": True}, "exclude"),
         ({"crop_size": 40}, "multiples of 16"),
         ({"feat_num": -1}, "feat_num must not be negative"),
-        ({"clusters": "/nowhere.npz"}, "no cluster centres at"),
+        ({"clusters": "/nowhere.npz"}, "clusters: no file at"),
         ({"feat_nums": 3}, "did you mean 'feat_num'"),
     ],
     ids=str,

@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from sisbench.core.store import SEEDED
+from sisbench.core.log import SEEDED, MetricFacts
 
 DASH = "–"
 DAGGER = "†"
 ARROWS = {"up": "↑", "down": "↓", "": ""}
-SEEDED_SENTENCE = f"{DAGGER} weights are seeded test weights: figures say nothing about the method."
+SEEDED_SENTENCE = f"{DAGGER} weights are seeded test weights: scores say nothing about the method."
 
 
 @dataclass(frozen=True)
 class Column:
-    """One figure over all rows.
+    """One score over all rows.
 
     Attributes:
         key: unique in the table, as ``celebamask_hq/reconstruct/fid@ca2sis2024``.
@@ -70,13 +70,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure or a dash.
+    """One score or an empty cell.
 
     Attributes:
         value: stored value, or None with a ``reason``.
-        se, ci, n, n_real, marks: see ``sisbench.metrics.base.Figure``.
-        basis: what the figure rests on (extractor, parser, ...), one sentence part.
-        text: printed digits; filled by ``assemble`` unless given (published figures).
+        se, ci, n, n_real, marks: see ``sisbench.metrics.base.Score``.
+        basis: what the score rests on (extractor, parser, ...), one sentence part.
+        text: printed digits; filled by ``assemble`` unless given (published scores).
+        p: of a paired test, in [0, 1].
         rank: 1 best, 2 second best, 0 neither; notes: positions in ``Table.notes``.
     """
 
@@ -90,6 +91,7 @@ class Cell:
     basis: str = ""
     text: str = ""
     error: str = ""
+    p: float | None = None
     rank: int = 0
     notes: tuple[int, ...] = ()
 
@@ -111,7 +113,7 @@ class Table:
     notes: tuple[str, ...]
 
     def seeded(self, row: int) -> bool:
-        """Whether a figure of the row rests on seeded weights."""
+        """Whether a score of the row rests on seeded weights."""
         return any(cell.seeded for cell in self.cells[row])
 
     def groups(self) -> list[tuple[str, int]]:
@@ -153,6 +155,12 @@ def scrub(text: str) -> str:
     return _ABSOLUTE.sub(lambda m: "…/" + re.split(r"[/\\]", m.group())[-1], text)
 
 
+def one_line(text: str) -> str:
+    """``text`` without line breaks, control characters and marks that turn the direction of what
+    follows."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def slug(text: str) -> str:
     """A file name for ``text``: letters, digits, ``_ . -``; never a path, never hidden."""
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)
@@ -183,7 +191,7 @@ def assemble(
 ) -> Table:
     """Rank, footnote and caption the cells, which are keyed by (row key, column key).
 
-    A missing cell becomes a dash whose footnote says that the method was not measured there.
+    A missing cell becomes an empty cell whose footnote says that the method was not measured there.
 
     Args:
         caption: opening sentences; those on set sizes, basis and seeded weights are added.
@@ -220,7 +228,7 @@ def assemble(
 
 def _print(cell: Cell, column: Column, uncertainty: bool) -> Cell:
     if cell.value is None or not math.isfinite(cell.value):
-        reason = cell.reason or ("the figure is not finite" if cell.value is not None else "")
+        reason = cell.reason or ("the score is not finite" if cell.value is not None else "")
         return replace(cell, value=None, text=DASH, reason=reason or "no reason was recorded")
     error = column.printed(cell.se) if uncertainty and cell.se is not None else ""
     return replace(cell, text=cell.text or column.printed(cell.value), error=error)
@@ -235,8 +243,8 @@ def _rank_column(
 ) -> list[Cell]:
     """Fill the ranks of a column, block by block; the usual cell of each block (for the caption).
 
-    Only figures over sets of the same sizes and on the same basis compete, and seeded weights
-    compete only where all weights are seeded. Ties are decided on the printed digits.
+    Only scores over sets of the same sizes and on the same basis compete, and seeded weights
+    never do. Ties are decided on the printed digits.
     """
     usual: list[Cell] = []
     for block in dict.fromkeys(r.block for r in rows):
@@ -258,9 +266,7 @@ def _rank_column(
                 compete = [other for other in compete if other != y]
                 basis = f", {cell.basis}" if cell.basis else ""
                 remarks.setdefault((y, x), []).append(f"from {sets_of(cell)}{basis}: not ranked")
-        if not all(grid[y][x].seeded for y in compete):
-            compete = [y for y in compete if not grid[y][x].seeded]
-        _mark_best(x, column, compete, grid)
+        _mark_best(x, column, [y for y in compete if not grid[y][x].seeded], grid)
     return usual
 
 
@@ -302,14 +308,9 @@ def _footnote(cell: Cell, remarks: Sequence[str], notes: list[str]) -> Cell:
     return replace(cell, notes=tuple(numbers))
 
 
-def describe(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def describe(name: str, metrics: Mapping[str, MetricFacts]) -> dict[str, Any]:
     """Title, direction, unit, scale, digits of a metric, as the run's scores.json describes it; a
     name it does not describe stands for itself and is never ranked."""
-    known: dict[str, Any] = {
-        "title": name,
-        "direction": "",
-        "unit": "",
-        "scale": 1.0,
-        "digits": 2,
-    }
-    return known | {k: v for k, v in metrics.get(name, {}).items() if k in known}
+    facts = metrics.get(name, MetricFacts()).model_dump(exclude={"bounds"}, exclude_none=True)
+    known = ("title", "direction", "unit", "scale", "digits")
+    return {k: facts[k] for k in known} | ({} if facts["title"] else {"title": name})

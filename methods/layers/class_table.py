@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sisbench.methods.layers.labels import resize_labels
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.layers.spade import frozen_affine
 
 
@@ -51,9 +51,9 @@ class ClassMaps:
     def at(self, size: tuple[int, int]) -> ClassMap:
         """The map at ``size`` (h, w), resized by torch's nearest rule."""
         if size not in self._sizes:
-            label = resize_labels(self.label, size)
-            edges = None if self.edges is None else resize_labels(self.edges, size)
-            position = None if self.position is None else resize_labels(self.position, size)
+            label = resize_labels_torch(self.label, size)
+            edges = None if self.edges is None else resize_labels_torch(self.edges, size)
+            position = None if self.position is None else resize_labels_torch(self.position, size)
             shape = (label.shape[0], *size)
             self._sizes[size] = ClassMap(label.flatten(), shape, edges, position)
         return self._sizes[size]

@@ -7,7 +7,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from sisbench.methods.base import GlobalStyle, Layout, Method, NoiseSource, draw
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.labels import instance_edges
 from sisbench.methods.layers.scam_frame import (
+    FIXED,
     FRAME_FILES,
     FRAME_PREFIXES,
     Frame,
@@ -36,6 +37,7 @@ from sisbench.methods.layers.spade import (
     leaky,
 )
 from sisbench.methods.layers.spade_generator import SpadeGenerator
+from sisbench.methods.options import GAN_TRAINING, OfficialOptions
 
 OFFICIAL_ENCODER = 256
 """Side that the official encoder brings photographs to."""
@@ -98,6 +100,14 @@ class Networks(nn.Module):
         self.netE = encoder
 
 
+def recognise_frame(flat: dict[str, Any]) -> dict[str, Any]:
+    """An option file of SCAM's repository says by its names which variant it is for."""
+    frame = {f.name for f in dataclasses.fields(FrameOptions)}
+    if "variant" not in flat and not frame.isdisjoint(flat):
+        return {**flat, "variant": "scam"}
+    return flat
+
+
 @dataclass(frozen=True)
 class VaeOptions(FrameOptions):
     """Construction options; None takes the official value of the label space.
@@ -114,8 +124,10 @@ class VaeOptions(FrameOptions):
         ade_labels: ADE20K values as the released code feeds them (as_is), or as it meant to
             (shifted: 0 becomes the last class).
         variant: the official network, or the one of SCAM's repository (scam), which takes
-            num_labels, height, width, num_filters_last_layer, num_up_layers and kernel_size.
+            num_labels, height, width, num_filters_last_layer and num_up_layers.
     """
+
+    official: ClassVar = OfficialOptions(training=GAN_TRAINING, fixed=FIXED, finish=recognise_frame)
 
     label_nc: int | None = None
     contain_dontcare_label: bool | None = None
@@ -152,7 +164,7 @@ class VaeOptions(FrameOptions):
     def _refuse_foreign(self) -> None:
         """An option that the other variant alone has is an error, not ignored."""
         frame = {f.name for f in dataclasses.fields(FrameOptions)}
-        shared = {"variant", "use_vae", "z_dim", "nef", "encoder_size"}
+        shared = {"variant", "use_vae", "z_dim", "nef", "encoder_size", "norm_E", "nhidden"}
         for f in dataclasses.fields(self):
             foreign = f.name in frame if self.variant == "official" else f.name not in frame
             if foreign and f.name not in shared and getattr(self, f.name) != f.default:
@@ -170,7 +182,7 @@ class GlobalVae(Method):
         "netE": ("latest_net_E.pth", "*_net_E.pth"),
         **FRAME_FILES,
     }
-    prefixes: ClassVar[Mapping[str, str]] = FRAME_PREFIXES
+    prefixes: Mapping[str, str] = FRAME_PREFIXES
     options: VaeOptions
     net: Networks
     semantics: Semantics

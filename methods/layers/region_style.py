@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.layers.label_maps import Level
-from sisbench.methods.layers.labels import region_means, resize_labels
+from sisbench.methods.layers.labels import region_means
 from sisbench.methods.layers.spade import leaky, with_empty
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class StyleEncoder(nn.Module):
     def forward(self, image: Tensor, label: Tensor, classes: int) -> Tensor:
         """image, label (B, H, W) int64 -> codes (B, classes, length), zero for absent classes."""
         features = self.features(image)
-        return region_means(features, resize_labels(label, _size(features)), classes)
+        return region_means(features, resize_labels_torch(label, _size(features)), classes)
 
     def map_keys(self, keys: KeyMap, ours: str, official: Mapping[str, str]) -> None:
         """Cover the encoder, at ``ours`` (empty or ending in a dot); ``official`` names each of

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.layers.label_maps import Level
-from sisbench.methods.layers.labels import resize_labels
 from sisbench.methods.layers.spade import SLOPE, Block, LabelConv, leaky
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ FRAME_FILES = {"generator": ("last.ckpt", "*.ckpt"), "encoder": ("last.ckpt", "*
 FRAME_PREFIXES = {"generator": "generator.", "encoder": "encoder."}
 CONVS = {"conv_0": "conv_0.1", "conv_1": "conv_1.1", "conv_s": "conv_res"}
 NORMS = {"norm_0": "mod_0", "norm_1": "mod_1", "norm_s": "mod_res"}
+FIXED = {"kernel_size": 3}
+"""What every network of that repository has."""
 _SIZES = {"idesigner": (256, 170)}
 _FEWEST = 4
 
@@ -41,7 +43,6 @@ class FrameOptions:
         height, width: size of the picture.
         num_filters_last_layer: channels of the last block.
         num_up_layers: blocks, 4 or more.
-        kernel_size: of every convolution over features and label maps, odd.
     """
 
     num_labels: int | None = None
@@ -49,7 +50,6 @@ class FrameOptions:
     width: int | None = None
     num_filters_last_layer: int = 64
     num_up_layers: int = 7
-    kernel_size: int = 3
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Frame:
         """The frame for ``space``.
 
         Raises:
-            UserError: too few blocks, a size too small for them, or another kernel than 3.
+            UserError: too few blocks, or a size too small for them.
         """
         official = _SIZES.get(space.name, (256, 256))
         size = options.height or official[0], options.width or official[1]
@@ -82,8 +82,6 @@ class Frame:
             raise UserError(
                 f"num_up_layers must be {_FEWEST} or more and sizes positive, got {options}"
             )
-        if options.kernel_size != 3:
-            raise UserError(f"kernel_size must be 3, got {options.kernel_size}")
         start = start_size(size, blocks)
         if min(start) < 1:
             raise UserError(f"{size[0]}x{size[1]} is too small for {blocks} blocks")
@@ -156,7 +154,7 @@ class FrameGenerator(nn.Module):
         width, start = self.frame.widths[0], self.frame.start
         if z is not None:
             return self.first(z).view(-1, width, *start)
-        level = Level(resize_labels(label, start), self.frame.classes, 3, None, dense=True)
+        level = Level(resize_labels_torch(label, start), self.frame.classes, 3, None, dense=True)
         return self.first(level).view(-1, *start, width).permute(0, 3, 1, 2)
 
     def map_keys(self, keys: KeyMap, spectral: bool) -> None:

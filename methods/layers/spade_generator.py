@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.layers.label_maps import Level
-from sisbench.methods.layers.labels import resize_labels
 from sisbench.methods.layers.semantics import Semantics
 from sisbench.methods.layers.spade import Block, LabelConv, Step, leaky
 
@@ -73,8 +73,8 @@ class SpadeGenerator(nn.Module):
         """The features that the first block takes, (B, width, *start)."""
         if z is not None:
             return self.fc(z).view(-1, self.width, *self.start)
-        small = None if edges is None else resize_labels(edges, self.start)
-        level = Level(resize_labels(label, self.start), self.classes, 3, small, dense=True)
+        small = None if edges is None else resize_labels_torch(edges, self.start)
+        level = Level(resize_labels_torch(label, self.start), self.classes, 3, small, dense=True)
         return self.fc(level).view(-1, *self.start, self.width).permute(0, 3, 1, 2)
 
     def map_keys(self, keys: KeyMap, spectral: bool) -> None:

@@ -40,7 +40,7 @@ class Clusters:
         """
         remedy = "write it with Clusters.save (methods/pix2pixhd/README.md)"
         if not Path(path).is_file():
-            raise UserError(f"no cluster centres at {path}", remedy)
+            raise UserError(f"clusters: no file at {path}", remedy)
         try:
             with np.load(path, allow_pickle=False) as stored:
                 centers, count = stored["centers"], stored["center_count"]

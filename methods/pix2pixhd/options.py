@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+from sisbench.methods.options import GAN_TRAINING, OfficialOptions
 
 
 @dataclass(frozen=True)
@@ -17,12 +20,15 @@ class Pix2PixHDOptions:
         ngf, nef: width factors of generator and encoder.
         netG: global, or local (the two-stage generator of high resolutions; ngf 32 officially).
         n_downsample_global, n_blocks_global: halvings and residual blocks of the global part.
-        n_local_enhancers, n_blocks_local: of the local generator; one enhancer.
+        n_blocks_local: residual blocks of the local generator's one enhancer.
         n_downsample_E: halvings of the encoder.
-        norm: must be instance.
         crop_size, aspect_ratio: width of the picture; width / height.
         clusters: file of cluster centres to sample from (``Clusters.save``).
     """
+
+    official: ClassVar = OfficialOptions(
+        training=GAN_TRAINING, fixed={"norm": "instance", "n_local_enhancers": 1}
+    )
 
     label_nc: int | None = None
     no_instance: bool | None = None
@@ -34,21 +40,15 @@ class Pix2PixHDOptions:
     netG: str = "global"
     n_downsample_global: int = 4
     n_blocks_global: int = 9
-    n_local_enhancers: int = 1
     n_blocks_local: int = 3
     n_downsample_E: int = 4
-    norm: str = "instance"
     crop_size: int | None = None
     aspect_ratio: float | None = None
     clusters: str | None = None
 
     def __post_init__(self) -> None:
-        if self.norm != "instance":
-            raise ValueError(f"norm must be instance, got {self.norm!r}")
         if self.netG not in ("global", "local"):
             raise ValueError(f"netG must be global or local, got {self.netG!r}")
-        if self.n_local_enhancers != 1:
-            raise ValueError("n_local_enhancers must be 1")
         if self.label_feat and self.instance_feat:
             raise ValueError("label_feat and instance_feat exclude one another")
         if self.feat_num < 0:

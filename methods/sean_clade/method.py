@@ -10,9 +10,10 @@ from torch import Tensor
 from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, present_classes
 from sisbench.methods.key_map import KeyMap
-from sisbench.methods.layers.labels import region_means, resize_labels
+from sisbench.methods.layers.labels import region_means
 from sisbench.methods.layers.region_style import StyleEncoder
 from sisbench.methods.layers.scam_frame import FRAME_FILES, FRAME_PREFIXES, Frame
 from sisbench.methods.layers.semantics import Semantics
@@ -32,7 +33,7 @@ class SEANCLADE(Method):
     )
     Options = SeanCladeOptions
     files: ClassVar[Mapping[str, tuple[str, ...]]] = FRAME_FILES
-    prefixes: ClassVar[Mapping[str, str]] = FRAME_PREFIXES
+    prefixes: Mapping[str, str] = FRAME_PREFIXES
     options: SeanCladeOptions
     net: Networks
 
@@ -74,7 +75,7 @@ class SEANCLADE(Method):
         regions have no code."""
         label = self.semantics.read(batch.label)
         features = self.net.encoder.features(batch.image)
-        small = resize_labels(label, (features.shape[2], features.shape[3]))
+        small = resize_labels_torch(label, (features.shape[2], features.shape[3]))
         codes = region_means(features, small, self.num_classes)
         return Style(codes, present_classes(small, self.num_classes))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from sisbench.methods.layers.scam_frame import FrameOptions
+from sisbench.methods.layers.scam_frame import FIXED, FrameOptions
+from sisbench.methods.options import OfficialOptions
 
 
 @dataclass(frozen=True)
@@ -15,14 +17,17 @@ class SeanCladeOptions(FrameOptions):
         style_dim: length of a style code.
         encoder_first_filters: width of the style encoder.
         apply_spectral_norm: whether the file's convolutions are spectrally normalised.
-        use_dists: accepted and without effect, as in that repository.
         small_h, small_w: size of the first block (only checked: it follows from height and width).
     """
+
+    official: ClassVar = OfficialOptions(
+        training=("use_dists",),  # which that repository accepts and never reads
+        fixed=FIXED,
+    )
 
     style_dim: int = 512
     encoder_first_filters: int = 32
     apply_spectral_norm: bool = True
-    use_dists: bool = False
     small_h: int | None = None
     small_w: int | None = None
 
