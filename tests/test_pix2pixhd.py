@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sisbench import methods
+from sisbench.config import RunConfig
 from sisbench.core.batch import Batch
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
@@ -24,6 +25,7 @@ from sisbench.methods.layers.winograd import ReflectConv3
 from sisbench.methods.pix2pixhd import Clusters, fit_clusters
 from sisbench.methods.pix2pixhd.network import LocalGenerator, ResidualBlock, down, up
 from sisbench.methods.seeded import seeded_state
+from sisbench.run.plan import make_plan
 
 ATOL = 1e-4
 TINY = {"ngf": 4, "nef": 2, "crop_size": 64, "n_blocks_global": 2}
@@ -294,6 +296,27 @@ def test_clusters_are_fitted_saved_and_sampled(tmp_path: Path) -> None:
     assert not torch.equal(sampling.sample(batch, noise), again)
     one = sampling.sample(batch[1:], Noise(batch.ids[1:], seed=5))
     torch.testing.assert_close(one, again[1:], atol=1e-5, rtol=0)
+
+
+def test_another_file_of_centres_gives_other_cells(tmp_path: Path) -> None:
+    """The key of a cell holds the file's content, not its name."""
+    keys = []
+    for k in range(2):
+        path = tmp_path / "clusters.npz"
+        Clusters(torch.full((19, 1, 3), float(k)), torch.ones(19).long()).save(path)
+        config = RunConfig.model_validate(
+            {
+                "methods": [
+                    {"name": "pix2pixhd", "weights": "seeded:0", "options": {"clusters": str(path)}}
+                ],
+                "datasets": [{"name": "toyfaces", "split": "test", "size": 64, "n": 2}],
+                "tasks": ["sample"],
+                "name": "run",
+                "output": str(tmp_path / "run"),
+            }
+        )
+        keys.append(make_plan(config).cells[0].key)
+    assert keys[0] != keys[1]
 
 
 def test_small_regions_are_not_clustered() -> None:

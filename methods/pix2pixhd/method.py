@@ -40,6 +40,7 @@ class Pix2PixHD(Method):
         "netE": ("latest_net_E.pth", "*_net_E.pth"),
     }
     sampling_options: ClassVar[frozenset[str]] = frozenset({"clusters"})
+    file_options: ClassVar[frozenset[str]] = frozenset({"clusters"})
     options: Pix2PixHDOptions
     net: Networks
 
