@@ -23,6 +23,7 @@ registry = Registry(
         "sca-dm": "sisbench.methods.sca_dm:SCADM",
         "oasis": "sisbench.methods.oasis:OASIS",
         "sc-gan": "sisbench.methods.scgan:SCGAN",
+        "maskgan": "sisbench.methods.maskgan:MaskGAN",
     },
 )
 
