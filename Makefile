@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTHONS ?= 3.11 3.12 3.13 3.14
 
 .DEFAULT_GOAL := help
 
@@ -27,10 +28,27 @@ test: $(STAMP)  ## the tests
 test-slow: $(STAMP)  ## the heavier checks: official-size networks, resumes, long runs
 	$(BIN)/python -m pytest -q -m slow
 
+# one environment and the whole suite for each supported Python that is on this machine
+test-pythons:  ## the tests on every Python from 3.11 on that is found here (PYTHONS="3.11 3.13" chooses)
+	@set -e; found=""; for version in $(PYTHONS); do \
+	  python$$version -c '' 2>/dev/null || { echo "Python $$version: not on this machine"; continue; }; \
+	  found="$$found $$version"; home=$(VENV)/python-$$version; \
+	  test -x $$home/bin/python || python$$version -m venv $$home; \
+	  $$home/bin/python -m pip install --quiet --editable '.[dev]'; \
+	  echo "Python $$version"; OMP_NUM_THREADS=1 $$home/bin/python -m pytest -q -n 2 --dist loadfile; \
+	done; test -n "$$found" || { echo "none of Python $(PYTHONS) is on this machine"; exit 1; }
+
+# the lower bounds of pyproject.toml; tests/test_packaging.py keeps tests/oldest.txt to them
+test-oldest:  ## the tests with the oldest supported versions of the dependencies, on Python 3.11
+	test -x $(VENV)/oldest/bin/python || python3.11 -m venv $(VENV)/oldest
+	$(VENV)/oldest/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable '.[dev]'
+	OMP_NUM_THREADS=1 $(VENV)/oldest/bin/python -m pytest -q -n 2 --dist loadfile
+
 # mypy reads no import hooks: it gets the package under its import name as a tree of links
-check: $(STAMP)  ## ruff, mypy and import directions
+check: $(STAMP)  ## ruff, typos, mypy and import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/typos
 	rm -rf build/typed && mkdir -p build/typed/sisbench
 	ln -s $(CURDIR)/bench/* $(addprefix $(CURDIR)/,methods metrics segmenters results) build/typed/sisbench/
 	$(BIN)/mypy
@@ -39,4 +57,4 @@ check: $(STAMP)  ## ruff, mypy and import directions
 clean:  ## remove runs and caches
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-slow check clean
+.PHONY: help install demo test test-slow test-pythons test-oldest check clean

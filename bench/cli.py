@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,12 +105,22 @@ def report(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", "-u", help="print one standard error beside figures")
     ] = False,
+    to: Annotated[
+        Path | None, typer.Option("--out", "-o", help="folder of the report (default: RUN/report)")
+    ] = None,
 ) -> None:
-    """Tables, charts, grids and one self-contained page from a scored run (needs no torch)."""
+    """Tables, charts, grids and one self-contained page from a scored run (needs no torch).
+
+    What a run has lost (images, a damaged file) is named, and the rest is reported."""
     from sisbench.pipeline import write_report
 
     protocols = _split(protocol)
-    page = write_report(run, protocols, versus or None, tuple(_split(formats)), uncertainty)
+    named = tuple(_split(formats))
+
+    def say(text: str) -> None:
+        out.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+    page = write_report(run, protocols, versus or None, named, uncertainty, to, say)
     _print_tables(run, versus or None, protocols, uncertainty)
     out.print(f"report: {page}", highlight=False, soft_wrap=True)
 
@@ -116,6 +129,8 @@ def report(
 def methods() -> None:
     """The methods that are known, and what each is able to do."""
     from sisbench import methods as registry
+    from sisbench.core.tasks import TASKS
+    from sisbench.methods.editor import no_task
 
     table = Table("name", "title", "size", "can", "paper")
     for name in registry.registry.names():
@@ -125,9 +140,9 @@ def methods() -> None:
     for name in registry.editors.names():
         cls = registry.editors.get(name)
         size = "x".join(map(str, cls.size))
-        table.add_row(
-            name, cls.title, size, "layout_reconstruction, layout_editor", escape(cls.paper)
-        )
+        own = [t.name for t in TASKS.values() if t.by == "editor" and not no_task(cls, t.name)]
+        able = ", ".join([*own, "layout_editor: " + ", ".join(sorted(cls.can))])
+        table.add_row(name, cls.title, size, able, escape(cls.paper))
     out.print(table)
 
 
@@ -337,13 +352,46 @@ def _print_tables(
         out.print(table)
 
 
+_MACHINE_FAULTS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.EIO,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.EMFILE,
+        errno.ENFILE,
+    }
+)
+"""What a disk or a system says no with: no bug of ours."""
+
+
 def main() -> None:
-    """Entry point: a ``UserError`` is one message and exit code 2; Ctrl-C keeps what is done."""
+    """Entry point: a ``UserError``, and a disk or a system that says no, is one message and exit
+    code 2; Ctrl-C keeps what is done."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an arrow must not end a run on a plain terminal
+            stream.reconfigure(errors="replace")
     console = Console(stderr=True)
     try:
         app()
     except UserError as error:
         console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except BrokenPipeError:  # as in: sisbench methods | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _MACHINE_FAULTS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        text = f"{where}{error.strerror}\n  -> what is done is kept; mend this, then run it again"
+        console.print(f"[red]error:[/red] {escape(text)}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:

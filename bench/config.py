@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from sisbench.core.errors import UserError
+from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.layout_edits import LAYOUT_EDITS
 from sisbench.core.schema import Strict, validated
-from sisbench.core.tasks import Task
+from sisbench.core.tasks import TASKS
+from sisbench.core.yaml_file import expanded, read_yaml
+from sisbench.overrides import overridden
 
-TaskName = Literal[Task, "layout_reconstruction"]
-WITH_CLASSES = ("class_transfer", "shape_transfer", "mixed")
+PathText = Annotated[str, AfterValidator(expanded)]
+"""A path, or a name: ``~`` and ``$VAR`` in it are replaced."""
+
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
 
 
 class DatasetConfig(Strict):
     """A data set: its name, the arguments of its class (root, split, size, limit, ...), a label."""
 
-    name: str
+    name: PathText
     label: str = ""
     train: dict[str, Any] | None = Field(
         None, description="arguments that open the training split, for figures against it"
@@ -40,6 +43,13 @@ class DatasetConfig(Strict):
         own = {k: v for k, v in raw.items() if k in ("name", "label", "train")}
         return own | {"arguments": {k: v for k, v in raw.items() if k not in own}}
 
+    @field_validator("train", "arguments")
+    @classmethod
+    def _expanded(cls, given: dict[str, Any] | None) -> dict[str, Any] | None:
+        if given is None:
+            return None
+        return {k: expanded(v) if isinstance(v, str) else v for k, v in given.items()}
+
     @property
     def shown(self) -> str:
         """Label in tables: given, or ``name[split]``."""
@@ -50,9 +60,9 @@ class DatasetConfig(Strict):
 class MethodConfig(Strict):
     """A method: registry name (or ./file.py:Class), weights, construction options, label."""
 
-    name: str
+    name: PathText
     label: str = ""
-    weights: str | None = None
+    weights: PathText | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -70,12 +80,12 @@ class TaskConfig(Strict):
     """A task and, where it edits classes, which ones.
 
     Attributes:
-        name: see the table of tasks in the documentation.
+        name: one of ``core.tasks.TASKS``; see the table of tasks in the documentation.
         classes: names or ids edited together; None draws one a sample from the protocol's list.
         alpha: for interpolations, weights of the reference, each in [0, 1].
     """
 
-    name: TaskName
+    name: str
     classes: tuple[str | int, ...] | None = None
     alpha: tuple[float, ...] = (0.25, 0.5, 0.75)
 
@@ -89,6 +99,13 @@ class TaskConfig(Strict):
             name, rest = next(iter(raw.items()))
             return {"name": name, **(rest if isinstance(rest, Mapping) else {"classes": rest})}
         return raw
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in TASKS:
+            raise ValueError(f"no task is called '{name}'; {did_you_mean(name, TASKS)}")
+        return name
 
     @field_validator("alpha")
     @classmethod
@@ -111,17 +128,25 @@ class EditorConfig(Strict):
 
     Attributes:
         name, weights, options: as for a method.
-        edit: what is done to a label map; "swap" and "interpolate" take the protocol's reference.
+        edit: one of ``core.layout_edits.LAYOUT_EDITS``; "swap" and "interpolate" take the
+            protocol's reference.
         classes: names or ids that are edited; None takes all of the editor's.
         alpha: for "interpolate", the weight of the reference.
     """
 
-    name: str
-    weights: str | None = None
+    name: PathText
+    weights: PathText | None = None
     options: dict[str, Any] = Field(default_factory=dict)
-    edit: Literal["reconstruct", "generate", "perturb", "swap", "interpolate"] = "reconstruct"
+    edit: str = "reconstruct"
     classes: tuple[str | int, ...] | None = None
     alpha: float = Field(0.5, ge=0, le=1)
+
+    @field_validator("edit")
+    @classmethod
+    def _known(cls, edit: str) -> str:
+        if edit not in LAYOUT_EDITS:
+            raise ValueError(f"no edit is called '{edit}'; {did_you_mean(edit, LAYOUT_EDITS)}")
+        return edit
 
 
 class EngineConfig(Strict):
@@ -159,14 +184,14 @@ class RunConfig(Strict):
     """
 
     name: str
-    output: str = ""
+    output: PathText = ""
     protocol: str | dict[str, Any] | tuple[str | dict[str, Any], ...] = "sisbench1"
     methods: tuple[MethodConfig, ...] = Field(min_length=1)
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
     tasks: tuple[TaskConfig, ...] = Field((TaskConfig(name="reconstruct"),), min_length=1)
     metrics: tuple[str, ...] | None = None
     parsers: dict[str, str] = Field(default_factory=dict)
-    weights: dict[str, str] = Field(default_factory=dict)
+    weights: dict[str, PathText] = Field(default_factory=dict)
     layout_editor: EditorConfig | None = None
     engine: EngineConfig = Field(default_factory=lambda: EngineConfig.model_validate({}))
 
@@ -197,20 +222,66 @@ class RunConfig(Strict):
         return Path(self.output or f"runs/{self.name}")
 
 
-def load_config(path: Path) -> RunConfig:
-    """A run's configuration from YAML; relative paths in it are as seen from the current folder.
+def load_config(path: Path, assignments: Sequence[str] = (), limit: int = 0) -> RunConfig:
+    """A run's configuration from YAML. Relative paths in it are as seen from the current folder;
+    those of data, weights and files of methods are kept absolute, so that the run can be scored and
+    reported from any folder.
+
+    Args:
+        path: the file.
+        assignments, limit: changes to it, as ``overridden`` takes them.
 
     Raises:
-        UserError: missing file, no YAML, unknown keys, wrong values.
+        UserError: missing file, no YAML, a key twice, unknown keys, wrong values.
     """
-    if not path.is_file():
-        raise UserError(f"no configuration file {path}", "sisbench demo writes one to start from")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
+    raw = read_yaml(path, "configuration file", "sisbench demo writes one to start from")
     if not isinstance(raw, Mapping):
         raise UserError(
             f"{path}: expected keys like methods, datasets, tasks; got {type(raw).__name__}"
         )
-    return validated(RunConfig, {"name": path.stem, **raw}, str(path))
+    changed = overridden(raw, assignments, limit)
+    return _located(validated(RunConfig, {"name": path.stem, **changed}, str(path)))
+
+
+def _located(config: RunConfig) -> RunConfig:
+    """The same configuration with the paths of what is there made absolute."""
+    editor = config.layout_editor
+    return config.model_copy(
+        update={
+            "methods": tuple(
+                m.model_copy(update={"name": _absolute(m.name), "weights": _absolute(m.weights)})
+                for m in config.methods
+            ),
+            "datasets": tuple(
+                d.model_copy(
+                    update={
+                        "name": _absolute(d.name),
+                        "arguments": _rooted(d.arguments),
+                        "train": None if d.train is None else _rooted(d.train),
+                    }
+                )
+                for d in config.datasets
+            ),
+            "weights": {name: _absolute(file) for name, file in config.weights.items()},
+            "layout_editor": editor
+            and editor.model_copy(
+                update={"name": _absolute(editor.name), "weights": _absolute(editor.weights)}
+            ),
+        }
+    )
+
+
+def _rooted(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _absolute(v) if k == "root" else v for k, v in arguments.items()}
+
+
+def _absolute(text: Any) -> Any:
+    """A relative path of something that is there (``./file.py:Class`` too) made absolute; anything
+    else as it is."""
+    if not isinstance(text, str) or not text:
+        return text
+    file, colon, attribute = text.partition(".py:")
+    path = Path(file + ".py") if colon else Path(text)
+    if path.is_absolute() or not path.exists():
+        return text
+    return str(path.absolute()) + (f":{attribute}" if colon else "")

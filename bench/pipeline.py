@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from sisbench.config import DatasetConfig, RunConfig
 from sisbench.core.errors import UserError
+from sisbench.core.log import MetricFacts, ProtocolEntry, ScoreRecord, ScoresFile
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
-from sisbench.core.store import RunStore, Score, write_json
+from sisbench.core.store import RunStore, write_json
 from sisbench.protocol import Protocol, get_protocol
 
 if TYPE_CHECKING:
@@ -42,15 +43,15 @@ def run_all(
         if generate_only:
             return None
         score_run(config.folder, None, [], [], progress, strict)
-        return write_report(config.folder)
+        return write_report(config.folder, say=progress.say)
 
 
 def stored_config(run: Path) -> tuple[RunConfig, tuple[Protocol, ...]]:
     """(configuration, protocols) that a run was made with."""
     manifest = RunStore(run).manifest()
-    config = validated(RunConfig, manifest["config"], str(run / "run.json"))
-    stored = [{k: v for k, v in p.items() if k != "id"} for p in manifest["protocols"]]
-    return config, tuple(validated(Protocol, p, str(run / "run.json")) for p in stored)
+    config = validated(RunConfig, manifest.config, str(run / "run.json"))
+    stored = (validated(Protocol, p.fields(), str(run / "run.json")) for p in manifest.protocols)
+    return config, tuple(stored)
 
 
 def score_run(
@@ -72,6 +73,7 @@ def score_run(
             the first figure that cannot be had.
     """
     from sisbench.core.devices import exact_arithmetic, pick_devices
+    from sisbench.report import write_scores_csv
     from sisbench.score.scorer import Request, Scorer
 
     exact_arithmetic()
@@ -80,7 +82,7 @@ def score_run(
     chosen = [_named(p, own) for p in dict.fromkeys(protocols)] or list(own)
     for protocol in chosen:
         _check_images(protocol, store)
-    spaces = {cell.about["dataset"]["space"] for cell in store.cells()}
+    spaces = {cell.entry.dataset.space for cell in store.cells()}
     named = {space: list(parsers) for space in spaces} if parsers else {}
     where = pick_devices(device or config.engine.device)[0]
     request = Request(
@@ -97,21 +99,37 @@ def score_run(
     scorer = Scorer(store, request, progress)
     scores = scorer.scores()
     about = {name: describe(name, cls) for name, cls in scorer.used.items()}
-    fields = {p.id: p.model_dump(mode="json") | {"id": p.id} for p in chosen}
-    if (metrics or protocols or parsers) and (run / "scores.json").is_file():
-        before, known = store.scores()
-        scores = _joined(before, scores, {cell.key for cell in store.cells()})
-        about = known | about
-        fields = {p["id"]: p for p in store.scored_protocols()} | fields
+    fields = {
+        p.id: ProtocolEntry.model_validate(p.model_dump(mode="json") | {"id": p.id}) for p in chosen
+    }
+    before = _earlier(store, progress) if metrics or protocols or parsers else None
+    if before is not None:
+        scores = _joined(before.scores, scores, {cell.key for cell in store.cells()})
+        about = before.metrics | about
+        fields = {p.id: p for p in before.protocols} | fields
     used = {s.protocol for s in scores}
     store.write_scores(scores, about, [p for key, p in fields.items() if key in used])
+    write_scores_csv(run)
 
 
-def _joined(before: Sequence[Score], new: Sequence[Score], cells: set[str]) -> list[Score]:
+def _earlier(store: RunStore, progress: Progress) -> ScoresFile | None:
+    """The scores that are there; None where there are none, or they are damaged (it says so)."""
+    if not (store.root / "scores.json").is_file():
+        return None
+    try:
+        return store.scores_file()
+    except UserError as error:
+        progress.say(f"{error.message}; scores that were not asked for now are gone")
+        return None
+
+
+def _joined(
+    before: Sequence[ScoreRecord], new: Sequence[ScoreRecord], cells: set[str]
+) -> list[ScoreRecord]:
     """``new`` in the places of the figures that they replace, then the rest; earlier figures of
     images that the run no longer has are left out."""
 
-    def key(score: Score) -> tuple[str, ...]:
+    def key(score: ScoreRecord) -> tuple[str, ...]:
         return score.method, score.dataset, score.task, score.metric, score.protocol
 
     found = {key(s): s for s in before if not s.cell or s.cell in cells}
@@ -131,7 +149,7 @@ def _check_images(wanted: Protocol, store: RunStore) -> None:
     if any(not differences(cell, wanted) for cell in cells):
         return
     fields = sorted({f for cell in cells for f in differences(cell, wanted)})
-    made = ", ".join(dict.fromkeys(p for cell in cells for p in cell.about["protocols"]))
+    made = ", ".join(dict.fromkeys(p for cell in cells for p in cell.entry.protocols))
     raise UserError(
         f"{store.root} holds images of {made}; those of {wanted.name} differ in "
         f"{', '.join(fields)}",
@@ -139,17 +157,17 @@ def _check_images(wanted: Protocol, store: RunStore) -> None:
     )
 
 
-def describe(name: str, cls: Any) -> dict[str, Any]:
+def describe(name: str, cls: Any) -> MetricFacts:
     """What a report needs to know of a metric, taken from its class."""
     parser = name.partition("@")[2]
-    return {
-        "title": cls.title + (f" ({parser})" if parser else ""),
-        "direction": cls.direction,
-        "bounds": list(cls.bounds),
-        "unit": cls.unit,
-        "scale": cls.scale,
-        "digits": cls.digits,
-    }
+    return MetricFacts(
+        title=cls.title + (f" ({parser})" if parser else ""),
+        direction=cls.direction,
+        bounds=tuple(cls.bounds),
+        unit=cls.unit,
+        scale=cls.scale,
+        digits=cls.digits,
+    )
 
 
 def sample_loader() -> Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]:
@@ -159,7 +177,7 @@ def sample_loader() -> Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.n
     opened: dict[str, Dataset] = {}
 
     def load(config: Mapping[str, Any], sample_id: str) -> tuple[np.ndarray, np.ndarray]:
-        parsed = DatasetConfig.model_validate(config)
+        parsed = validated(DatasetConfig, config, "run.json")
         if parsed.shown not in opened:
             opened[parsed.shown] = open_dataset(parsed.name, **parsed.arguments)
         sample = opened[parsed.shown].load(sample_id)
@@ -174,11 +192,14 @@ def write_report(
     versus: str | None = None,
     formats: Sequence[str] = FORMATS,
     uncertainty: bool = False,
+    out: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Tables, charts, grids and the page; needs no torch.
+    """Tables, charts, grids and the page, into RUN/report or ``out``; needs no torch. What is
+    missing or damaged is named by ``say`` and on the page.
 
     Raises:
-        UserError: no scores yet, an unknown format or method.
+        UserError: no run there, an unknown format or method, a folder that cannot be written.
     """
     from sisbench.report import build_report
 
@@ -189,6 +210,8 @@ def write_report(
         load_sample=sample_loader(),
         protocols=tuple(protocols),
         uncertainty=uncertainty,
+        out=out,
+        say=say,
     )
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -29,8 +30,12 @@ GENERATION_FIELDS = frozenset(
         "samples",
     }
 )
-"""Fields that change images (``run.tasks.generation_of`` says which task's); the others change only
+"""Fields that change images (``run.items.generation_of`` says which task's); the others change only
 what is computed from them."""
+MADE_BY = MappingProxyType({"noise_of": "target", "absent_by": "style"})
+"""How this version makes images where an earlier one did otherwise, so that the two do not mix:
+interpolations draw the noise of their target; ``absent: own`` asks the reference's encoded style
+which classes it lacks."""
 
 
 class Protocol(BaseModel):
@@ -40,16 +45,15 @@ class Protocol(BaseModel):
         name, title, source: registry name, one line, paper and section.
         pairs: how references are paired: "derangement" (a seeded random cycle, no fixed point),
             "half" (i with i + n/2, as CA2-SIS), "next" (i with i + 1).
-        absent: classes that a reference lacks: "reference" (the method's own code for an absent
-        class)
-            or "own" (the target keeps its code, as SEAN's editor).
+        absent: classes that the method does not find in a reference: "reference" (the method's own
+            code for an absent class) or "own" (the target keeps its code, as SEAN's editor).
         shape_swap: swap the shape of a class "present_in_both" or "always".
         shape_classes: by label space, the classes that a random shape or class transfer draws from.
         subject_layout: whose label map a subject transfer draws: "target" or "reference".
-        noise: "sampled" by sample id, or "zero".
+        noise: "sampled" by the target's id (by the item's in the task ``sample``), or "zero".
         quantise: "round" or "truncate" to 8 bits.
         seed: seed of pairs, class draws and noise.
-        samples: images a label map in the task ``sample``.
+        samples: images per label map in the task ``sample``.
         fid: preprocessing of Inception: "tf1" (torch-fidelity), "clean", "pytorch_fid".
         dtype: precision of the feature networks: "float32", or "bf16", which the id then shows.
         real: by metric, the split of the real set ("test", "train").
@@ -89,8 +93,8 @@ class Protocol(BaseModel):
 
     @property
     def generation(self) -> dict[str, Any]:
-        """The part that images depend on."""
-        return self.model_dump(include=set(GENERATION_FIELDS), mode="json")
+        """The part that images depend on, with ``MADE_BY``."""
+        return self.model_dump(include=set(GENERATION_FIELDS), mode="json") | MADE_BY
 
     def references(self, ids: Sequence[str]) -> dict[str, str]:
         """The fixed pair list: target id -> reference id. It depends on the *set* of ids, the rule

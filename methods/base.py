@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import typing
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from sisbench.core.batch import Batch
 from sisbench.core.errors import Unavailable, UserError
-from sisbench.core.label_space import HOLE
+from sisbench.core.label_maps import present_classes as present_classes
+from sisbench.core.label_maps import swap_labels
+from sisbench.core.noise import NoiseSource as NoiseSource
+from sisbench.core.tasks import MISSING, Capability, find_task, method_tasks
 from sisbench.methods.loadable import Loadable
 
-Classes = Sequence[int] | Tensor | None
+Classes: TypeAlias = Sequence[int] | Tensor | None
 """Which classes: ids (the same for every sample), a bool tensor (B, C), or None for all."""
-
-
-class NoiseSource(Protocol):
-    """What ``Noise``, ``ZeroNoise`` and ``GivenNoise`` of ``core.noise`` have in common."""
-
-    def normal(self, name: str, *shape: int) -> Tensor:
-        """(B, *shape), or (1, *shape) where one value serves every sample."""
-        ...
 
 
 def draw(noise: NoiseSource, name: str, batch: int, *shape: int, like: Tensor) -> Tensor:
@@ -63,15 +58,6 @@ def class_mask(classes: Classes, present: Tensor) -> Tensor:
     return mask
 
 
-def present_classes(label: Tensor, num_classes: int) -> Tensor:
-    """Which classes a label map holds: (B, H, W) int64 -> (B, C) bool; others are left out."""
-    flat = label.flatten(1)
-    inside = (flat >= 0) & (flat < num_classes)
-    counts = torch.zeros(label.shape[0], num_classes, dtype=torch.int64, device=label.device)
-    counts.scatter_add_(1, flat.clamp(0, num_classes - 1), inside.long())
-    return counts > 0
-
-
 @dataclass(frozen=True)
 class Style:
     """The appearance of a photograph, addressable by class.
@@ -88,7 +74,7 @@ class Style:
 
     def swap(self, other: Style, classes: Classes = None) -> Style:
         """``other``'s code for ``classes``, this one's for the rest. No rule for absent classes is
-        applied here: that is the protocol's (bench/run/tasks.py)."""
+        applied here: that is the protocol's (``run.tasks``)."""
         mask = class_mask(classes, self.present)
         return self._combine(other, lambda a, b: torch.where(_over(mask, a), b, a), mask)
 
@@ -100,7 +86,7 @@ class Style:
         )
 
     def _combine(
-        self, other: Style, merge: typing.Callable[[Tensor, Tensor], Tensor], mask: Tensor
+        self, other: Style, merge: Callable[[Tensor, Tensor], Tensor], mask: Tensor
     ) -> Style:
         if self.codes.shape != other.codes.shape:
             raise UserError(
@@ -118,7 +104,7 @@ class GlobalStyle(Style):
     """One style vector for the whole photograph, codes (B, D): single classes cannot be swapped."""
 
     def _combine(
-        self, other: Style, merge: typing.Callable[[Tensor, Tensor], Tensor], mask: Tensor
+        self, other: Style, merge: Callable[[Tensor, Tensor], Tensor], mask: Tensor
     ) -> Style:
         if not bool(mask.all()):
             raise Unavailable("one global style vector: single classes cannot be exchanged")
@@ -147,12 +133,10 @@ class Layout:
     instance: Tensor | None = None
 
     def swap(self, other: Layout, classes: Classes = None) -> Layout:
-        """The shape of ``classes`` from ``other``: this one's pixels of them become holes, then the
-        other's are painted over whatever is there. Nothing is repaired: FID-Sh measures that."""
+        """The shape of ``classes`` from ``other`` (``core.label_maps.swap_labels``), holes and all:
+        FID-Sh measures that."""
         mask = class_mask(classes, self.present)
-        gone, painted = _chosen(self.label, mask), _chosen(other.label, mask)
-        label = self.label.masked_fill(gone, HOLE)
-        label = torch.where(painted, other.label, label)
+        label, painted = swap_labels(self.label, other.label, mask)
         instance = None  # ids that no map tells apart are not kept
         if self.instance is not None and other.instance is not None:
             instance = torch.where(painted, other.instance, self.instance)
@@ -171,49 +155,65 @@ class Layout:
         )
 
 
-def _chosen(label: Tensor, mask: Tensor) -> Tensor:
-    """(B, H, W) bool: pixels whose class is set in ``mask`` (B, C)."""
-    inside = (label >= 0) & (label < mask.shape[1])
-    rows = mask.gather(1, label.clamp(0, mask.shape[1] - 1).flatten(1))
-    return rows.reshape(label.shape) & inside
+ClassRule: TypeAlias = "Callable[[Style], Tensor | None]"
+"""Which classes, once the reference's style is there to be asked what it holds: (B, C) bool, or
+None for the whole style."""
 
 
 class _Can:
-    """``Method.can``: what a class, or a configured instance, is able to do."""
+    """``Method.can``: the tasks that a class may be able to do, or that an instance is able to."""
 
     def __get__(self, instance: Method | None, owner: type[Method]) -> frozenset[str]:
-        able = _class_can(owner)
+        found = capabilities(owner if instance is None else instance)
+        able = frozenset(task.name for task in method_tasks() if task.lacks(found) is None)
         return able if instance is None else able - instance.cannot().keys()
 
 
 class Method(Loadable):
     """A semantic image synthesis method behind one interface.
 
-    Subclasses write ``build``, ``encode_style`` and ``render``; the tasks come with it. Networks
-    are held in eval mode and every public call runs in inference mode.
+    Subclasses write ``build``, ``render`` and what they have of ``encode_style`` (the style of a
+    photograph) and ``sample_style`` (a style from a prior); the tasks come with them. Networks are
+    held in eval mode and every public call runs in inference mode.
 
-    Class attributes: those of ``Loadable``; ``can`` follows from what a subclass overrides.
+    Class attributes: those of ``Loadable``; ``can`` follows from ``capabilities``.
     """
 
     can: ClassVar[frozenset[str]] = _Can()  # type: ignore[assignment]
 
+    _encoded_style: type[Style] | None = None
+    _encoded_layout: type[Layout] | None = None
+    """Types that were really encoded so far; annotations may be missing or wide."""
+
     # ---- the contract -------------------------------------------------------------------------
 
     def encode_layout(self, batch: Batch) -> Layout:
-        """The layout of the batch; by default the label map itself."""
+        """The layout of the batch; by default the label map itself. A method with an embedding
+        returns, and annotates, a ``Layout`` of its own with ``lerp``."""
         label = batch.label
         return Layout(label, present_classes(label, self.num_classes), batch.instance)
 
-    @abstractmethod
     def encode_style(self, batch: Batch) -> Style:
         """The style of (photograph, label map) pairs. Deterministic: noise enters in ``render``.
 
         A method with one vector for the whole photograph returns, and annotates, ``GlobalStyle``.
+        A method that only samples does not override it.
+
+        Raises:
+            Unavailable: the method reads no photographs.
         """
+        if type(self).encode is not Method.encode:
+            return self.encode(batch)[1]
+        raise Unavailable(f"{self.title or self.name}: {MISSING['style']}")
+
+    def encode(self, batch: Batch) -> tuple[Layout, Style]:
+        """Layout and style of the same batch. A method that finds both at once (an inversion)
+        overrides it, and ``encode_layout`` where its layout is not the label map."""
+        return self.encode_layout(batch), self.encode_style(batch)
 
     def sample_style(self, batch: Batch, noise: NoiseSource) -> Style:
         """A style drawn from the method's prior for the label maps of ``batch``."""
-        raise Unavailable(f"{self.title or self.name} has no prior to draw styles from")
+        raise Unavailable(f"{self.title or self.name} has {MISSING['prior']}")
 
     @abstractmethod
     def render(self, layout: Layout, style: Style, noise: NoiseSource) -> Tensor:
@@ -223,16 +223,16 @@ class Method(Loadable):
         """Tasks that this *configuration* is unable to do, with the reason; none by default."""
         return {}
 
-    def _require(self, task: str) -> None:
-        """Raises Unavailable where this configuration is unable to do ``task``."""
-        reason = self.cannot().get(task)
-        if reason:
-            raise Unavailable(f"{self.title or self.name}: {reason}")
-
     @property
     def num_classes(self) -> int:
         """Number of classes that layouts and styles are addressed by."""
         return len(self.space)
+
+    def _require(self, task: str) -> None:
+        """Raises Unavailable where the method, as far as it is known, is unable to do ``task``."""
+        reason = why_not(self, task)
+        if reason:
+            raise Unavailable(f"{self.title or self.name}: {reason}")
 
     # ---- the algebra of tasks (final) ---------------------------------------------------------
 
@@ -241,7 +241,9 @@ class Method(Loadable):
     def reconstruct(self, batch: Batch, noise: NoiseSource, drawn: Batch | None = None) -> Tensor:
         """render(L(x), S(x)); ``drawn`` holds edited label maps to draw in place of x's own."""
         self._require("reconstruct")
-        return self.render(self.encode_layout(drawn or batch), self.encode_style(batch), noise)
+        if drawn is not None:
+            return self.render(_layout(self, drawn), _style(self, batch), noise)
+        return self.render(*_both(self, batch), noise)
 
     @typing.final
     @torch.inference_mode()
@@ -250,15 +252,21 @@ class Method(Loadable):
         target: Batch,
         reference: Batch,
         noise: NoiseSource,
-        classes: Classes = None,
+        classes: Classes | ClassRule = None,
         drawn: Batch | None = None,
     ) -> Tensor:
         """render(L(x), S(r)), or render(L(x), S(x).swap(S(r), classes)); ``drawn`` as above."""
-        self._require("transfer" if classes is None else "class_transfer")
-        style = self.encode_style(reference)
-        if classes is not None:
-            style = self.encode_style(target).swap(style, classes)
-        return self.render(self.encode_layout(drawn or target), style, noise)
+        self._require("transfer" if classes is None or callable(classes) else "class_transfer")
+        style = _style(self, reference)
+        chosen = _chosen(classes, style)
+        if chosen is None:
+            return self.render(_layout(self, drawn or target), style, noise)
+        self._require("class_transfer")
+        if drawn is None:
+            layout, own = _both(self, target)
+        else:
+            layout, own = _layout(self, drawn), _style(self, target)
+        return self.render(layout, own.swap(style, chosen), noise)
 
     @typing.final
     @torch.inference_mode()
@@ -267,8 +275,8 @@ class Method(Loadable):
     ) -> Tensor:
         """render(L(x).swap(L(r), classes), S(x))"""
         self._require("shape_transfer")
-        layout = self.encode_layout(target).swap(self.encode_layout(reference), classes)
-        return self.render(layout, self.encode_style(target), noise)
+        layout, style = _both(self, target)
+        return self.render(layout.swap(_layout(self, reference), classes), style, noise)
 
     @typing.final
     @torch.inference_mode()
@@ -277,32 +285,37 @@ class Method(Loadable):
         target: Batch,
         reference: Batch,
         noise: NoiseSource,
-        subject: Classes,
+        subject: Classes | ClassRule,
         layout: str = "target",
     ) -> Tensor:
         """render(L(x), S(x).swap(S(r), subject)): background of x, subject of r.
         ``layout="reference"`` draws r's label map instead (the formula of the SCAM paper; its
         figures and metric use x's)."""
         self._require("subject_transfer")
-        style = self.encode_style(target).swap(self.encode_style(reference), subject)
-        return self.render(
-            self.encode_layout(reference if layout == "reference" else target), style, noise
-        )
+        if layout == "reference":
+            own = _style(self, target)
+            drawn, style = _both(self, reference)
+        else:
+            drawn, own = _both(self, target)
+            style = _style(self, reference)
+        self._require("subject_transfer")
+        return self.render(drawn, own.swap(style, _chosen(subject, style)), noise)
 
     @typing.final
     @torch.inference_mode()
     def sample(self, batch: Batch, noise: NoiseSource) -> Tensor:
         """render(L(x), S ~ noise)"""
         self._require("sample")
-        return self.render(self.encode_layout(batch), self.sample_style(batch, noise), noise)
+        return self.render(_layout(self, batch), self.sample_style(batch, noise), noise)
 
     @typing.final
     @torch.inference_mode()
     def mixed(self, batch: Batch, noise: NoiseSource, classes: Classes) -> Tensor:
         """render(L(x), S(x).swap(S ~ noise, classes))"""
         self._require("mixed")
-        style = self.encode_style(batch).swap(self.sample_style(batch, noise), classes)
-        return self.render(self.encode_layout(batch), style, noise)
+        layout, style = _both(self, batch)
+        self._require("mixed")
+        return self.render(layout, style.swap(self.sample_style(batch, noise), classes), noise)
 
     @typing.final
     @torch.inference_mode()
@@ -312,12 +325,13 @@ class Method(Loadable):
         reference: Batch,
         noise: NoiseSource,
         alpha: float,
-        classes: Classes = None,
+        classes: Classes | ClassRule = None,
     ) -> Tensor:
         """render(L(x), S(x).lerp(S(r), alpha, classes))"""
         self._require("interpolate_style")
-        style = self.encode_style(target).lerp(self.encode_style(reference), alpha, classes)
-        return self.render(self.encode_layout(target), style, noise)
+        layout, own = _both(self, target)
+        style = _style(self, reference)
+        return self.render(layout, own.lerp(style, alpha, _chosen(classes, style)), noise)
 
     @typing.final
     @torch.inference_mode()
@@ -331,46 +345,86 @@ class Method(Loadable):
     ) -> Tensor:
         """render(L(x).lerp(L(r), alpha, classes), S(x))"""
         self._require("interpolate_shape")
-        layout = self.encode_layout(target).lerp(self.encode_layout(reference), alpha, classes)
-        return self.render(layout, self.encode_style(target), noise)
+        layout, style = _both(self, target)
+        self._require("interpolate_shape")
+        return self.render(layout.lerp(_layout(self, reference), alpha, classes), style, noise)
 
 
-def _returns(function: Any, default: type) -> type:
-    """The annotated return type of a method, or ``default`` when it is not a plain class."""
+def _both(method: Method, batch: Batch) -> tuple[Layout, Style]:
+    layout, style = method.encode(batch)
+    method._encoded_layout, method._encoded_style = type(layout), type(style)
+    return layout, style
+
+
+def _layout(method: Method, batch: Batch) -> Layout:
+    layout = method.encode_layout(batch)
+    method._encoded_layout = type(layout)
+    return layout
+
+
+def _style(method: Method, batch: Batch) -> Style:
+    style = method.encode_style(batch)
+    method._encoded_style = type(style)
+    return style
+
+
+def _chosen(classes: Classes | ClassRule, style: Style) -> Classes:
+    """``classes``, or what a rule says of the reference's style."""
+    return classes(style) if callable(classes) else classes
+
+
+def _annotated(function: Any, position: int | None = None) -> type | None:
+    """The annotated return type of ``function``, or the one at ``position`` of a tuple; None where
+    that is not said."""
     try:
-        found = typing.get_type_hints(function).get("return", default)
-    except NameError:
-        return default
-    return found if isinstance(found, type) else default
+        found = typing.get_type_hints(function).get("return")
+    except NameError:  # a name that only type checkers import
+        return None
+    if position is not None:
+        inner = typing.get_args(found)
+        found = inner[position] if len(inner) > position else None
+    return found if isinstance(found, type) else None
 
 
-def _class_can(cls: type[Method]) -> frozenset[str]:
-    """Tasks that follow from the methods that ``cls`` overrides and the types they return."""
-    able = {"reconstruct", "transfer", "shape_transfer", "interpolate_style"}
-    per_class = not issubclass(_returns(cls.encode_style, Style), GlobalStyle)
-    sampled = cls.sample_style is not Method.sample_style
-    if per_class:
-        able |= {"class_transfer", "subject_transfer"}
-    if sampled:
-        able |= {"sample"} | ({"mixed"} if per_class else set())
-    if _returns(cls.encode_layout, Layout).lerp is not Layout.lerp:  # type: ignore[attr-defined]
-        able |= {"interpolate_shape"}
-    return frozenset(able)
+def encoded_types(method: Method | type[Method]) -> tuple[type | None, type | None]:
+    """(layout, style) types that a method encodes to, None where nothing says so: an instance that
+    has encoded something tells what came, a class what it annotates."""
+    cls = type(method) if isinstance(method, Method) else method
+    both = cls.encode is not Method.encode
+    own_layout = not both or cls.encode_layout is not Method.encode_layout
+    own_style = not both or cls.encode_style is not Method.encode_style
+    layout = _annotated(cls.encode_layout) if own_layout else _annotated(cls.encode, 0)
+    style = _annotated(cls.encode_style) if own_style else _annotated(cls.encode, 1)
+    if isinstance(method, Method):
+        return method._encoded_layout or layout, method._encoded_style or style
+    return layout, style
+
+
+def capabilities(
+    method: Method | type[Method], layout: type | None = None, style: type | None = None
+) -> frozenset[Capability]:
+    """What a method is capable of: by what it overrides, and by the types that it encodes to
+    (``layout`` and ``style`` if given, else ``encoded_types``). What is not known yet counts as a
+    capability, until the first encoding tells."""
+    cls = type(method) if isinstance(method, Method) else method
+    found: set[Capability] = set()
+    if cls.encode is not Method.encode or cls.encode_style is not Method.encode_style:
+        found.add("style")
+    if cls.sample_style is not Method.sample_style:
+        found.add("prior")
+    known = encoded_types(method)
+    layout, style = layout or known[0], style or known[1]
+    if style is None or not issubclass(style, GlobalStyle):
+        found.add("per_class")
+    if layout is None or getattr(layout, "lerp", None) is not Layout.lerp:
+        found.add("layout_lerp")
+    return frozenset(found)
 
 
 def why_not(method: Method, task: str) -> str | None:
-    """Why ``method`` is unable to do ``task``; None when it is able to."""
-    if task in method.can:
-        return None
-    given = method.cannot().get(task)
-    if given:
-        return given
-    if task in ("class_transfer", "subject_transfer", "mixed") and issubclass(
-        _returns(type(method).encode_style, Style), GlobalStyle
-    ):
-        return "one global style vector: single classes cannot be exchanged"
-    if task in ("sample", "mixed"):
-        return "no prior to draw styles from"
-    if task == "interpolate_shape":
-        return "a raw label map cannot be interpolated; the method has no layout embedding"
-    return f"the method does not do '{task}'"
+    """Why ``method`` is unable to do ``task``; None when it is able to.
+
+    Raises:
+        UserError: no task is called so.
+    """
+    return method.cannot().get(task) or find_task(task).lacks(capabilities(method))

@@ -9,12 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sisbench.core.errors import UserError
-
-_SHOWN = 6
-
-
-Shape = tuple[int, ...]
+from sisbench.core.fit import Shape, require_fit
+from sisbench.core.state_dict import plain_state
 
 
 @dataclass(frozen=True)
@@ -39,10 +35,12 @@ class KeyMap:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self._shapes = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+        state = module.state_dict()
+        self._shapes = {k: tuple(v.shape) for k, v in state.items()}
+        self._whole = {k for k, v in state.items() if not v.is_floating_point()}
         self._entries: dict[str, _Entry] = {}
         self._unused: dict[str, Shape] = {}
-        self._optional: list[re.Pattern[str]] = [re.compile(r"(^|\.)num_batches_tracked$")]
+        self._optional: list[re.Pattern[str]] = []
         self._ignored: list[re.Pattern[str]] = []
         self._analytic: set[str] = set()
 
@@ -127,23 +125,32 @@ class KeyMap:
         return self._expected(self._entries.values())
 
     def load(self, official: Mapping[str, Tensor], where: str) -> None:
-        """Fill the module.
+        """Fill the module; floats of another width become float32 before anything is folded.
 
         Raises:
-            UserError: lists missing, unexpected and mis-shaped keys with the likely cause.
+            UserError: lists missing, unexpected, mis-shaped and mistyped keys, and a likely cause.
         """
         uncovered = self._shapes.keys() - self._entries.keys() - self._analytic
         if uncovered:
-            raise KeyError(f"key map does not cover {sorted(uncovered)[:_SHOWN]}")
+            raise KeyError(f"key map does not cover {sorted(uncovered)[:6]}")
+        official = plain_state(official)
         entries = [_folded(entry, official) for entry in self._entries.values()]
         expected = self._expected(entries)
-        report = self._compare(official, expected)
-        if report:
-            raise UserError(f"{where} does not fit:\n{report}", likely_cause(official, expected))
+        whole = {k for e in entries if e.ours in self._whole for k in e.official}
+        require_fit(
+            official,
+            expected,
+            where,
+            may_lack=lambda k: _any(self._optional, k),
+            may_hold=lambda k: (
+                _any(self._ignored, k) or _any(self._optional, k) or _leftover(k, expected)
+            ),
+            whole_numbers=whole | self._unused.keys(),
+        )
         state = self.module.state_dict()
         for entry in entries:
             if entry.official.keys() <= official.keys():  # else optional: the initial value stays
-                state[entry.ours] = entry.join(dict(official)).to(state[entry.ours].dtype)
+                state[entry.ours] = entry.join(official).to(state[entry.ours].dtype)
         self.module.load_state_dict(state)
 
     def _expected(self, entries: Iterable[_Entry]) -> dict[str, Shape]:
@@ -151,27 +158,6 @@ class KeyMap:
         for entry in entries:
             shapes.update(entry.official)
         return shapes | self._unused
-
-    def _compare(self, official: Mapping[str, Tensor], expected: Mapping[str, Shape]) -> str:
-        missing = [k for k in expected if k not in official and not _any(self._optional, k)]
-        extra = [
-            k
-            for k in official
-            if k not in expected
-            and not _any(self._ignored, k)
-            and not _any(self._optional, k)
-            and not _leftover(k, expected)
-        ]
-        shaped = [
-            f"{k}: expected {expected[k]}, file has {tuple(v.shape)}"
-            for k, v in official.items()
-            if k in expected and tuple(v.shape) != tuple(expected[k])
-        ]
-        return "\n".join(
-            _listing(title, rows)
-            for title, rows in (("missing", missing), ("unexpected", extra), ("mis-shaped", shaped))
-            if rows
-        )
 
 
 def _folded(entry: _Entry, official: Mapping[str, Tensor]) -> _Entry:
@@ -203,39 +189,3 @@ def fold_spectral(found: Mapping[str, Tensor], stem: str) -> Tensor:
 
 def _any(patterns: list[re.Pattern[str]], key: str) -> bool:
     return any(p.search(key) for p in patterns)
-
-
-def _listing(title: str, rows: list[str]) -> str:
-    shown = "\n".join(f"    {row}" for row in rows[:_SHOWN])
-    rest = f"\n    ... and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-    return f"  {title} ({len(rows)}):\n{shown}{rest}"
-
-
-def likely_cause(official: Mapping[str, Tensor], expected: Mapping[str, Shape]) -> str:
-    """One sentence on why a state dict does not fit, from the pattern of the misfit."""
-    if official and not official.keys() & expected.keys():
-        for prefix in sorted({k.split(".", 1)[0] + "." for k in official}):
-            if any(k.removeprefix(prefix) in expected for k in official):
-                return f"every key carries the prefix '{prefix}': give the state dict without it"
-        if any(k.startswith("discriminator") for k in official):
-            return "this is a discriminator; the generator's file is needed"
-        return "no key matches: this is the file of another network or method"
-    for key, value in official.items():
-        want = expected.get(key)
-        if want is None or tuple(value.shape) == tuple(want):
-            continue
-        if value.ndim != len(want):
-            return (
-                f"{key} has {value.ndim} axes where {len(want)} are expected: another variant of "
-                "the network; check the method's options (as use_vae)"
-            )
-        axes = [i for i, (a, b) in enumerate(zip(value.shape, want, strict=True)) if a != b]
-        if axes == [1] and value.ndim == 4:
-            return (
-                f"{key} takes {value.shape[1]} channels where {want[1]} are expected: "
-                "trained for another number of classes (label space, don't-care, instances)"
-            )
-        return (
-            "the file was trained at another width or size: check the method's options (ngf, ...)"
-        )
-    return "the file is of another version of the network: check the method's options"

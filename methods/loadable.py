@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
-from sisbench.core.state_dict import FORMAT, read_metadata, read_state, sha256_of, state_hash
+from sisbench.core.state_dict import (
+    FORMAT,
+    joined_hash,
+    plain_state,
+    read_metadata,
+    read_state,
+    sha256_of,
+    state_hash,
+)
+from sisbench.core.unset import UnsetParameters, require_set
 from sisbench.methods.key_map import KeyMap
+from sisbench.methods.options import parse_options, translate
 from sisbench.methods.seeded import seeded_state
 
 _DISCRIMINATORS = ("netD", "discriminator", "discriminators")
@@ -39,6 +48,7 @@ class Loadable(ABC):
         size: (H, W) that the official configuration draws.
         Options: frozen dataclass of the construction options and their official defaults.
         files: official module name -> file-name patterns in an official checkpoint folder.
+        prefixes: official module name -> what its keys begin with in a file that holds several.
         sampling_options: options that no weight depends on; they may differ from a file's own.
     """
 
@@ -48,6 +58,7 @@ class Loadable(ABC):
     size: tuple[int, int] = (256, 256)
     Options: ClassVar[type] = NoOptions
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    prefixes: Mapping[str, str] = MappingProxyType({})
     sampling_options: ClassVar[frozenset[str]] = frozenset()
 
     net: nn.Module
@@ -56,7 +67,7 @@ class Loadable(ABC):
 
     def __init__(self, **options: Any) -> None:
         self.options = parse_options(self.Options, options, self.name)
-        self.given_options = frozenset(options)
+        self.given_options = frozenset(translate(options, self.Options, self.name))
         self.weights_info = {"source": "none"}
         self.device = torch.device("cpu")
 
@@ -94,9 +105,14 @@ class Loadable(ABC):
         load_official(self, official)
         return self
 
-    def key_maps(self) -> Mapping[str, Any]:
-        """Official module name -> ``sisbench.methods.key_map.KeyMap`` onto ``self.net``."""
+    def key_maps(self) -> Mapping[str, KeyMap]:
+        """Official module name -> its correspondence with ``self.net``; {} for a method that has no
+        official checkpoint."""
         return {}
+
+    def adapt_to(self, official: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Called before keys are compared, with the official state dicts by module name: a method
+        whose checkpoints come in versions rebuilds itself for the one at hand."""
 
     def after_load(self) -> None:
         """Called once the weights are in: fold, contract or cache what is constant at inference."""
@@ -119,39 +135,6 @@ class Loadable(ABC):
         }
 
 
-def parse_options(options_type: type, given: Mapping[str, Any], owner: str) -> Any:
-    """``options_type(**given)``; an unknown name is an error that names the nearest one.
-
-    Raises:
-        UserError: unknown option, wrong basic type, or a value that the dataclass itself refuses.
-    """
-    fields = {f.name: f for f in dataclasses.fields(options_type)}
-    hints = typing.get_type_hints(options_type)
-    for key, value in given.items():
-        if key not in fields:
-            raise UserError(f"{owner} has no option '{key}'", did_you_mean(key, fields))
-        if isinstance(value, list):
-            given = {**given, key: tuple(value)}
-        elif not _fits(value, hints[key]):
-            raise UserError(f"{owner}: option '{key}' must be {hints[key]}, got {value!r}")
-    try:
-        return options_type(**given)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{owner}: {error}") from error
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a scalar option has the annotated basic type (int passes for float, not for bool)."""
-    allowed = [a for a in (typing.get_args(hint) or (hint,)) if isinstance(a, type)]
-    if not allowed or typing.get_origin(hint) in (tuple, list, dict):
-        return True
-    if isinstance(value, bool):
-        return bool in allowed
-    if isinstance(value, int) and float in allowed:
-        return True
-    return isinstance(value, tuple(allowed))
-
-
 def save_weights(method: Loadable, path: Path, training: Mapping[str, Any]) -> None:
     """Write ``method.net`` as safetensors; its header says how it was built and trained."""
     from safetensors.torch import save_file
@@ -168,14 +151,14 @@ def save_weights(method: Loadable, path: Path, training: Mapping[str, Any]) -> N
 
 
 def load_official(method: Loadable, official: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Load official state dicts by module name into ``method`` (see ``Method.load_state``).
+    """Load official state dicts by module name into ``method`` (see ``Method.load_state``)."""
+    _fill(method, official)
+    method.weights_info = {"source": "state dict", "sha256": state_hash(official)}
 
-    A method whose checkpoints come in versions has ``adapt_to(official)``: it rebuilds itself for
-    the one at hand before keys are compared.
-    """
-    adapt = getattr(method, "adapt_to", None)
-    if adapt is not None:
-        adapt(official)
+
+def _fill(method: Loadable, official: Mapping[str, Mapping[str, Tensor]]) -> None:
+    official = {m: plain_state(state) for m, state in official.items()}
+    method.adapt_to(official)
     maps = method.key_maps()
     unknown = [m for m in official if m not in maps and m not in _DISCRIMINATORS]
     missing = [m for m in maps if m not in official]
@@ -186,7 +169,7 @@ def load_official(method: Loadable, official: Mapping[str, Mapping[str, Tensor]]
         )
     for module, key_map in maps.items():
         key_map.load(official[module], f"{method.name}: {module}")
-    method.weights_info = {"source": "state dict", "sha256": state_hash(official)}
+    require_set(method.net, method.name)
     method.after_load()
 
 
@@ -196,27 +179,29 @@ def load_weights(method: Loadable, space: LabelSpace | str, weights: Path | str 
     about = read_metadata(path) if path else None
     if about:
         _adopt_options(method, about, path)
-    method.setup(space)
     if weights is None:
+        method.setup(space)
         _needs_none(method)
-    elif path is None:
+        return
+    with UnsetParameters():
+        method.setup(space)
+    if path is None:
         seed = _seed_of(str(weights))
         shapes = {m: k.official_shapes() for m, k in method.key_maps().items()}
         if not shapes:
             raise UserError(f"{method.name} has no official layout to seed", "leave 'weights' out")
-        load_official(method, {m: seeded_state(s, seed) for m, s in shapes.items()})
+        _fill(method, {m: seeded_state(s, seed) for m, s in shapes.items()})
         method.weights_info = {"source": f"seeded:{seed}", "sha256": f"seeded:{seed}"}
     elif about:
         _load_own(method, path)  # type: ignore[arg-type]
     else:
         files = official_files(method, path)
-        load_official(method, split_official(method, files))
-        hashes = {m: sha256_of(f) for m, f in sorted(files.items())}
-        joined = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()
+        _fill(method, split_official(method, files))
+        hashes = {m: sha256_of(f) for m, f in files.items()}
         method.weights_info = {
             "source": "official",
             "files": {m: {"name": f.name, "sha256": hashes[m]} for m, f in files.items()},
-            "sha256": joined if len(set(hashes.values())) > 1 else next(iter(hashes.values())),
+            "sha256": joined_hash(hashes),
         }
 
 
@@ -240,7 +225,7 @@ def _adopt_options(method: Loadable, about: Mapping[str, Any], path: Path | None
     """Take the construction options from the file, unless the user gave other ones."""
     if about["method"] != method.name:
         raise UserError(f"{path} holds weights of '{about['method']}', not of '{method.name}'")
-    saved = {k: tuple(v) if isinstance(v, list) else v for k, v in about["options"].items()}
+    saved = translate(about["options"], method.Options, method.name)
     for key in method.given_options:
         if key in method.sampling_options:
             saved[key] = getattr(method.options, key)
@@ -250,7 +235,7 @@ def _adopt_options(method: Loadable, about: Mapping[str, Any], path: Path | None
                 f"{path} was trained with {key}={saved[key]!r}, not with {method_value!r}",
                 "leave the option out: it is taken from the file",
             )
-    method.options = type(method.options)(**saved)
+    method.options = parse_options(method.Options, saved, method.name)
 
 
 def _load_own(method: Loadable, path: Path) -> None:
@@ -258,6 +243,7 @@ def _load_own(method: Loadable, path: Path) -> None:
     key_map = KeyMap(method.net)
     key_map.same()
     key_map.load(state, str(path))
+    require_set(method.net, str(path))
     method.weights_info = {
         "source": "sisbench",
         "files": {"net": {"name": path.name, "sha256": sha256_of(path)}},
@@ -278,7 +264,7 @@ def official_files(method: Loadable, path: Path) -> dict[str, Path]:
     if path.is_file():
         return dict.fromkeys(modules, path)
     if not path.is_dir():
-        raise UserError(f"no weights at {path}", "see: sisbench weights list")
+        raise Unavailable(f"no weights at {path}", "see: sisbench weights list")
     found: dict[str, Path] = {}
     for module in modules:
         patterns = method.files.get(module, (f"*{module}*",))
@@ -300,10 +286,9 @@ def official_files(method: Loadable, path: Path) -> dict[str, Path]:
 def split_official(method: Loadable, files: Mapping[str, Path]) -> dict[str, dict[str, Tensor]]:
     """Read each file once and cut it into the method's modules by their official key prefixes."""
     states = {path: read_state(path) for path in set(files.values())}
-    prefixes: Mapping[str, str] = getattr(method, "prefixes", {})
     result = {}
     for module, path in files.items():
-        prefix = prefixes.get(module, "")
+        prefix = method.prefixes.get(module, "")
         state = states[path]
         if prefix and any(k.startswith(prefix) for k in state):
             state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

@@ -6,7 +6,7 @@ import numpy as np
 
 from sisbench.core.errors import Unavailable
 from sisbench.core.estimates import mean_estimate
-from sisbench.core.tasks import TASKS
+from sisbench.core.tasks import method_tasks
 from sisbench.metrics.base import Figure, Metric, Rows
 
 
@@ -21,7 +21,7 @@ class _FromItems(Metric):
 
     direction = "down"
     bounds = (0.0, None)
-    tasks = TASKS
+    tasks = tuple(task.name for task in method_tasks())
     source = "measured in the run"
 
     def _column(self, rows: Rows) -> np.ndarray:

@@ -1,14 +1,16 @@
-"""What the feature networks share: verified weights, folded batch norms, TensorFlow-1 resize."""
+"""What the feature networks share: verified weights, kept embeddings, TensorFlow-1 resize."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sisbench.core import weights
 from sisbench.core.errors import UserError
+from sisbench.core.state_dict import sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -20,13 +22,6 @@ DTYPES = ("float32", "bf16")
 def code_hash(*parts: object) -> str:
     """Hash of what changes a row: the parts in their order, as text."""
     return hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file."""
-    from sisbench.core import weights
-
-    return weights.sha256_of(path)
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -48,75 +43,8 @@ def weights_file(name: str, given: Path | str | None) -> tuple[Path, str]:
     Raises:
         Unavailable: it is not there; the message says how to get it.
     """
-    from sisbench.core import weights
-
     found = weights.resolve(name, given)
-    return found, weights.sha256_of(found)
-
-
-def read_plain_state(path: Path) -> dict[str, Tensor]:
-    """Tensors of a state dict file (torch or safetensors); pickled objects are refused.
-
-    Raises:
-        UserError: not such a file.
-    """
-    import pickle
-
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        raw: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise UserError(f"{path} cannot be read as plain tensors: {reason}") from error
-    if not isinstance(raw, Mapping) or not raw:
-        raise UserError(f"{path} holds no state dict (a {type(raw).__name__})")
-    return {str(k): v for k, v in raw.items() if isinstance(v, torch.Tensor)}
-
-
-def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """``module.load_state_dict`` with an error that users can read.
-
-    Raises:
-        UserError: missing, unexpected or mis-shaped keys.
-    """
-    own = module.state_dict()
-    missing = sorted(k for k in own if k not in state and not k.endswith("num_batches_tracked"))
-    extra = sorted(k for k in state if k not in own)
-    bad = sorted(k for k in own if k in state and own[k].shape != state[k].shape)
-    if missing or extra or bad:
-        raise UserError(
-            f"{where} does not fit {type(module).__name__}: {len(missing)} keys missing "
-            f"{missing[:3]}, {len(extra)} unexpected {extra[:3]}, {len(bad)} of another shape "
-            f"{bad[:3]}",
-            "this is another network's file; see: sisbench weights list",
-        )
-    module.load_state_dict({k: state.get(k, v) for k, v in own.items()})
-
-
-def fold_batchnorm(module: nn.Module) -> None:
-    """Fold every child pair (``conv``, ``bn``) into one convolution, in place (eval statistics)."""
-    import torch
-    from torch import nn
-
-    for block in module.modules():
-        conv, norm = getattr(block, "conv", None), getattr(block, "bn", None)
-        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
-            continue
-        if norm.running_mean is None or norm.running_var is None:
-            raise ValueError("a batch norm without running statistics cannot be folded")
-        with torch.no_grad():
-            gain = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
-            shift = norm.bias.double() - norm.running_mean.double() * gain
-            if conv.bias is not None:
-                shift += conv.bias.double() * gain
-            conv.weight.copy_(conv.weight.double() * gain[:, None, None, None])
-            conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
-        block.bn = nn.Identity()
+    return found, sha256_of(found)
 
 
 class ByContent:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sisbench.core.errors import UserError
+from sisbench.core.fit import fill, fold_batch_norms
+from sisbench.core.state_dict import read_state
 from sisbench.metrics.base import ImageBatch, RowMaker
 from sisbench.metrics.extractors import (
     Compiled,
     code_hash,
-    fold_batchnorm,
-    load_strict,
-    read_plain_state,
     resize_tf1,
     torch_dtype,
     weights_file,
@@ -103,12 +102,11 @@ class Inception(RowMaker):
     def _build(self) -> Callable[[Tensor], Tensor]:
         import torch
 
-        net = trunk()
-        state = read_plain_state(self.path)
-        wanted = {k: v for k, v in state.items() if not k.startswith("fc.")}
-        load_strict(net, wanted, str(self.path))
+        with torch.device("meta"):
+            net = trunk()
+        fill(net, read_state(self.path), str(self.path), dropped=r"^fc\.")
         net.eval().requires_grad_(False)
-        fold_batchnorm(net)
+        fold_batch_norms(net)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         net.to(self.device, self._dtype)
         return Compiled(net, self.batch) if self.compile else net

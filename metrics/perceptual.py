@@ -11,13 +11,12 @@ import numpy as np
 
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.estimates import bootstrap_mean
+from sisbench.core.fit import fill
+from sisbench.core.state_dict import read_state, sha256_of
 from sisbench.metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
 from sisbench.metrics.extractors import (
     ByContent,
     code_hash,
-    load_strict,
-    read_plain_state,
-    sha256_of,
     torch_dtype,
     weights_file,
 )
@@ -74,16 +73,16 @@ class LPIPSNetwork:
         import torch
 
         self.net, self.device, self._dtype = net, device, torch_dtype(dtype)
-        state = read_plain_state(trunk)
+        state = read_state(trunk)
         features = _features(net)
         own = {k.removeprefix("features."): v for k, v in state.items() if k[:9] == "features."}
-        load_strict(features, own, str(trunk))
+        fill(features, own, str(trunk))
         features = features.eval().requires_grad_(False)
         features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         features.to(device, self._dtype)
         cuts = (0, *(i + 1 for i in _LAST_LAYERS[net]))
         self._slices = [features[a:b] for a, b in itertools.pairwise(cuts)]
-        linear = read_plain_state(linear_file(net))
+        linear = read_state(linear_file(net))
         self._linear = [
             linear[f"lin{i}.model.1.weight"].flatten().to(device) for i in range(len(cuts) - 1)
         ]

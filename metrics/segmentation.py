@@ -10,7 +10,7 @@ import numpy as np
 from sisbench.core.errors import UserError
 from sisbench.core.estimates import bootstrap_confusion
 from sisbench.core.label_space import LabelSpace
-from sisbench.core.tasks import TASKS
+from sisbench.core.tasks import method_tasks
 from sisbench.metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
 from sisbench.metrics.extractors import code_hash
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MIOU = "miou_dataset_union"
 ACCURACY = "acc_pixel_dataset"
-_TASKS = tuple(task for task in TASKS if not task.startswith("interpolate"))
+_TASKS = tuple(task.name for task in method_tasks() if task.variants != "alphas")
 
 
 def confusion_counts(
@@ -105,7 +105,7 @@ class ConfusionRows(RowMaker):
         )
 
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
-        from sisbench.segmenters.resize import resize_labels
+        from sisbench.core.resize import resize_labels_pil
 
         self.check(batch)
         space = self.parser.space
@@ -116,7 +116,7 @@ class ConfusionRows(RowMaker):
                 "choose a parser for this label space",
             )
         found = self.parser(batch.image)
-        label = resize_labels(batch.label.to(found.device), (found.shape[1], found.shape[2]))
+        label = resize_labels_pil(batch.label.to(found.device), (found.shape[1], found.shape[2]))
         matrix, ignored = confusion_counts(label, found, len(space), space.ignore)
         return {
             "confusion": matrix.cpu().numpy().astype(np.int32),

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from sisbench.core.fit import Shape
+from sisbench.core.resize import resize_bilinear_pil
 from sisbench.segmenters.base import parse_size
-from sisbench.segmenters.loading import Part, Shape
+from sisbench.segmenters.loading import Part
 from sisbench.segmenters.network_parser import IMAGENET_MEAN, IMAGENET_STD, NetworkParser, normalise
-from sisbench.segmenters.resize import resize_bilinear
 
 if TYPE_CHECKING:
     from sisbench.core.label_space import LabelSpace
@@ -151,7 +152,7 @@ class BiSeNetFace(NetworkParser):
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, 19, h, w) float32 at ``compare_size``, BiSeNet's own order."""
         size = self.compare_size((images.shape[-2], images.shape[-1]))
-        x = normalise(resize_bilinear(images, size), IMAGENET_MEAN, IMAGENET_STD)
+        x = normalise(resize_bilinear_pil(images, size), IMAGENET_MEAN, IMAGENET_STD)
         return self.loaded()["bisenet"](x)
 
     def predict(self, images: Tensor) -> Tensor:

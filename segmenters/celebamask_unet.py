@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sisbench.core.errors import UserError
+from sisbench.core.resize import resize_bilinear_pil, resize_labels_pil
 from sisbench.segmenters.base import parse_size
 from sisbench.segmenters.loading import Part
 from sisbench.segmenters.network_parser import NetworkParser, normalise
-from sisbench.segmenters.resize import resize_bilinear, resize_nearest
 
 if TYPE_CHECKING:
     from sisbench.core.label_space import LabelSpace
@@ -144,7 +144,7 @@ class CelebAMaskUNet(NetworkParser):
             x = normalise(images, _HALF, _HALF)
             x = F.interpolate(x, size, mode="bicubic", align_corners=True)
         else:
-            bring = resize_nearest if self.resize == "nearest" else resize_bilinear
+            bring = resize_labels_pil if self.resize == "nearest" else resize_bilinear_pil
             x = normalise(bring(images, size), _HALF, _HALF)
         return self.loaded()["unet"](x)
 

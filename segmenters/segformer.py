@@ -14,8 +14,8 @@ import yaml
 from torch import Tensor
 
 from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.state_dict import state_hash
 from sisbench.segmenters.base import Segmenter, check_images
-from sisbench.segmenters.loading import state_hash
 
 if TYPE_CHECKING:
     from sisbench.core.label_space import LabelSpace
@@ -113,7 +113,7 @@ class SegFormer(Segmenter):
         self.weights_info = {
             "source": source,
             "commit": getattr(self.net.config, "_commit_hash", None),
-            "sha256": state_hash(self.net.state_dict()),
+            "sha256": state_hash({"": self.net.state_dict()}),
             "transformers": library.__version__,
         }
         return self

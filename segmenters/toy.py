@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sisbench.core.errors import UserError
+from sisbench.core.resize import resize_bilinear_pil
 from sisbench.segmenters.base import parse_size
 from sisbench.segmenters.loading import Part
 from sisbench.segmenters.network_parser import NetworkParser, normalise
-from sisbench.segmenters.resize import resize_bilinear
 
 if TYPE_CHECKING:
     from sisbench.core.label_space import LabelSpace
@@ -118,5 +118,5 @@ class ToyParser(NetworkParser):
     def predict(self, images: Tensor) -> Tensor:
         """Class of the highest logit: (B, 3, H, W) uint8 -> (B, h, w) int64."""
         height, width = self.compare_size((images.shape[-2], images.shape[-1]))
-        x = normalise(resize_bilinear(images, (height, width)), _HALF, _HALF)
+        x = normalise(resize_bilinear_pil(images, (height, width)), _HALF, _HALF)
         return self.loaded()["toy"](x).argmax(1)

@@ -152,7 +152,7 @@ def test_check_fails_an_adapter_that_breaks_the_contract(
     path = Path(method_file.rpartition(":")[0])
     good = path.read_text()
     for broken, clause in (
-        (good.replace("clamp(-1, 1)", "mul(3)"), "range is"),
+        (good.replace("clamp(-1, 1)", "mul(3)"), "values in ["),
         (good.replace("+ 0.05 * grain", "+ 0.05 * torch.randn_like(image)"), "they differ by"),
         (good.replace("(image +", "(image - image.mean(0, keepdim=True) +"), "in a batch of 3"),
         (good.replace('paper = "mean-colour"', 'paper = ""').replace('"none"', '""'), "paper"),
@@ -237,3 +237,22 @@ def test_a_metric_of_ones_own(
     code, text = run(capsys, "score", str(tmp_path / "run"), "--parsers", "toy", "-q")
     assert code == 0
     assert "Worst image" in text
+
+
+def test_a_disk_that_says_no_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "runs/x/cells")
+
+    monkeypatch.setattr("sisbench.pipeline.run_demo", full)
+    code, text = run(capsys, "demo", "-o", str(tmp_path / "x"))
+    assert code == 2
+    assert text.startswith("error: runs/x/cells: No space left on device")
+
+    def bug(*_: object, **__: object) -> None:
+        raise OSError("no number: a bug")
+
+    monkeypatch.setattr("sisbench.pipeline.run_demo", bug)
+    with pytest.raises(OSError, match="a bug"):
+        run(capsys, "demo", "-o", str(tmp_path / "x"))

@@ -11,9 +11,9 @@ from PIL import Image
 
 from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
+from sisbench.core.resize import resize_labels_pil
 from sisbench.data import open_dataset
 from sisbench.data.check import check_items
-from sisbench.data.images import resize_label
 from sisbench.data.loader import prefetch, to_batch, to_float
 from sisbench.data.prepare import prepare
 
@@ -153,6 +153,92 @@ def test_prepare_writes_what_the_raw_layout_gives(raw: Path, tmp_path: Path) -> 
     assert np.array_equal(one.image, two.image)
 
 
+def test_prepare_refuses_a_folder_of_other_pairs(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(open_dataset("celebamask_hq", root=raw, split="test", size=32), out)
+    other = open_dataset("celebamask_hq", root=raw, split="test", size=16)
+    with pytest.raises(UserError, match=r"size \[32, 32\] \(now \[16, 16\]\)"):
+        prepare(other, out)
+    (out / "test/prepared.json").unlink()
+    with pytest.raises(UserError, match="is 32x32"):
+        prepare(other, out)
+
+
+def test_prepare_mends_what_a_kill_or_a_full_disk_left(raw: Path, tmp_path: Path) -> None:
+    data = open_dataset("celebamask_hq", root=raw, split="test", size=32)
+    prepare(data, tmp_path / "out")
+    for part in ("images", "labels"):
+        path = tmp_path / f"out/test/{part}/28001.png"
+        whole = path.read_bytes()
+        for damaged in (b"", whole[: len(whole) // 2], whole[:-20], b"garbage"):
+            path.write_bytes(damaged)
+            assert prepare(data, tmp_path / "out") == (1, 0)
+            assert path.read_bytes() == whole
+
+
+def test_prepare_keeps_ids_of_more_than_eight_bits(tmp_path: Path) -> None:
+    label = np.arange(400, dtype=np.uint16).reshape(20, 20)
+    save(tmp_path / "images/a.png", picture(10, 20))
+    save(tmp_path / "labels/a.png", label)
+    space = tmp_path / "space.yaml"
+    space.write_text("name: many\nclasses: [" + ", ".join(f"c{i}" for i in range(400)) + "]\n")
+    data = open_dataset("folder", root=tmp_path, space=str(space), size=20)
+    prepare(data, tmp_path / "out")
+    again = open_dataset("folder", root=tmp_path / "out", space=str(space), size=20)
+    assert np.array_equal(again.load("a").label, label)
+
+
+def test_a_split_that_is_not_there_is_no_other_one(pairs: Path) -> None:
+    with pytest.raises(UserError, match="splits there: val"):
+        open_dataset("celebamask_hq", root=pairs, split="train")
+    with pytest.raises(UserError, match="split: all"):
+        open_dataset("celebamask_hq", root=pairs / "val", split="test")
+    assert len(open_dataset("celebamask_hq", root=pairs / "val", split="all")) == 3
+    with pytest.raises(UserError, match="test_img"):
+        open_dataset("deepfashion", root=pairs, split="test")
+
+
+def test_stray_files_are_passed_over_and_named(raw: Path, pairs: Path) -> None:
+    for folder, suffix in ((raw / "CelebA-HQ-img", "jpg"), (pairs / "val/images", "jpg")):
+        for name in (f"._7.{suffix}", ".DS_Store", "Thumbs.db", "desktop.ini"):
+            (folder / name).write_bytes(b"x")
+        (folder / f"folder.{suffix}").mkdir()
+    (raw / "CelebA-HQ-img/7 (1).jpg").write_bytes(b"x")
+    data = open_dataset("celebamask_hq", root=raw, split="train", size=32)
+    assert data.ids == ("7",)
+    assert data.remarks() == [
+        "1 of the official 28,000 photographs of 'train'",
+        "1 files are no photographs of it: 7 (1).jpg",
+    ]
+    assert open_dataset("celebamask_hq", root=pairs, split="val").remarks() == []
+    assert open_dataset("celebamask_hq", root=pairs, split="val", size=16).ids == ("2", "9", "10")
+
+
+def test_names_that_cannot_stand_in_tables_are_refused(pairs: Path) -> None:
+    save(pairs / "val/images/a\nb.jpg", picture(3))
+    with pytest.raises(UserError, match="control"):
+        open_dataset("celebamask_hq", root=pairs, split="val")
+
+
+def test_jpeg_label_maps_are_refused_with_the_reason(pairs: Path) -> None:
+    for path in (pairs / "val/labels").iterdir():
+        path.rename(path.with_suffix(".jpg"))
+    with pytest.raises(UserError, match="mIoU"):
+        open_dataset("celebamask_hq", root=pairs, split="val")
+
+
+def test_list_files_as_kaggle_has_them(raw: Path) -> None:
+    mapping, partition = raw / "CelebA-HQ-to-CelebA-mapping.txt", raw / "list_eval_partition.txt"
+    mapping.write_text("idx,orig_idx,orig_file\n7,100,000101.jpg\n28001,200,000201.jpg\n")
+    partition.write_text("image_id,partition\n000101.jpg,2\n000201.jpg,0\n")
+    arguments = {"root": raw, "split": "test", "split_rule": "official"}
+    assert open_dataset("celebamask_hq", **arguments).ids == ("7",)
+    for text in ("7\n", "7 100 other.jpg\n", "", "\xff\xfe"):
+        mapping.write_bytes(text.encode("latin-1"))
+        with pytest.raises(UserError, match="mapping"):
+            open_dataset("celebamask_hq", **arguments)
+
+
 def test_folder_with_a_space_of_its_own(tmp_path: Path) -> None:
     save(tmp_path / "images/a.png", picture(10))
     save(tmp_path / "labels/a.png", np.full((16, 16), 2, np.uint8))
@@ -178,7 +264,7 @@ def test_fingerprint_follows_content(pairs: Path) -> None:
 def test_labels_are_resized_by_pils_nearest_rule(size: tuple[int, int]) -> None:
     label = np.random.default_rng(0).integers(0, 19, (16, 16)).astype(np.uint8)
     pil = Image.fromarray(label).resize((size[1], size[0]), Image.Resampling.NEAREST)
-    assert np.array_equal(resize_label(label, size), np.asarray(pil))
+    assert np.array_equal(resize_labels_pil(label, size), np.asarray(pil))
 
 
 def test_images_become_floats_as_the_loaders_have_it() -> None:

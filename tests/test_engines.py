@@ -42,11 +42,11 @@ def config(method: str, out: Path, device: str, n: int = 7, **changes: Any) -> R
 def contents(run: Path) -> dict[str, np.ndarray]:
     found = {}
     for cell in RunStore(run).cells():
-        assert cell.about["status"] == "done"
+        assert cell.entry.status == "done"
         rows = cell.items()
         assert [row["index"] for row in rows] == list(range(len(rows)))
         for row in rows:
-            found[f"{cell.about['task']['slug']}/{row['id']}"] = cell.image(row["id"])
+            found[f"{cell.entry.task.slug}/{row['id']}"] = cell.image(row["id"])
     return found
 
 
@@ -61,7 +61,7 @@ def test_two_processes_make_the_images_of_one(method_file: str, tmp_path: Path) 
     one, two = (RunStore(tmp_path / name).scores()[0] for name in ("one", "two"))
     assert [(s.metric, s.value, s.n) for s in one] == [(s.metric, s.value, s.n) for s in two]
     manifest = RunStore(tmp_path / "two").manifest()
-    assert manifest["provenance"]["device"] == "cpu, cpu"
+    assert manifest.provenance["device"] == "cpu, cpu"
     assert not list((tmp_path / "two").rglob("part-*.parquet")), "the parts were merged"
     again = runner.generate(make_plan(config(method_file, tmp_path / "two", "cpu,cpu")), QUIET)
     assert again.images == 0

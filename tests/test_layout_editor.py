@@ -96,7 +96,7 @@ def test_tasks_that_do_not_combine_say_so(flip: str, method_file: str, tmp_path:
         layout_editor={"name": flip},
         tasks=["shape_transfer", "layout_reconstruction"],
     )
-    reasons = [c.about["reason"] for c in store.cells()]
+    reasons = [c.entry.reason for c in store.cells()]
     assert "not combined with a layout editor" in reasons[0]
     assert "no layout editor" in reasons[1]
 
@@ -104,8 +104,8 @@ def test_tasks_that_do_not_combine_say_so(flip: str, method_file: str, tmp_path:
 def test_the_editors_own_task(flip: str, tmp_path: Path) -> None:
     store = run(flip, tmp_path / "run", tasks=["layout_reconstruction", "reconstruct"])
     own, other = store.cells()
-    assert own.about["status"] == "done"
-    assert "layout_reconstruction" in other.about["reason"]
+    assert own.entry.status == "done"
+    assert "layout_reconstruction" in other.entry.reason
     scores = {s.metric: s for s in store.scores()[0] if s.task == "layout_reconstruction"}
     assert scores.keys() == {"miou", "accuracy"}
     from sisbench.data import open_dataset

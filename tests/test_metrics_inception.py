@@ -179,8 +179,8 @@ def test_bad_input(tmp_path, weights, monkeypatch):
     with pytest.raises(Unavailable, match="sisbench weights fetch inception"):
         Inception()
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="keys missing"):
+    with pytest.raises(UserError, match=r"missing \("):
         Inception(tmp_path / "other.pth").features(noise_images(1, 32, 32, 0))
     (tmp_path / "text.pth").write_text("no tensors")
-    with pytest.raises(UserError, match="plain tensors"):
+    with pytest.raises(UserError, match="a plain text"):
         Inception(tmp_path / "text.pth").features(noise_images(1, 32, 32, 0))

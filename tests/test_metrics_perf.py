@@ -37,7 +37,7 @@ def test_material_is_seeded():
     assert 0 < np.abs(degraded(images, 0).astype(int) - images).mean() < 40
 
 
-def test_a_parser_and_its_repositorys_form_give_the_same_labels():
+def test_a_parser_and_its_published_form_give_the_same_labels():
     from sisbench.perf.parsers import compare_parsers
 
     out = io.StringIO()

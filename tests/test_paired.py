@@ -111,15 +111,15 @@ def test_versus_a_method_of_the_run(method_file: str, tmp_path: Path) -> None:
 def test_two_parsers_and_whether_they_rank_alike(
     tmp_path: Path, second: tuple[float, ...], said: str
 ) -> None:
-    from sisbench.core.store import Score
+    from sisbench.core.log import Manifest, MetricFacts, ScoreRecord
     from sisbench.report.quality import quality_tables
 
     scores = [
-        Score(f"m{k}", f"m{k}", "d", "reconstruct", name, "p@1", value, n=9)
+        ScoreRecord(f"m{k}", f"m{k}", "d", "reconstruct", name, "p@1", value, n=9)
         for name, values in (("miou", (0.1, 0.2, 0.3)), ("miou@other", second))
         for k, value in enumerate(values)
     ]
-    about = {"title": "mIoU", "direction": "up", "unit": "%", "scale": 100.0, "digits": 2}
-    material = Material(tmp_path, {}, [], scores, {"miou": about, "miou@other": about})
+    facts = MetricFacts(title="mIoU", direction="up", unit="%", scale=100.0, digits=2)
+    material = Material(tmp_path, Manifest(), [], scores, {"miou": facts, "miou@other": facts})
     table = quality_tables(material)[0]
     assert any(said in sentence and "other" in sentence for sentence in table.caption)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sisbench.core.adapter_file import load_file
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
-from sisbench.core.registry import load_file
 from sisbench.report import build_report, console_tables
 from sisbench.report.charts import plain
 from sisbench.report.grids import _palette, colourise, draw, grids, pick
@@ -97,7 +97,7 @@ def test_the_report_folder(tmp_path):
     run = synthetic.make_run(tmp_path, few(), n=5)
     build_report(run)
     names = {p.name for p in (run / "report").iterdir()}
-    assert names == {"tables", "charts", "grids", "report.html", "timing.csv"}
+    assert names == {"tables", "charts", "grids", "report.html", "scores.csv", "timing.csv"}
     timing = (run / "report" / "timing.csv").read_text().splitlines()
     assert timing[0].startswith("method,dataset,task,images,median_seconds")
     assert timing[0].endswith(",parameters,flops,peak_memory")
@@ -211,7 +211,7 @@ def test_edits_of_classes_show_where_the_image_changed(run, monkeypatch):
     assert "own reconstruction" not in made[1].note
     assert "own reconstruction" in made[2].note
     maps = seen[2]["SEAN"]
-    cells = {c.about["task"]["name"]: c for c in Material.of(run).cells if "sean" in c.key}
+    cells = {c.entry.task.name: c for c in Material.of(run).cells if "sean" in c.key}
     edited, plain = (cells[t].image("0").astype(float) for t in ("shape_transfer", "reconstruct"))
     change = np.abs(edited - plain).mean(2)
     brightest = np.unravel_index(change.argmax(), change.shape)

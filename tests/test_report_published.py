@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sisbench.core.adapter_file import load_file
 from sisbench.core.errors import UserError
-from sisbench.core.registry import load_file
 from sisbench.report.published import RESULTS, load_published, load_specs, paper_table, paper_tables
 from sisbench.report.quality import Material
 from sisbench.report.render import to_markdown

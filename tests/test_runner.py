@@ -58,7 +58,7 @@ def images(run: Path) -> dict[str, np.ndarray]:
     found = {}
     for cell in RunStore(run).cells():
         for row in cell.items():
-            found[f"{cell.about['task']['slug']}/{row['id']}"] = cell.image(row["id"])
+            found[f"{cell.entry.task.slug}/{row['id']}"] = cell.image(row["id"])
     return found
 
 
@@ -74,7 +74,7 @@ def test_every_task_runs_and_a_second_run_computes_nothing(
     assert page is not None
     assert page.is_file()
     cells = RunStore(out).cells()
-    assert [c.about["status"] for c in cells] == ["done"] * len(TASKS)
+    assert [c.entry.status for c in cells] == ["done"] * len(TASKS)
     assert len(images(out)) == 6 * 9, "two samples a label map, one image a target elsewhere"
     stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*.png") if "cells" in p.parts}
     rows = {p: p.stat().st_mtime_ns for p in out.rglob("*.npz")}
@@ -195,7 +195,7 @@ def test_out_of_memory_halves_the_batch(method_file: str, tmp_path: Path) -> Non
     run = config(method_file, tmp_path / "run", tasks=["reconstruct"])
     runner.generate(make_plan(run), QUIET)
     cell = RunStore(tmp_path / "run").cells()[0]
-    assert cell.about["status"] == "done"
+    assert cell.entry.status == "done"
     assert {row["batch"] for row in cell.items()} == {1}
 
 
@@ -220,8 +220,8 @@ def test_one_bad_sample_does_not_end_the_run(method_file: str, tmp_path: Path) -
     run_all(run, QUIET)
     store = RunStore(tmp_path / "run")
     cell = store.cells()[0]
-    assert cell.about["status"] == "partial"
-    assert "2 of 6 items failed" in cell.about["reason"]
+    assert cell.entry.status == "partial"
+    assert "2 of 6 items failed" in cell.entry.reason
     errors = {row["id"]: row["error"] for row in cell.items() if row["error"]}
     assert errors.keys() == {"test-00002", "test-00004"}
     assert "cannot draw this" in errors["test-00002"]
@@ -245,10 +245,7 @@ def test_reasons_for_dashes(method_file: str, tmp_path: Path) -> None:
     )
     run_all(run, QUIET)
     store = RunStore(tmp_path / "run")
-    reasons = {
-        (c.about["method"]["label"], c.about["task"]["name"]): c.about["reason"]
-        for c in store.cells()
-    }
+    reasons = {(c.entry.method.label, c.entry.task.name): c.entry.reason for c in store.cells()}
     assert "no layout embedding" in reasons["MeanColour", "interpolate_shape"]
     assert "no weights at nowhere.pth" in reasons["spade", "reconstruct"]
     assert "needs weights" in reasons["no weights", "reconstruct"]
@@ -265,7 +262,7 @@ def test_a_size_that_does_not_fit_is_a_dash_with_its_remedy(
     data = [{"name": "toyfaces", "split": "test", "size": 48, "n": 4}]
     run = config(method_file, tmp_path / "run", tasks=["reconstruct"], datasets=data)
     runner.generate(make_plan(run), QUIET)
-    assert "renders 32x32" in RunStore(tmp_path / "run").cells()[0].about["reason"]
+    assert "renders 32x32" in RunStore(tmp_path / "run").cells()[0].entry.reason
 
 
 def test_keys_follow_what_images_depend_on(method_file: str, tmp_path: Path) -> None:
@@ -321,12 +318,12 @@ def test_protocols_share_the_images_that_they_make_alike(method_file: str, tmp_p
     run = config(method_file, tmp_path / "run", tasks=tasks, protocol=both)
     run_all(run, QUIET)
     store = RunStore(tmp_path / "run")
-    made = [(c.about["task"]["slug"], len(c.about["protocols"])) for c in store.cells()]
+    made = [(c.entry.task.slug, len(c.entry.protocols)) for c in store.cells()]
     assert made == [("reconstruct", 2), ("transfer", 1), ("transfer", 1)]
     references = [[r["reference"] for r in c.items()] for c in store.cells()[1:]]
     assert references[0] != references[1]
     psnr = {(s.task, s.protocol): s for s in store.scores()[0] if s.metric == "psnr"}
-    one, other = (p["id"] for p in store.scored_protocols())
+    one, other = (p.id for p in store.scores_file().protocols)
     assert psnr["reconstruct", one].cell == psnr["reconstruct", other].cell
     assert psnr["transfer", one].cell != psnr["transfer", other].cell
     assert psnr["transfer", one].value != psnr["transfer", other].value
@@ -354,7 +351,7 @@ def test_protocols_that_round_otherwise_share_a_rendering(method_file: str, tmp_
     assert runner.generate(make_plan(alone), QUIET).images == 12
     folders = {"one": [0, 2], "alone": [1, 3]}
     made = RunStore(tmp_path / "both").cells()
-    assert [c.about["status"] for c in made] == ["done"] * 4
+    assert [c.entry.status for c in made] == ["done"] * 4
     for name, places in folders.items():
         for k, cell in zip(places, RunStore(tmp_path / name).cells(), strict=True):
             assert cell.key == made[k].key
@@ -368,7 +365,7 @@ def test_protocols_that_round_otherwise_share_a_rendering(method_file: str, tmp_
     for path in list((tmp_path / "both").rglob("images/test-00003.png"))[:1]:
         path.unlink()
     assert runner.generate(make_plan(both), QUIET).images == 1, "only what is lacking"
-    assert [c.about["status"] for c in RunStore(tmp_path / "both").cells()] == ["done"] * 4
+    assert [c.entry.status for c in RunStore(tmp_path / "both").cells()] == ["done"] * 4
 
 
 def test_scoring_under_another_protocol_takes_the_images_that_it_would_make(

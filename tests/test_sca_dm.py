@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import sys
 import types
@@ -21,8 +22,9 @@ from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.noise import GivenNoise, Noise, ZeroNoise
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.base import Layout, Method, Style, present_classes
-from sisbench.methods.layers.labels import one_hot, resize_labels
+from sisbench.methods.layers.labels import one_hot
 from sisbench.methods.sca_dm import SCADM
 from sisbench.methods.sca_dm.attention import Attention, SpatialTransformer
 from sisbench.methods.sca_dm.blocks import ResBlock, SPADEResBlock, Upsample
@@ -55,10 +57,12 @@ def photograph(c: Case) -> Tensor:
     return torch.from_numpy(c.arrays["image"]).permute(0, 3, 1, 2) / 127.5 - 1
 
 
-OFF_ZERO = 2e-2
+OFF_ZERO = 9e-3
 """A zero image makes constant planes, and group norm enlarges the rounding of their mean 316 times:
-torch's own kernels (contiguous or channels-last, one thread or two) differ by 0.008 in these codes,
-float64 lies in between. Another label map moves them by 1."""
+the official float32 codes are up to 0.0073 from float64, ours less than 1e-5."""
+
+OFF_LAYER = 1e-4
+"""The official layers are up to 7e-5 from float64, as their group norm ran over channels-last."""
 
 SMALL: dict[str, Any] = {"model_channels": 32, "num_feat": 1, "ddconfig": {"ch": 32}}
 """Networks that a fixture says nothing of."""
@@ -153,7 +157,7 @@ def test_masked_cross_attention() -> None:
     c = case("cross_attention")
     layer: Attention = seeded(Attention(64, 1280, 32))
     x, codes = floats(c, "x"), floats(c, "context")
-    small = resize_labels(labels(c), (16, 16))
+    small = resize_labels_torch(labels(c), (16, 16))
     mask = one_hot(small, 19).flatten(2).transpose(1, 2)  # (B, 256, C)
     soft = floats(c, "soft_mask").repeat_interleave(2, 2).repeat_interleave(2, 3) / 4
     zeroed = codes.clone()
@@ -180,7 +184,7 @@ def test_masked_cross_attention() -> None:
 def test_blocks() -> None:
     c = case("blocks")
     x, emb, codes = floats(c, "x"), floats(c, "emb"), floats(c, "context")
-    small = resize_labels(labels(c), (16, 16))
+    small = resize_labels_torch(labels(c), (16, 16))
     block: SPADEResBlock = seeded(SPADEResBlock(96, 64, 128, 19))
     kept: dict[str, Tensor] = {}
     block.in_norm.register_forward_hook(lambda *a: kept.update(first=a[2]))
@@ -226,6 +230,15 @@ def test_enlargement_is_one_transposed_convolution(size: tuple[int, int]) -> Non
 # ---- networks ---------------------------------------------------------------------------------
 
 
+def check_against_float64(encoder: nn.Module, batch: Batch, kept: dict[str, Tensor]) -> None:
+    """Every layer that the hooks kept, for a channels-last image (torch's own norm is off 8e-5)."""
+    assert not batch.image.is_contiguous()
+    found = dict(kept)
+    copy.deepcopy(encoder).double()(batch.image.double(), batch.label)  # the hooks overwrite kept
+    for name, value in found.items():
+        torch.testing.assert_close(value.double(), kept[name], atol=1e-5, rtol=0)
+
+
 def check_style(c: Case, steps: dict[str, tuple[int, ...]], codes: int) -> None:
     method = build(c)
     kept: dict[str, Tensor] = {}
@@ -238,9 +251,12 @@ def check_style(c: Case, steps: dict[str, tuple[int, ...]], codes: int) -> None:
     assert c.off_by("codes", style.codes, *every(1, 1, codes)) < 2e-5
     assert c.off_by("code_mean", style.codes.mean(2)) < 2e-5
     for name, step in steps.items():
-        assert c.off_by(name, kept[name], *every(*step)) < 2e-5, name
+        assert c.off_by(name, kept[name], *every(*step)) < OFF_LAYER, name
+    check_against_float64(encoder, batch, kept)
     zero = method.sample_style(batch, ZeroNoise())
     assert c.off_by("codes_zero_image", zero.codes, *every(1, 1, 2 * codes)) < OFF_ZERO
+    exact = copy.deepcopy(encoder).double()(torch.zeros_like(batch.image).double(), batch.label)
+    torch.testing.assert_close(zero.codes.double(), exact, atol=1e-5, rtol=0)
     absent = c.meta["absent_classes"]
     assert not style.present[:, absent].any()
     torch.testing.assert_close(style.codes[:, absent], zero.codes[:, absent])
@@ -366,7 +382,7 @@ def test_ddim_narrow_variants(narrow: SCADM) -> None:
     paper = with_options(narrow, scale=0.2, guidance="paper")
     check("latent", last(paper, layout, style, noise))
     zero = narrow.sample_style(batch, noise)
-    check("latent_noise_based", last(narrow, layout, zero, noise), atol=10 * OFF_ZERO)
+    check("latent_noise_based", last(narrow, layout, zero, noise), atol=5 * OFF_ZERO)
     image = (narrow.sample(batch, noise)[..., ::4, ::4] + 1) / 2
     assert ((image - floats(c, "final_noise_based")).abs() > 1e-3).float().mean() < 0.05
 
@@ -395,7 +411,7 @@ def test_mix_narrow(narrow: SCADM) -> None:
     for name, style in styles.items():
         latent = last(narrow, layout, style, noise)
         step = latent.shape[-1] // c.arrays[f"latent_{name}"].shape[-1]
-        atol = 10 * OFF_ZERO if name == "mix" else 5e-3
+        atol = 5 * OFF_ZERO if name == "mix" else 5e-3
         assert c.off_by(f"latent_{name}", latent, *every(1, 1, step, step)) < atol, name
         image = (narrow.decode(latent)[..., ::4, ::4] + 1) / 2
         off = (image - floats(c, f"final_{name}")).abs() > 1e-3
@@ -446,7 +462,7 @@ def random_batch(count: int, classes: int = 19, side: int = 64) -> Batch:
     g = torch.Generator().manual_seed(5)
     image = torch.rand(count, 3, side, side, generator=g) * 2 - 1
     coarse = torch.randint(classes, (count, 8, 8), generator=g)
-    label = resize_labels(coarse, (side, side))
+    label = resize_labels_torch(coarse, (side, side))
     ids = tuple(f"s{i}" for i in range(count))
     return Batch(ids, image, label, None, LabelSpace.named("celebamask_hq"))
 
@@ -543,12 +559,17 @@ def test_sections_and_flat_names_are_the_same_configuration() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"unet": {"chanel_mult": [1]}}, "unet has no option 'chanel_mult'"),
-        ({"ddconfig": {"chs": 3}}, "ddconfig has no option 'chs'"),
+        ({"unet": {"chanel_mult": [1]}}, "no option 'unet.chanel_mult'"),
+        ({"ddconfig": {"chs": 3}}, "no option 'ddconfig.chs'"),
         ({"step": 3}, "no option 'step'"),
-        ({"steps": 4, "ddim_steps": 5}, "given as 4 and as 5"),
-        ({"scale_factor": 0.18}, "scale_factor is 1.0"),
+        ({"steps": 4, "ddim_steps": 5}, "steps=4, ddim_steps=5"),
+        ({"scale_factor": 0.18}, "scale_factor must be 1.0"),
         ({"ddconfig": {"attn_resolutions": [16]}}, "attn_resolutions"),
+        ({"size": 256}, "'size' must be"),
+        ({"size": [256]}, "'size' must be"),
+        ({"latent_size": 64}, "latent_size: must be three whole numbers"),
+        ({"latent_size": [3, 64, 64], "size": [256, 512]}, r"a latent of \(64, 64\) gives images"),
+        ({"latent_size": [4, 64, 64], "in_channels": 3}, "contradict"),
         ({"context_dim": 1024}, "context_dim is 1024"),
         ({"image_size": 32, "resolution": 256}, "resolution says 256"),
         ({"guidance": "both"}, "'code' or 'paper'"),
@@ -572,7 +593,7 @@ def test_more_classes_than_the_label_space() -> None:
 def test_labels_outside_of_the_classes(tiny: Method, call: str) -> None:
     batch = random_batch(1)
     batch.label[0, 0, 0] = 19
-    with pytest.raises(UserError, match=r"label 19 where 0\.\.18"):
+    with pytest.raises(UserError, match=r"label values 0\.\.19.*classes 0\.\.18"):
         getattr(tiny, call)(batch)
 
 

@@ -12,7 +12,7 @@ import pytest
 from sisbench.core import weights
 from sisbench.core.errors import Unavailable, UserError
 
-CONTENT = b"parameters"
+CONTENT = b"\x80\x02parameters"
 HASH = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -76,7 +76,7 @@ def test_add_verifies_or_pins(folder, source):
     assert "pinned" in weights.add("blank", source)
     assert weights.path("blank") == folder / "b.pth"
     assert json.loads((folder / weights.LOCK).read_text()) == {"blank": HASH}
-    source.write_bytes(b"other")
+    source.write_bytes(b"\x80\x02other")
     with pytest.raises(UserError, match="expected"):
         weights.add("known", source)
     with pytest.raises(UserError, match="expected"):
@@ -88,7 +88,7 @@ def test_add_verifies_or_pins(folder, source):
 def test_a_changed_file_is_refused(folder, source):
     weights.add("known", source)
     assert weights.path("known").is_file()
-    (folder / "k.pth").write_bytes(b"parametery")  # same size
+    (folder / "k.pth").write_bytes(b"\x80\x02parametery")  # same size
     os.utime(folder / "k.pth", ns=(1, 1))
     with pytest.raises(UserError, match=HASH):
         weights.path("known")
@@ -111,7 +111,7 @@ def test_a_file_that_nobody_vouched_for(folder):
 
 
 def test_prefix_is_checked_then_pinned(folder, source):
-    (folder / "p.pth").write_bytes(b"wrong")
+    (folder / "p.pth").write_bytes(b"\x80\x02wrong")
     with pytest.raises(UserError, match=HASH[:8]):
         weights.path("prefix")
     weights.add("prefix", source)
@@ -137,6 +137,47 @@ def test_fetch(folder, monkeypatch):
     assert weights.fetch("prefix") == folder / "p.pth"
     assert weights.fetch("prefix") == folder / "p.pth"  # here already: nothing is left to fetch
     assert weights.path("prefix") == folder / "p.pth"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"<!DOCTYPE html><html>Quota exceeded</html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),
+        (b"\x1f\x8b\x08\x00garbage", "an archive (gzip)"),
+        (b"PK\x03\x04 and no end", "cut off"),
+        (b'{"error": "not found"}', "a JSON text"),
+        (b"", "empty"),
+    ],
+)
+def test_what_is_no_weights_file_is_named_before_anything_is_pinned(folder, source, content, named):
+    source.write_bytes(content)
+    for name in ("known", "prefix", "blank"):
+        with pytest.raises(UserError) as caught:
+            weights.add(name, source)
+        assert named in str(caught.value)
+    assert not list(folder.iterdir())
+    with pytest.raises(UserError, match="folder"):
+        weights.add("blank", folder)
+    (folder / "b.pth").write_bytes(content)  # as a browser left it there
+    with pytest.raises(UserError) as caught:
+        weights.path("blank")
+    assert named in str(caught.value)
+
+
+def test_a_download_that_is_no_weights_file_is_not_pinned(folder, monkeypatch):
+    common = {"kind": "metric", "purpose": "test", "url": "https://example.invalid/p"}
+    entry = weights.Weight("fresh", **common, file="f.pth")
+    monkeypatch.setattr(weights, "load_registry", lambda: {"fresh": entry})
+
+    def retrieve(fname, **_):
+        (folder / fname).write_bytes(b"<html>log in</html>")
+        return str(folder / fname)
+
+    monkeypatch.setattr(pooch, "retrieve", lambda url, **named: retrieve(**named))
+    with pytest.raises(UserError, match="a web page"):
+        weights.fetch("fresh")
+    assert not list(folder.iterdir())
 
 
 def test_explicit_path(source):

@@ -1,7 +1,13 @@
-"""Options of the smallest networks that keep every part of a method."""
+"""The smallest network of every method, and one value for each of its options.
+
+A new method or layout editor adds one entry to ``METHODS`` or ``EDITORS``; ``test_all_methods.py``
+tests it from there.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 SCAM: dict[str, Any] = {
@@ -25,4 +31,230 @@ SCA_DM: dict[str, Any] = {
     "first_stage_blocks": 1,
     "n_embed": 64,
     "steps": 2,
+}
+
+
+@dataclass(frozen=True)
+class Once:
+    """One option set once: something about the method has to change by it.
+
+    Attributes:
+        value: another value than the tiny network's.
+        base: options that both sides of the comparison have.
+        along: options that only go with ``value``.
+    """
+
+    value: Any
+    base: Mapping[str, Any] = field(default_factory=dict)
+    along: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An option that is only checked: this value is an error that names the option."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """The smallest network of a method on celebamask_hq, in pictures of 64 pixels.
+
+    Attributes:
+        options: construction options.
+        once: every option of the method's ``Options``, set once.
+        manifests: key layouts under ``tests/fixtures`` -> the label space they are for.
+    """
+
+    options: Mapping[str, Any]
+    once: Mapping[str, Once | Refused]
+    manifests: Mapping[str, str] = field(default_factory=dict)
+
+
+_FAMILY = {
+    "label_nc": Once(20),
+    "contain_dontcare_label": Once(True),
+    "semantic_nc": Refused(5),
+    "ngf": Once(8),
+    "max_channels": Once(8),
+    "nhidden": Once(4),
+    "crop_size": Once(128),
+    "aspect_ratio": Once(2.0),
+    "num_upsampling_layers": Once("more"),
+    "norm_G": Once("spadeinstance3x3"),
+}
+_INADE = {
+    "label_nc": Refused(7),
+    "contain_dontcare_label": Once(True, along={"label_nc": 18}),
+    "semantic_nc": Refused(5),
+    "ngf": Once(8),
+    "z_dim": Once(4),
+    "noise_nc": Once(2),
+    "crop_size": Once(128),
+    "aspect_ratio": Once(2.0),
+    "num_upsampling_layers": Once("more"),
+    "add_sketch": Once(True),
+}
+_INADE_OPTIONS = {"ngf": 4, "z_dim": 8, "noise_nc": 3, "crop_size": 64}
+
+METHODS: dict[str, Tiny] = {
+    "spade": Tiny(
+        {"ngf": 4, "nef": 4, "nhidden": 8, "z_dim": 8, "crop_size": 64, "encoder_size": 16},
+        {
+            **_FAMILY,
+            "no_instance": Once(False),
+            "nef": Once(8),
+            "use_vae": Once(False),
+            "z_dim": Once(4),
+            "encoder_size": Once(32),
+            "norm_E": Once("instance"),
+            "ade_labels": Once("shifted", base={"contain_dontcare_label": True}),
+        },
+        {
+            "spade/spade.celebamask19": "celebamask_hq",
+            "spade/spade.ade20k151": "ade20k",
+            "spade/spade.ade20k151_vae": "ade20k",
+        },
+    ),
+    "sean": Tiny(
+        {"ngf": 4, "nhidden": 8, "crop_size": 64, "style_length": 8, "style_encoder_ngf": 2},
+        {
+            **_FAMILY,
+            "no_instance": Refused(False),
+            "style_length": Once(4),
+            "num_fc_mu": Once(21),
+            "style_encoder_ngf": Once(4),
+        },
+        {"spade/sean.celebamask19": "celebamask_hq", "spade/sean.ade151_extrapolated": "ade20k"},
+    ),
+    "inade": Tiny(
+        _INADE_OPTIONS,
+        {**_INADE, "use_vae": Once(True)},
+        {
+            "inade/inade.celebamaskhq-novae": "celebamask_hq",
+            "inade/inade.ade20k-novae": "ade20k",
+        },
+    ),
+    "v-inade": Tiny(
+        _INADE_OPTIONS,
+        {**_INADE, "use_vae": Refused(False)},
+        {
+            "inade/inade.celebamaskhq-vae": "celebamask_hq",
+            "inade/inade.ade20k-vae": "ade20k",
+            "inade/inade.cityscapes-vae": "cityscapes",
+            "inade/inade.deepfashion-vae": "deepfashion",
+        },
+    ),
+    "scam": Tiny(
+        {**SCAM, "num_up_layers": 4, "height": 64, "width": 64},
+        {
+            "num_labels": Refused(5),
+            "num_latent_per_labels": Once(2),
+            "num_latents_bg": Once(3),
+            "latent_dim": Once(8),
+            "attention_latent_dim": Once(48),
+            "generator_attention_latent_dim": Once(48),
+            "positional_embedding_dim": Once(12),
+            "num_blocks": Once(3),
+            "num_cross_heads": Once(2),
+            "num_self_heads": Once(2),
+            "num_heads": Once(2),
+            "conv_features_dim_first": Once(8),
+            "use_self_attention": Once(False),
+            "attention_type": Once("simplex"),
+            "num_filters_last_layer": Once(8),
+            "num_up_layers": Once(3),
+            "height": Once(32),
+            "width": Once(32),
+            "add_noise": Once(False),
+        },
+        {
+            "scam/scam.celebahq": "celebamask_hq",
+            "scam/scam.ade20k": "ade20k",
+            "scam/scam.idesigner": "idesigner",
+        },
+    ),
+    "ca2sis": Tiny(
+        {"resolution": 64, "style_dim": 8, "style_enc_feat_dim": 1},
+        {
+            "label_nc": Once(20),
+            "contain_dontcare_label": Once(True),
+            "exclude_bg": Once(False),
+            "ade_labels": Once(
+                "shifted", base={"contain_dontcare_label": True, "exclude_bg": False}
+            ),
+            "style_dim": Once(4),
+            "style_enc_feat_dim": Once(2),
+            "mapping_dim": Once(8),
+            "noise_encoder": Once(False),
+            "tanh": Once(False),
+            "ds_mode": Once("cityscapes"),
+            "resolution": Once(128),
+            "no_embedding": Once(True),
+            "sean_style_encoder": Once(True),
+            "no_group_conv": Once(True),
+            "no_cross_attention": Once(True),
+        },
+        {
+            "ca2sis/ca2sis.celebamaskhq": "celebamask_hq",
+            "ca2sis/ca2sis.ade20k": "ade20k",
+            "ca2sis/ca2sis.cityscapes": "cityscapes",
+        },
+    ),
+    "sca-dm": Tiny(
+        {**SCA_DM, "image_size": 32},
+        {
+            "steps": Once(4),
+            "scale": Once(1.0),
+            "guidance": Once("paper"),
+            "eta": Once(1.0),
+            "quantize": Once(False),
+            "ema": Once(False),
+            "timesteps": Once(500),
+            "linear_start": Once(0.01),
+            "linear_end": Once(0.03),
+            "size": Once((128, 64)),
+            "image_size": Once(64),
+            "in_channels": Once(4),
+            "model_channels": Once(64),
+            "channel_mult": Once((1, 1)),
+            "num_res_blocks": Once(2),
+            "attention_resolutions": Once((1,)),
+            "num_head_channels": Once(16),
+            "use_mask_attn": Once(False),
+            "context_dim": Refused(7),
+            "num_classes": Once(18),
+            "num_downsample": Once(7),
+            "num_upsample": Once(4),
+            "num_feat": Once(2),
+            "output_dim": Once(128),
+            "n_embed": Once(32),
+            "z_channels": Once(4),
+            "ch": Once(64),
+            "ch_mult": Once((1, 2)),
+            "first_stage_blocks": Once(2),
+            "resolution": Once(32, base={"image_size": None}),
+        },
+        {
+            "sca_dm/sca_dm.celebamask_hq": "celebamask_hq",
+            "sca_dm/sca_dm.cityscapes": "cityscapes",
+        },
+    ),
+}
+
+EDITORS: dict[str, Tiny] = {
+    "semantic-vae": Tiny(
+        {"latent": 16, "mask_size": 32},
+        {
+            "classes": Refused(7),
+            "latent": Once(4),
+            "resolution": Refused(128),
+            "mask_size": Once(16),
+            "lstm_layers": Once(1),
+            "bidirectional": Once(False),
+            "no_LSTM": Once(True),
+            "do_perm": Once(True),
+        },
+        {"ca2sis/semvae.celebamaskhq": "celebamask_hq"},
+    ),
 }

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from pydantic import Field
 
 from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.schema import Strict, validated
+from sisbench.core.yaml_file import parse_yaml, read_yaml
 
 HOLE = -1
 """Label of a pixel of no class, as a shape swap leaves behind; its one-hot column is all zeros."""
+
+
+_Level = Annotated[int, Field(ge=0, le=255)]
 
 
 @dataclass(frozen=True)
@@ -84,44 +89,38 @@ class LabelSpace:
         Raises:
             UserError: missing file, wrong keys or types.
         """
-        if not path.is_file():
-            raise UserError(
-                f"no label space file {path}", "write one: name, classes, ignore, background"
-            )
-        try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise UserError(f"{path} is not YAML: {error}") from error
-        return _space_from_dict(raw, str(path))
+        hint = "write one: name, classes, ignore, background"
+        return _space_from_dict(read_yaml(path, "label space file", hint), str(path))
+
+
+class _SpaceFile(Strict):
+    """The keys of a label space file."""
+
+    name: str = Field(min_length=1)
+    classes: tuple[str, ...] = Field(min_length=1)
+    ignore: int | None = None
+    background: tuple[int | str, ...] = (0,)
+    palette: tuple[tuple[_Level, _Level, _Level], ...] = ()
 
 
 def _space_from_dict(raw: Any, where: str) -> LabelSpace:
-    known = {"name", "classes", "ignore", "background", "palette"}
-    if not isinstance(raw, Mapping) or not {"name", "classes"} <= raw.keys():
-        raise UserError(f"{where}: a label space needs 'name' and 'classes'")
-    for key in raw.keys() - known:
-        raise UserError(f"{where}: unknown key '{key}'", did_you_mean(str(key), known))
-    classes = raw["classes"]
-    if not isinstance(classes, Sequence) or isinstance(classes, str) or not classes:
-        raise UserError(f"{where}: 'classes' must be a list of names, got {classes!r}")
-    names = tuple(str(c) for c in classes)
-    bare = LabelSpace(str(raw["name"]), names)
-    palette = raw.get("palette") or ()
-    if palette and len(palette) != len(names):
-        raise UserError(f"{where}: {len(palette)} colours for {len(names)} classes")
-    return LabelSpace(
-        name=str(raw["name"]),
-        classes=names,
-        ignore=raw.get("ignore"),
-        background=frozenset(bare.indices(raw.get("background", [0]))),
-        palette=tuple(tuple(rgb) for rgb in palette),
-    )
+    found = validated(_SpaceFile, raw, where)
+    doubled = sorted({c for c in found.classes if found.classes.count(c) > 1})
+    if doubled:
+        raise UserError(f"{where}: classes: {', '.join(doubled)} stand twice")
+    if found.palette and len(found.palette) != len(found.classes):
+        raise UserError(f"{where}: {len(found.palette)} colours for {len(found.classes)} classes")
+    bare = LabelSpace(found.name, found.classes)
+    background = frozenset(bare.indices(found.background))
+    return LabelSpace(found.name, found.classes, found.ignore, background, found.palette)
 
 
 @lru_cache(maxsize=1)
 def _named_spaces() -> dict[str, LabelSpace]:
     text = files("sisbench.core").joinpath("spaces.yaml").read_text(encoding="utf-8")
-    return {raw["name"]: _space_from_dict(raw, "spaces.yaml") for raw in yaml.safe_load(text)}
+    return {
+        raw["name"]: _space_from_dict(raw, "spaces.yaml") for raw in parse_yaml(text, "spaces.yaml")
+    }
 
 
 def _distinct_colours(n: int) -> tuple[tuple[int, int, int], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -12,6 +12,14 @@ from sisbench.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class NoiseSource(Protocol):
+    """What ``Noise``, ``ZeroNoise`` and ``GivenNoise`` have in common."""
+
+    def normal(self, name: str, *shape: int) -> Tensor:
+        """(B, *shape), or (1, *shape) where one value serves every sample."""
+        ...
 
 
 class Noise:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
-import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from sisbench.core.adapter_file import load_file
 from sisbench.core.errors import UserError, did_you_mean
 
 
@@ -81,30 +78,3 @@ class Registry:
 
 def _bare(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "").replace(" ", "")
-
-
-def load_file(path: Path) -> ModuleType:
-    """Import a Python file by path, under a name of its own.
-
-    Raises:
-        UserError: the file is missing or cannot be imported (syntax error, missing import).
-    """
-    if not path.is_file():
-        raise UserError(f"no such file: {path}", "give the path as seen from the current folder")
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    name = f"_sisbench_file_{path.stem}_{digest}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        del sys.modules[name]
-        raise UserError(
-            f"{path} cannot be imported: {error}", "run it with python to see where"
-        ) from error
-    return module

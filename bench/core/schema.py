@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,7 +29,7 @@ def validated(model: type[Model], raw: Any, where: str) -> Model:
         return model.model_validate(raw)
     except ValidationError as error:
         faults = []
-        for fault in error.errors():
+        for fault in _causes(error.errors()):
             place = ".".join(str(p) for p in fault["loc"]) or "(top)"
             message = fault["msg"].removeprefix("Value error, ")
             if fault["type"] == "extra_forbidden":
@@ -38,9 +38,22 @@ def validated(model: type[Model], raw: Any, where: str) -> Model:
             elif fault["type"] == "missing":
                 message = "this key is required"
             elif "input" in fault and not isinstance(fault["input"], Mapping | list | tuple):
-                message += f", got {fault['input']!r}"
+                value = repr(fault["input"])
+                message += "" if value in message else f", got {value}"
             faults.append(f"{place}: {message}")
         raise UserError(f"{where}: " + "; ".join(faults), "see docs/configuration.md") from error
+
+
+def _causes(faults: Sequence[Any]) -> list[Any]:
+    """Without the lists that are only too short because a member of theirs was refused."""
+    places = [fault["loc"] for fault in faults]
+
+    def follows(fault: Any) -> bool:
+        n = len(fault["loc"])
+        within = any(len(place) > n and place[:n] == fault["loc"] for place in places)
+        return fault["type"] == "too_short" and within
+
+    return [fault for fault in faults if not follows(fault)]
 
 
 def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

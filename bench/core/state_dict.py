@@ -1,81 +1,209 @@
-"""The one reader of weights files: state dicts, read without running anything in them."""
+"""The one reader of weights files: state dicts, read without running anything in them, and their
+hashes."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import pickletools
+import time
 import zipfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from sisbench.core.errors import UserError
+from sisbench.core.file_kinds import is_safetensors, refuse_foreign
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "sisbench/1"
+WRAPPERS = ("state_dict", "model_state_dict", "model", "params", "net")
+"""Names under which training codes store a state dict beside epoch, optimiser and the like."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before every key."""
+
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
+_LEGACY_PICKLES = 5  # magic number, version, machine, object, keys; then come the tensors' bytes
+_RACY_NS = 2_000_000_000  # file systems stamp times coarsely: a newer file could change unseen
+_DEEPEST = 8  # wrappers within one another
+
+
+# ---- hashes -----------------------------------------------------------------------------------
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
+    """Hex digest of a file, remembered in memory for as long as the file is not written to, moved
+    or replaced (size, inode, times of change)."""
+    stat = path.stat()
+    settled = stat.st_mtime_ns < time.time_ns() - _RACY_NS
+    read = _sha256 if settled else _sha256.__wrapped__
+    when = (stat.st_mtime_ns, stat.st_ctime_ns)
+    return read(str(path.resolve()), stat.st_size, stat.st_ino, *when)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: str, size: int, inode: int, modified: int, changed: int) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def forget_hashes() -> None:
+    """Let the next ``sha256_of`` of every file read it again."""
+    _sha256.cache_clear()
+
+
+def joined_hash(hashes: Mapping[str, str]) -> str:
+    """One hash of the files of several modules: the only one, or the hash of all in name order."""
+    if len(set(hashes.values())) == 1:
+        return next(iter(hashes.values()))
+    return hashlib.sha256("".join(hashes[m] for m in sorted(hashes)).encode()).hexdigest()
+
+
+def state_hash(official: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """Content hash of state dicts of any dtype by module name (one without modules is ``{"":
+    state}``), independent of the order of keys."""
+    import torch
+
     digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 22):
-            digest.update(block)
+    for module in sorted(official):
+        for key in sorted(official[module]):
+            value = official[module][key].detach().cpu().contiguous()
+            name = f"{module}.{key}" if module else key
+            digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
+            digest.update(value.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .pth/.pt/.ckpt or .safetensors file; nothing in it is executed.
+# ---- reading ----------------------------------------------------------------------------------
 
-    Pickled objects beside the tensors are passed over. A Lightning file's ``state_dict`` and a
-    ``{"state_dict": ...}`` wrapper are opened; a leading ``module.`` on every key (DataParallel) is
-    stripped.
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a .pth/.pt/.ckpt/.bin or .safetensors file, told apart by content.
+
+    Nothing in it is executed; pickled objects beside the tensors (a Lightning file's callbacks) are
+    passed over. Wrappers (``WRAPPERS``, within one another too) are opened and a prefix of
+    ``PREFIXES`` on every key is stripped. Floats of every other width become float32, so that what
+    is folded later is computed in float32 at least: float16 and bfloat16 exactly, float64 rounded.
 
     Raises:
-        UserError: no such file, not readable without running code, or no state dict.
+        Unavailable: no such file.
+        UserError: another kind of file (it is named), damaged, not readable without running code,
+            no state dict, or several (plain and averaged weights are never chosen between).
     """
-    if not path.is_file():
-        raise UserError(f"no weights file at {path}", "see: sisbench weights list")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+    refuse_foreign(path)
+    raw = _read_safetensors(path) if is_safetensors(path) else _read_torch(path)
+    return plain_state(_state_in(raw, path))
 
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+
+def plain_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A state dict as networks take it: tensors alone, without ``PREFIXES``, floats float32."""
+    import torch
+
+    found = {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    for _ in range(_DEEPEST):
+        prefix = next((p for p in PREFIXES if found and all(k.startswith(p) for k in found)), "")
+        if not prefix:
+            break
+        found = {k.removeprefix(prefix): v for k, v in found.items()}
+    return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
+
+
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """What a sisbench safetensors file says of itself (method, space, options), else None.
+
+    Raises:
+        UserError: a safetensors file that is cut off or damaged.
+    """
+    if not path.is_file() or not is_safetensors(path):
+        return None
+    refuse_foreign(path)
+    from safetensors import SafetensorError, safe_open
+
     try:
-        raw = _load_plain(path)
+        with safe_open(path, framework="pt") as handle:
+            raw = handle.metadata() or {}
+        return json.loads(raw["sisbench"]) if raw.get("format") == FORMAT else None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is a damaged safetensors file: {_reason(error)}", "download it again")
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says most; torch buries it under advice that we do not give."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    found = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])
+    return found.strip()[:160]
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:  # copies lie aligned in memory, as torch.load's do: sums then round alike
+        return {k: v.clone() for k, v in load_file(path).items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return _load_plain(path)
     except Exception as error:  # torch raises a dozen types here; each means: not plain tensors
-        reason = str(error).splitlines()[0][:160]
+        if isinstance(error, EOFError) or "unexpected EOF" in str(error) or _ends_early(path):
+            size = path.stat().st_size
+            raise UserError(
+                f"{path} is cut off (its end is missing after {size} bytes)", "download it again"
+            ) from error
         raise UserError(
-            f"{path} cannot be read as plain tensors: {reason}",
+            f"{path} cannot be read as plain tensors: {_reason(error)}",
             "the file is damaged, or holds pickled objects, which sisbench does not run; "
             "re-save its state_dict with torch.save in an environment that you trust",
         ) from error
-    return _plain_state(raw, path)
+
+
+def _ends_early(path: Path) -> bool:
+    """Whether one of the pickles at the start of a torch file from before 1.6 has no end."""
+    with path.open("rb") as stream:
+        if not stream.read(len(_LEGACY)).startswith(_LEGACY):
+            return False
+        stream.seek(0)
+        try:
+            for _ in range(_LEGACY_PICKLES):
+                for _ in pickletools.genops(stream):
+                    pass
+        except ValueError:
+            return True
+    return False
 
 
 def _load_plain(path: Path) -> Any:
-    """``torch.load`` of tensors alone; objects of unknown classes beside them (a Lightning file's
-    callbacks) are passed over.
+    """``torch.load`` of tensors alone; objects of unknown classes beside them are passed over.
 
     It is torch's restricted unpickler both times. The second time each name that it does not know
     stands for an inert class, so nothing of that name is imported or called.
     """
+    import torch
+
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as stream:  # torch goes by the suffix where it is given a path
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         if not zipfile.is_zipfile(path):
             raise
     known = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals([_inert(name) for name in sorted(_pickled_names(path))])
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        mapped = path.suffix != ".safetensors"
+        source: Any = path if mapped else io.BytesIO(path.read_bytes())
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(known)
@@ -106,38 +234,52 @@ def _pickled_names(path: Path) -> set[str]:
     return {str(arg) for op, arg, _ in pickletools.genops(text) if op.name == "GLOBAL"}
 
 
-def _plain_state(raw: Any, path: Path) -> dict[str, Tensor]:
-    for wrapper in ("state_dict", "model", "params"):
-        if isinstance(raw, Mapping) and isinstance(raw.get(wrapper), Mapping):
-            raw = raw[wrapper]
-    if not isinstance(raw, Mapping) or not any(isinstance(v, Tensor) for v in raw.values()):
-        raise UserError(f"{path} holds no state dict (a {type(raw).__name__})")
-    state = {str(k): v for k, v in raw.items() if isinstance(v, Tensor)}
-    if state and all(k.startswith("module.") for k in state):
-        state = {k.removeprefix("module."): v for k, v in state.items()}
-    return state
+# ---- wrappers ---------------------------------------------------------------------------------
 
 
-def read_metadata(path: Path) -> dict[str, Any] | None:
-    """What a sisbench safetensors file says of itself (method, space, options), else None."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return None
-    from safetensors import SafetensorError, safe_open
+def _state_in(raw: Any, path: Path) -> Mapping[str, Any]:
+    """The state dict within what a file holds."""
+    for _ in range(_DEEPEST):
+        if not isinstance(raw, Mapping):
+            break
+        inner = {str(k): v for k, v in raw.items() if _holds_state(v)}
+        usual = [name for name in WRAPPERS if name in inner]
+        averaged = [name for name in inner if "ema" in name.lower() or "averag" in name.lower()]
+        if len(usual) == 1 and not averaged:
+            raw = inner[usual[0]]
+        elif not usual and not averaged and _is_state(raw):
+            break
+        elif len(inner) == 1 and not _is_state(raw):
+            (raw,) = inner.values()
+        elif inner:
+            names = sorted(inner)
+            raise UserError(
+                f"{path} holds several state dicts: {', '.join(names)}",
+                "save the one that is meant by itself: torch.save(torch.load(FILE, "
+                f"weights_only=True)['{names[0]}'], NEW_FILE)",
+            )
+        else:
+            break
+    if not _is_state(raw):
+        raise UserError(
+            f"{path} holds no state dict (a {type(raw).__name__})",
+            "a weights file holds tensors by name; a pickled network is not opened: "
+            "save its state_dict() where it can be run",
+        )
+    return raw
 
-    try:
-        with safe_open(path, framework="pt") as handle:
-            raw = handle.metadata() or {}
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
-    return json.loads(raw["sisbench"]) if raw.get("format") == FORMAT else None
+
+def _is_state(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, Mapping) and any(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items()
+    )
 
 
-def state_hash(official: Mapping[str, Mapping[str, Tensor]]) -> str:
-    """Content hash of state dicts, independent of the order of keys."""
-    digest = hashlib.sha256()
-    for module in sorted(official):
-        for key in sorted(official[module]):
-            value = official[module][key].detach().cpu().contiguous()
-            digest.update(f"{module}.{key}:{value.dtype}:{tuple(value.shape)}".encode())
-            digest.update(value.numpy().tobytes())
-    return digest.hexdigest()
+def _holds_state(value: Any, depth: int = 0) -> bool:
+    """Whether ``value`` is a state dict, or wraps one under a usual name."""
+    if not isinstance(value, Mapping) or depth > _DEEPEST:
+        return False
+    inner = (value[name] for name in WRAPPERS if name in value)
+    return _is_state(value) or any(_holds_state(v, depth + 1) for v in inner)

@@ -1,13 +1,16 @@
 """What a run leaves on disk: cells of PNG images and item rows, scores, and one manifest. No torch.
 
 RUN/run.json                    manifest: configuration, protocols, provenance, state of cells
-RUN/cells/NAME-KEY/cell.json    what the content key was made of
+RUN/cells/NAME-KEY/cell.json    the method as it was when it made the cell's images
 RUN/cells/NAME-KEY/items/*.parquet   one row a sample: id, reference, classes, error, seconds, ...
 RUN/cells/NAME-KEY/images/ID.png     8-bit RGB
 RUN/cells/NAME-KEY/labels/ID.png     the label map drawn, if not the target's (255 = hole)
 RUN/cells/NAME-KEY/rows/*.npz   rows of the metrics
-RUN/scores.json                 every figure, or the reason for its absence
+RUN/cells/NAME-KEY/values/*.npz values of single images, for paired comparisons
+RUN/scores.json                 every score, or the reason for its absence
 RUN/report/                     tables, charts, grids, report.html
+
+The models of the JSON files and of an item's row are in ``sisbench.core.log``.
 """
 
 from __future__ import annotations
@@ -16,58 +19,36 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sisbench.core.errors import UserError
+from sisbench.core.log import (
+    BASIS,
+    CEILING,
+    SCHEMA,
+    SEEDED,
+    CellEntry,
+    CellLog,
+    ItemRow,
+    Manifest,
+    MetricFacts,
+    ProtocolEntry,
+    ScoreRecord,
+    ScoresFile,
+    as_log,
+)
 
-SCHEMA = 2
+__all__ = ["BASIS", "CEILING", "SCHEMA", "SEEDED", "CellFolder", "CellView", "RunStore", "Score"]
 
-SEEDED = "seeded weights"
-"""Mark of a figure whose method ran on seeded test weights: it says nothing about the method."""
-
-CEILING = "ceiling"
-"""Mark of a figure of the real photographs themselves, as a parser's mIoU; never ranked."""
-
-BASIS = ("extractor", "parser", "resize", "compare_at", "convention")
-"""Keys of ``Score.extra`` (strings) that say what a figure rests on; captions print them, and
-figures that differ in one are not ranked against each other."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """One figure of one cell under one protocol, or the reason why there is none.
-
-    Attributes:
-        method: the label of the method's entry in the configuration (unique within a run).
-        title: its name in tables.
-        dataset, task: label of the data set, slug of the task (``shape_transfer[hair]``).
-        metric, protocol: names.
-        value: as stored (fractions for percentages); None with a ``reason``.
-        n, n_real, se, ci, per_class, extra, marks: see ``sisbench.metrics.base.Figure``.
-        cell: key of the cell.
-    """
-
-    method: str
-    title: str
-    dataset: str
-    task: str
-    metric: str
-    protocol: str
-    value: float | None
-    reason: str = ""
-    n: int = 0
-    n_real: int | None = None
-    se: float | None = None
-    ci: tuple[float, float] | None = None
-    per_class: Mapping[str, float | None] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    marks: tuple[str, ...] = ()
-    cell: str = ""
+Score = ScoreRecord
+_AGAIN = "run the same sisbench run again: it is made anew"
+_SCORE_AGAIN = "sisbench score RUN makes it anew from the stored images"
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -87,57 +68,68 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON with sorted keys; NaN is refused (absent figures are null with a reason)."""
+    """JSON with sorted keys; NaN is refused (absent scores are null with a reason)."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_atomic(path, (text + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = _AGAIN) -> Any:
     """Parsed JSON.
 
     Raises:
-        UserError: missing or damaged file.
+        UserError: missing or damaged file; ``remedy`` says what mends a damaged one.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"no file {path}", "is this a run folder? sisbench run makes one"
         ) from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged: {error}", "run the same sisbench run again") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}", "check its rights") from error
+    except ValueError as error:  # no JSON, no UTF-8
+        raise UserError(f"{path} is damaged: {error}", remedy) from error
 
 
 @dataclass(frozen=True)
-class CellView:
-    """Read access to one cell of a finished or partial run.
-
-    Attributes:
-        folder: the cell's folder.
-        about: its entry in the manifest: ``key``, ``method`` {label, title, paper, size, weights},
-            ``dataset`` {label, name, split, fingerprint, n, config}, ``task`` {name, slug,
-            classes}, ``protocols`` (ids), ``generation`` (field of a protocol -> its value, for
-            all that the images depend on), ``status`` ("done" | "partial" | "impossible" |
-            "failed"), ``reason``.
-    """
+class CellFolder:
+    """The files of one cell; a file that is damaged counts as absent, and ``faults`` names it."""
 
     folder: Path
-    about: Mapping[str, Any]
 
-    @property
-    def key(self) -> str:
-        return str(self.about["key"])
+    def item_rows(self) -> list[ItemRow]:
+        """One row a sample, sorted by position in the plan."""
+        known = ({k: v for k, v in row.items() if v is not None} for row in self.items())
+        return [ItemRow.model_validate(row) for row in known]
 
     def items(self) -> list[dict[str, Any]]:
-        """One mapping a sample, sorted by position in the plan: id, index, reference (id or ""),
-        classes (list of ids that were really edited), absent (int), error (text or ""), seconds."""
-        import pyarrow.parquet as pq
-
-        rows: dict[str, dict[str, Any]] = {}
-        for part in sorted((self.folder / "items").glob("*.parquet")):
-            for row in pq.read_table(part).to_pylist():
-                rows[row["id"]] = row
+        """``item_rows`` as mappings, of which every key that a file holds is kept."""
+        rows = {row["id"]: row for part in self._parts() for row in _read_part(part) or ()}
         return sorted(rows.values(), key=lambda row: row["index"])
+
+    def _parts(self) -> list[Path]:
+        return sorted((self.folder / "items").glob("*.parquet"))
+
+    def faults(self) -> list[str]:
+        """One sentence for each file of the cell that is damaged, with the remedy."""
+        found = [f"{p} is damaged ({_AGAIN})" for p in self._parts() if _read_part(p) is None]
+        try:
+            self.log()
+        except UserError as error:
+            found.append(f"{error.message} ({error.hint})")
+        for path in sorted((self.folder / "values").glob("*.npz")):
+            if not zipfile.is_zipfile(path):
+                found.append(f"{path} is damaged ({_SCORE_AGAIN})")
+        return found
+
+    def log(self) -> CellLog | None:
+        """cell.json; None where there is none.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        path = self.folder / "cell.json"
+        return as_log(CellLog, read_json(path), path, _AGAIN) if path.is_file() else None
 
     def image_path(self, sample_id: str) -> Path:
         return self.folder / "images" / f"{sample_id}.png"
@@ -148,22 +140,69 @@ class CellView:
         return path if path.is_file() else None
 
     def image(self, sample_id: str) -> np.ndarray:
-        """(H, W, 3) uint8."""
+        """(H, W, 3) uint8.
+
+        Raises:
+            UserError: it is gone or damaged.
+        """
         from PIL import Image
 
-        with Image.open(self.image_path(sample_id)) as picture:
-            return np.asarray(picture.convert("RGB"))
+        path = self.image_path(sample_id)
+        try:
+            with Image.open(path) as picture:
+                return np.asarray(picture.convert("RGB"))
+        except FileNotFoundError as error:
+            raise UserError(f"{path} is gone", _AGAIN) from error
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UserError(f"{path} is damaged: {error}", "remove it, then " + _AGAIN) from error
 
 
-def _values_path(cell: CellView, metric: str, protocol: str) -> Path:
+def _read_part(path: Path) -> list[dict[str, Any]] | None:
+    """Item rows of one file; None where it is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    whole = all(None not in map(row.get, ("id", "index", "error")) for row in rows)
+    return rows if whole else None
+
+
+@dataclass(frozen=True, init=False)
+class CellView(CellFolder):
+    """Read access to one cell of a finished or partial run: its files, its entry in the manifest.
+
+    ``entry`` may be given as the mapping that stands in run.json.
+    """
+
+    entry: CellEntry
+
+    def __init__(self, folder: Path, entry: CellEntry | Mapping[str, Any]) -> None:
+        found = entry if isinstance(entry, CellEntry) else CellEntry.model_validate(entry)
+        object.__setattr__(self, "folder", folder)
+        object.__setattr__(self, "entry", found)
+
+    @property
+    def key(self) -> str:
+        return self.entry.key
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The entry as a mapping."""
+        return self.entry.model_dump(mode="json")
+
+
+def _values_path(cell: CellFolder, metric: str, protocol: str) -> Path:
     plain = "".join(c if c.isalnum() or c in "-_@+=." else "-" for c in f"{metric}@{protocol}")
     return cell.folder / "values" / f"{plain}.npz"
 
 
 def write_values(
-    cell: CellView, metric: str, protocol: str, ids: Sequence[str], values: np.ndarray
+    cell: CellFolder, metric: str, protocol: str, ids: Sequence[str], values: np.ndarray
 ) -> None:
-    """Keep (n,) values an item whose mean is the figure, for paired comparisons."""
+    """Keep (n,) values an item whose mean is the score, for paired comparisons."""
     buffer = io.BytesIO()
     np.savez(buffer, ids=np.array(ids), values=np.asarray(values, np.float64))
     path, data = _values_path(cell, metric, protocol), buffer.getvalue()
@@ -171,13 +210,20 @@ def write_values(
         write_atomic(path, data)
 
 
-def read_values(cell: CellView, metric: str, protocol: str) -> dict[str, float] | None:
-    """Item id -> value; None where none were kept."""
+def read_values(cell: CellFolder, metric: str, protocol: str) -> dict[str, float] | None:
+    """Item id -> value; None where none were kept.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = _values_path(cell, metric, protocol)
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as stored:
-        return dict(zip(stored["ids"].tolist(), stored["values"].tolist(), strict=True))
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(zip(stored["ids"].tolist(), stored["values"].tolist(), strict=True))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged", _SCORE_AGAIN) from error
 
 
 class RunStore:
@@ -186,54 +232,51 @@ class RunStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """run.json.
 
         Raises:
-            UserError: no run here, or one of another schema.
+            UserError: no run here, a damaged manifest, or one of another schema.
         """
-        manifest = read_json(self.root / "run.json")
-        schema = manifest.get("schema", 0)
-        if schema != SCHEMA:
-            other = ("a later", "upgrade sisbench")
-            if schema < SCHEMA:
-                other = ("an earlier", "run its configuration again")
-            raise UserError(
-                f"{self.root} was written by {other[0]} sisbench (schema {schema}, not {SCHEMA})",
-                other[1],
-            )
-        return dict(manifest)
+        path = self.root / "run.json"
+        return as_log(Manifest, read_json(path), path, _AGAIN)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        write_json(self.root / "run.json", manifest.written())
 
     def cells(self) -> list[CellView]:
         """Every cell of the manifest, in plan order, impossible ones too."""
-        return [CellView(self.root / c["folder"], c) for c in self.manifest()["cells"]]
+        return [CellView(self.root / c.folder, c) for c in self.manifest().cells]
 
     def write_scores(
         self,
-        scores: Sequence[Score],
-        metrics: Mapping[str, Mapping[str, Any]],
-        protocols: Sequence[Mapping[str, Any]] = (),
+        scores: Sequence[ScoreRecord],
+        metrics: Mapping[str, MetricFacts | Mapping[str, Any]],
+        protocols: Iterable[ProtocolEntry | Mapping[str, Any]] = (),
     ) -> None:
-        """scores.json: the figures; title, direction, unit, scale and digits of each metric; the
-        fields of each protocol and its id."""
-        about = {
-            "schema": SCHEMA,
-            "metrics": {k: dict(v) for k, v in metrics.items()},
-            "protocols": [dict(p) for p in protocols],
-            "scores": [asdict(s) for s in scores],
-        }
-        write_json(self.root / "scores.json", about)
+        """scores.json: the scores, the facts of each metric, the fields of each protocol."""
+        facts = {k: _plain(v) for k, v in metrics.items()}
+        known = [_plain(p) for p in protocols]
+        rows = [asdict(s) for s in scores]  # type: ignore[call-overload]
+        file = {"schema": SCHEMA, "metrics": facts, "protocols": known, "scores": rows}
+        write_json(self.root / "scores.json", file)
 
-    def scored_protocols(self) -> list[dict[str, Any]]:
-        """Fields and id of every protocol that the figures are under."""
-        return list(read_json(self.root / "scores.json").get("protocols", ()))
+    def scores_file(self) -> ScoresFile:
+        """scores.json.
 
-    def scores(self) -> tuple[list[Score], dict[str, dict[str, Any]]]:
-        """(figures, metric descriptions) of scores.json."""
-        raw = read_json(self.root / "scores.json")
-        rows = []
-        for row in raw["scores"]:
-            row["ci"] = tuple(row["ci"]) if row["ci"] else None
-            row["marks"] = tuple(row["marks"])
-            rows.append(Score(**row))
-        return rows, raw["metrics"]
+        Raises:
+            UserError: there is none yet, it is damaged, or of another schema.
+        """
+        path = self.root / "scores.json"
+        if not path.is_file():
+            raise UserError(f"no file {path}", "sisbench score RUN makes it")
+        return as_log(ScoresFile, read_json(path, _SCORE_AGAIN), path, _SCORE_AGAIN)
+
+    def scores(self) -> tuple[list[ScoreRecord], dict[str, MetricFacts]]:
+        """(scores, facts of the metrics) of scores.json."""
+        file = self.scores_file()
+        return list(file.scores), file.metrics
+
+
+def _plain(entry: Any) -> dict[str, Any]:
+    return dict(entry) if isinstance(entry, Mapping) else entry.written()

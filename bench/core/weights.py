@@ -6,7 +6,6 @@ cache folder; an explicit path may stand in for a name anywhere.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,8 @@ from typing import Any
 import yaml
 
 from sisbench.core.errors import Unavailable, UserError, did_you_mean
+from sisbench.core.file_kinds import foreign_kind, refuse_foreign
+from sisbench.core.state_dict import forget_hashes, sha256_of
 
 LOCK = "weights.lock.json"
 
@@ -81,21 +82,6 @@ def folder() -> Path:
     return Path(pooch.os_cache("sisbench")) / "weights"
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, remembered in memory for as long as its size and time stay the same."""
-    stat = path.stat()
-    return _sha256(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _sha256(path: str, size: int, mtime_ns: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def path(name: str) -> Path:
     """The verified file of an entry.
 
@@ -118,10 +104,13 @@ def resolve(name: str, given: Path | str | None = None) -> Path:
 
     Raises:
         Unavailable: the named file does not exist, or the registered one is absent.
+        UserError: it is a folder.
     """
     if given is None:
         return path(name)
     found = Path(given).expanduser()
+    if found.is_dir():
+        raise UserError(f"{found} is a folder, not a weights file", "give the file in it")
     if not found.is_file():
         raise Unavailable(f"no weights file {found}", f"or leave it out and: {remedy(get(name))}")
     return found
@@ -170,6 +159,8 @@ def _matches(weight: Weight, digest: str) -> bool | None:
 def _require(weight: Weight, found: Path) -> None:
     digest = sha256_of(found)
     matches = _matches(weight, digest)
+    if matches is not True:
+        refuse_foreign(found)
     if matches is None:
         raise UserError(
             f"{found}: no source states the hash of '{weight.name}', and it is not pinned yet",
@@ -202,11 +193,13 @@ def fetch(name: str, *, progress: bool = False, offline: bool = False) -> Path:
     if weight.url is None:
         raise Unavailable(f"no address is known for '{name}'", remedy(weight))
     got = _download(weight, progress)
-    if _matches(weight, sha256_of(got)) is False:
-        digest = sha256_of(got)
+    matches = _matches(weight, sha256_of(got))
+    foreign = None if matches is True else foreign_kind(got)
+    if matches is False or foreign is not None:
+        came = f"it is {foreign[0]}" if foreign else f"sha256 {sha256_of(got)}"
         got.unlink()
         raise UserError(
-            f"{weight.url} gave another file than '{name}': sha256 {digest}",
+            f"{weight.url} gave another file than '{name}': {came}",
             "try again later, or add a copy that you trust: " + remedy(weight),
         )
     if weight.sha256 is None:
@@ -238,12 +231,15 @@ def add(name: str, file: Path | str) -> str:
         one sentence: where it lies now, and whether its hash was verified or pinned.
 
     Raises:
-        UserError: no such file, or its hash is wrong.
+        UserError: no such file, no weights file (a web page, a Git LFS pointer, an archive, cut
+            off, empty: it is named), or its hash is wrong.
     """
     weight = get(name)
     source = Path(file).expanduser()
-    if not source.is_file():
+    if not source.exists():
         raise UserError(f"no file {source}", "give the path of the downloaded file")
+    if source.is_dir() or _matches(weight, sha256_of(source)) is not True:
+        refuse_foreign(source)
     digest = sha256_of(source)
     if _matches(weight, digest) is False:
         _require(weight, source)
@@ -270,7 +266,7 @@ def identify(file: Path) -> str | None:
 
 def verify() -> list[tuple[str, bool, str]]:
     """(name, is it right, path and hash) of every file that is here; each is read anew."""
-    _sha256.cache_clear()
+    forget_hashes()
     found = []
     for weight in load_registry().values():
         place = _locate(weight)

@@ -17,6 +17,9 @@ registry = Registry(
         "celebamask_hq": "sisbench.data.celebamask_hq:CelebAMaskHQ",
         "ade20k": "sisbench.data.ade20k:ADE20K",
         "deepfashion": "sisbench.data.deepfashion:DeepFashion",
+        "idesigner": "sisbench.data.idesigner:IDesigner",
+        "cityscapes": "sisbench.data.cityscapes:Cityscapes",
+        "coco_stuff": "sisbench.data.coco_stuff:COCOStuff",
         "folder": "sisbench.data.folder:Folder",
     },
 )

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.label_space import LabelSpace
+from sisbench.data.base import short_of
 from sisbench.data.paired import PairedFolders
 
 _FOLDERS = {"train": "training", "val": "validation", "training": "training", "test": "validation"}
+
+OFFICIAL_COUNTS = {"training": 20_210, "validation": 2_000}
 
 
 class ADE20K(PairedFolders):
@@ -37,3 +40,8 @@ class ADE20K(PairedFolders):
         images, labels = Path(root) / "images" / folder, Path(root) / "annotations" / folder
         space = LabelSpace.named("ade20k")
         super().__init__(space, split, images, labels, None, size, limit)
+        self._official = None if limit else OFFICIAL_COUNTS[folder]
+
+    def remarks(self) -> list[str]:
+        """Photographs that the download lacks."""
+        return short_of(len(self.ids), self._official, f"photographs of '{self.split}'")

@@ -63,5 +63,17 @@ class Dataset(ABC):
         render it (toyfaces: "transfer", "class_transfer", "shape_transfer"); None elsewhere."""
         return None
 
+    def remarks(self) -> list[str]:
+        """What whoever reads a score on this data must know, one line each: files that are missing
+        from an official download, files that were passed over."""
+        return []
+
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def short_of(found: int, official: int | None, what: str) -> list[str]:
+    """The remark that a split is not complete; [] where it is, or where no count is known."""
+    if official is None or found == official:
+        return []
+    return [f"{found:,} of the official {official:,} {what}"]

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.label_space import LabelSpace
-from sisbench.data.base import Dataset, Sample
+from sisbench.core.resize import resize_labels_pil
+from sisbench.data.base import Dataset, Sample, short_of
 from sisbench.data.celeba_parts import compose_parts
-from sisbench.data.images import check_aspect, open_picture, read_image, resize_label
-from sisbench.data.paired import PairedFolders, as_size, by_stem, choose, files_fingerprint
+from sisbench.data.images import check_aspect, open_picture, read_image
+from sisbench.data.paired import PairedFolders, as_size, by_stem, choose, files_fingerprint, listed
 
 SPACE = "celebamask_hq"
 FIRST_TEST_ID = 28_000
 """SEAN, CA2-SIS, SCAM and SCA-DM: items 28000..29999 are the test set, the others the training
 set."""
+OFFICIAL_COUNTS = {
+    ("sean", "train"): 28_000,
+    ("sean", "test"): 2_000,
+    ("sean", "all"): 30_000,
+    ("official", "train"): 24_183,
+    ("official", "val"): 2_993,
+    ("official", "test"): 2_824,
+    ("official", "all"): 30_000,
+}
+"""Photographs of a complete download by (split rule, split)."""
 _RAW_IMAGES, _RAW_MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno"
 _MAPPING, _PARTITION = "CelebA-HQ-to-CelebA-mapping.txt", "list_eval_partition.txt"
 _PARTITIONS = {"train": "0", "val": "1", "test": "2"}
@@ -28,16 +39,14 @@ class CelebAMaskHQ(Dataset):
 
     Args:
         root: the official folder (with CelebA-HQ-img and CelebAMask-HQ-mask-anno), or a prepared
-        one
-            ([SPLIT/]images + labels).
+            one ([SPLIT/]images + labels).
         split: "train", "val", "test", or "all".
         size: side or [height, width], default 256.
         limit: only the first items.
-        split_rule: raw layout only. "sean": items from 28000 on are the test set (28,000 / 2,000,
-        the
-            SIS papers' rule; no val). "official": CelebA's partition (24,183 / 2,993 / 2,824),
-            from the two list files beside the images. Or the path of a text file with one id a
-            line.
+        split_rule: official folder only. "sean": items from 28000 on are the test set (28,000 /
+            2,000, the SIS papers' rule; no val). "official": CelebA's partition (24,183 / 2,993 /
+            2,824), from the two list files beside the images. Or the path of a text file with one
+            id per line.
 
     Raises:
         UserError: neither layout is found, an unknown split, or a missing list file.
@@ -61,22 +70,23 @@ class CelebAMaskHQ(Dataset):
         raw = self.root / _RAW_IMAGES
         self._prepared: PairedFolders | None = None
         if raw.is_dir():
-            self._images = by_stem(raw, (".jpg",))
+            found = by_stem(raw, (".jpg",))
+            self._images = {i: p for i, p in found.items() if i.isascii() and i.isdigit()}
+            self._strays = [p.name for i, p in found.items() if i not in self._images]
             ids = _split_ids(self.root, tuple(self._images), split, split_rule)
             self.ids = choose(ids, limit, f"{self.root} (split '{split}')")
+            self._official = None if limit else OFFICIAL_COUNTS.get((split_rule, split))
         else:
             self._prepared = self._open_prepared(limit)
             self.ids = self._prepared.ids
 
     def _open_prepared(self, limit: int | None) -> PairedFolders:
-        where = self.root / self.split
-        if not where.is_dir():
-            where = self.root
+        where = self.root if self.split in ("", "all") else self.root / self.split
         if not (where / "images").is_dir() or not (where / "labels").is_dir():
             raise UserError(
                 f"{self.root} is neither the official layout ({_RAW_IMAGES} + {_RAW_MASKS}) nor a "
-                f"prepared one ([{self.split}/]images + labels)",
-                "check 'root' and 'split'; sisbench prepare writes the prepared layout",
+                f"prepared one with split '{self.split}' ({where.name}/images + labels)",
+                _splits_of(self.root),
             )
         labels = where / "labels"
         return PairedFolders(
@@ -84,8 +94,7 @@ class CelebAMaskHQ(Dataset):
         )
 
     def load(self, sample_id: str) -> Sample:
-        """Decode one item; raw part masks are composed at 512 x 512, then resized by PIL's
-        nearest."""
+        """Decode one item; part masks are composed at 512 x 512, then resized by PIL's nearest."""
         if self._prepared is not None:
             return self._prepared.load(sample_id)
         if sample_id not in self._images:
@@ -93,7 +102,17 @@ class CelebAMaskHQ(Dataset):
         image, image_size = read_image(self._images[sample_id], self.size)
         label = self.raw_label(sample_id)
         check_aspect(image_size, (label.shape[0], label.shape[1]), self._images[sample_id])
-        return Sample(sample_id, image, resize_label(label, self.size))
+        return Sample(sample_id, image, resize_labels_pil(label, self.size))
+
+    def remarks(self) -> list[str]:
+        """Photographs that the download lacks, and files that are none of its photographs."""
+        if self._prepared is not None:
+            return []
+        found = short_of(len(self.ids), self._official, f"photographs of '{self.split}'")
+        if self._strays:
+            names = ", ".join(self._strays[:3]) + (", ..." if len(self._strays) > 3 else "")
+            found.append(f"{len(self._strays)} files are no photographs of it: {names}")
+        return found
 
     def raw_label(self, sample_id: str) -> np.ndarray:
         """The composed label map at the masks' own size, (512, 512) int64.
@@ -128,6 +147,18 @@ class CelebAMaskHQ(Dataset):
         return files_fingerprint(self)
 
 
+def _splits_of(root: Path) -> str:
+    """What there is in place of a split that was not found."""
+    if (root / "images").is_dir() and (root / "labels").is_dir():
+        return "its pairs belong to no split: open them with 'split: all'"
+    there = sorted(e.name for e in listed(root) if (root / e.name / "images").is_dir())
+    return (
+        f"splits there: {', '.join(there)}"
+        if there
+        else "check 'root' and 'split'; sisbench prepare writes the prepared layout"
+    )
+
+
 def _split_ids(root: Path, ids: tuple[str, ...], split: str, rule: str) -> tuple[str, ...]:
     if split == "all":
         return ids
@@ -151,11 +182,33 @@ def _split_ids(root: Path, ids: tuple[str, ...], split: str, rule: str) -> tuple
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise UserError(f"no list file {path}", "it comes with the official download")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no readable text file: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _columns(path: Path, count: int) -> list[list[str]]:
+    """The fields of every line of a list, parted by blanks or commas (Kaggle's copy is a CSV)."""
+    rows = [line.replace(",", " ").split() for line in _lines(path)]
+    for number, row in enumerate(rows, 1):
+        if len(row) < count:
+            raise UserError(
+                f"{path}: line {number} has {len(row)} fields, expected {count}: {' '.join(row)!r}",
+                "take the list file of the official download",
+            )
+    return rows
 
 
 def _official_partition(root: Path, code: str) -> set[str]:
     """Ids whose original CelebA picture is in partition ``code`` (0 train, 1 val, 2 test)."""
-    part = dict(line.split()[:2] for line in _lines(root / _PARTITION))
-    rows: Iterable[list[str]] = (line.split() for line in _lines(root / _MAPPING)[1:])
-    return {row[0] for row in rows if part.get(row[2]) == code}
+    part = {row[0]: row[1] for row in _columns(root / _PARTITION, 2)}
+    mapping = {row[0]: row[2] for row in _columns(root / _MAPPING, 3) if row[0].isdigit()}
+    unknown = [name for name in mapping.values() if name not in part]
+    if not mapping or unknown:
+        raise UserError(
+            f"{root / _MAPPING} names {unknown[:3] or 'no'} pictures that {_PARTITION} knows",
+            "both list files must be of the official download",
+        )
+    return {i for i, name in mapping.items() if part[name] == code}

@@ -28,7 +28,7 @@ class DeepFashion(PairedFolders):
         size: int | Sequence[int] | None = 256,
         limit: int | None = None,
     ) -> None:
-        prefix = f"{split}_" if split and (Path(root) / f"{split}_img").is_dir() else ""
+        prefix = f"{split}_" if split else ""
         image, label, instance = (Path(root) / f"{prefix}{f}" for f in ("img", "label", "inst"))
         there = instance if instance.is_dir() else None
         super().__init__(LabelSpace.named("deepfashion"), split, image, label, there, size, limit)

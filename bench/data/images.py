@@ -1,75 +1,143 @@
-"""Decoding: photographs and label maps to arrays of one size, by the field's resize rules."""
+"""Decoding: photographs and label maps to arrays of one size; what would change pixels unsaid is
+refused."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
-from sisbench.core.resize import pil_nearest
+from sisbench.core.resize import resize_labels_pil
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LABEL_SUFFIXES = (".png",)
+MAX_PIXELS = 89_000_000
+"""Largest picture that is decoded (about 9,400 x 9,400): more is a fault or an attack, and would
+take gigabytes. Just below Pillow's own limit, whose warning would say the same again."""
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+_ORIENTATION = 0x0112
+_PHOTOGRAPH_MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA")
+_LABEL_MODES = ("L", "P", "I", "I;16", "1")
+_LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "GIF", "AVIF")
+_SCALED = {2: 85, 4: 17}
+"""Pillow widens grey PNGs of 2 and 4 bits to 0..255 by these factors; ids must not be."""
+_REMEDY = "replace the file, or leave the item out"
 
 
 def open_picture(path: Path) -> Image.Image:
-    """A decoded picture.
+    """A decoded picture of one frame, upright, at most ``MAX_PIXELS``.
 
     Raises:
-        UserError: missing or corrupt file.
+        UserError: missing, corrupt or oversized file; several frames; metadata that turns it.
     """
     try:
-        picture = Image.open(path)
-        picture.load()
+        with Image.open(path) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise _oversized(path, f"{picture.width}x{picture.height} pixels")
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1 and picture.format != "MPO":
+                raise UserError(f"{path} has {frames} frames; one is expected", _REMEDY)
+            picture.load()
+            orientation = picture.getexif().get(_ORIENTATION, 1)
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _oversized(path, "far too many pixels") from error
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow's plugins raise whatever their parsers meet
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"{path} is corrupt: {reason}", _REMEDY) from error
+    if orientation not in (0, 1):
         raise UserError(
-            f"{path} is corrupt: {error}", "replace the file, or leave the item out"
-        ) from error
+            f"{path} says by EXIF orientation {orientation} that viewers turn it; its pixels are "
+            "stored otherwise, and its label map may fit either",
+            "store it upright (exiftran, or PIL.ImageOps.exif_transpose) and check its label map",
+        )
     return picture
+
+
+def _oversized(path: Path, found: str) -> UserError:
+    limit = f"more than the {MAX_PIXELS // 1_000_000} million that are read"
+    return UserError(f"{path} has {found}, {limit}", _REMEDY)
+
+
+def _png_depth(path: Path) -> int:
+    """Bits per channel of a PNG, 0 for anything else."""
+    with path.open("rb") as handle:
+        head = handle.read(25)
+    return head[24] if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 25 else 0
+
+
+def _photograph(path: Path) -> Image.Image:
+    """A photograph as 8-bit RGB, the very values of its file.
+
+    Raises:
+        UserError: also where RGB values would have to be invented: more than 8 bits a channel,
+            CMYK and other colour models, pixels that are not opaque.
+    """
+    picture = open_picture(path)
+    if picture.mode not in _PHOTOGRAPH_MODES or _png_depth(path) > 8:
+        depth = _png_depth(path)
+        kind = f"{depth} bits a channel" if depth > 8 else f"mode {picture.mode}"
+        raise UserError(
+            f"{path} has {kind}; a photograph is 8-bit RGB or grey",
+            "convert it once by a rule that you state (sRGB, 8 bits), then run again",
+        )
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        alpha = picture.convert("RGBA").getchannel("A")
+        if alpha.getextrema()[0] != 255:
+            raise UserError(
+                f"{path} is transparent in places; what colour is behind them is not said",
+                "flatten it onto a background first",
+            )
+    return picture.convert("RGB")
 
 
 def read_image(path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, tuple[int, int]]:
     """A photograph as ((H, W, 3) uint8 RGB, its size on disk (H, W)), resized to ``size`` by PIL's
-    bicubic filter, as the SPADE family's loaders do.
+    bicubic filter, as the SPADE family's loaders do. Colour profiles are not applied, as there.
 
     Raises:
-        UserError: missing or corrupt file.
+        UserError: missing or corrupt file, or no 8-bit RGB or grey picture.
     """
-    picture = open_picture(path).convert("RGB")
+    picture = _photograph(path)
     original = (picture.height, picture.width)
     if size is not None and original != size:
         picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return np.asarray(picture), original
 
 
-def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) label map to ``size`` by PIL's nearest rule, for any dtype."""
-    if label.shape == size:
-        return label
-    rows, columns = (pil_nearest(label.shape[axis], size[axis]) for axis in (0, 1))
-    return label[rows[:, None], columns[None]]
-
-
 def read_ids(path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, tuple[int, int]]:
-    """A single-channel integer PNG as ((H, W) int64, its size on disk); palette images give
-    indices.
+    """A single-channel integer PNG of any bit depth as ((H, W) int64, its size on disk); palette
+    images give indices.
 
     Raises:
-        UserError: missing or corrupt file, or a colour image.
+        UserError: missing or corrupt file, a colour image, or a lossy format whatever its name.
     """
     picture = open_picture(path)
-    if picture.mode not in ("L", "P", "I", "I;16", "1"):
+    if picture.format in _LOSSY:
+        raise UserError(
+            f"{path} is a {picture.format} file: lossy compression changes class ids at every "
+            "border, which lowers mIoU",
+            "export label maps as PNG",
+        )
+    if picture.mode not in _LABEL_MODES:
         raise UserError(
             f"{path} is a {picture.mode} image; a label map has one channel of class ids",
             "export ids, not colours",
         )
     label = np.asarray(picture).astype(np.int64)
-    return (label if size is None else resize_label(label, size)), (picture.height, picture.width)
+    if picture.mode == "L":
+        label //= _SCALED.get(_png_depth(path), 1)
+    resized = label if size is None else resize_labels_pil(label, size)
+    return resized, (picture.height, picture.width)
 
 
 def check_label(label: np.ndarray, space: LabelSpace, path: Path) -> None:
@@ -78,14 +146,12 @@ def check_label(label: np.ndarray, space: LabelSpace, path: Path) -> None:
     Raises:
         UserError: names the file, the values and the remedy.
     """
-    allowed = np.zeros(int(max(label.max(), len(space), space.ignore or 0)) + 1, dtype=bool)
-    allowed[: len(space)] = True
+    outside = (label < 0) | (label >= len(space))
     if space.ignore is not None:
-        allowed[space.ignore] = True
-    if label.min() >= 0 and bool(allowed[label].all()):
+        outside &= label != space.ignore
+    if not outside.any():
         return
-    values = np.unique(label)
-    wrong = [int(v) for v in values if v < 0 or not allowed[v]]
+    wrong = np.unique(label[outside]).tolist()
     raise UserError(
         f"{path}: label values {wrong[:8]} are outside of '{space.name}' (0..{len(space) - 1})",
         "is this the right label space, and are these ids rather than colours?",

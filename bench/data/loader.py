@@ -51,13 +51,14 @@ def load_or_error(dataset: Dataset, sample_id: str) -> Sample | UserError:
 def prefetch(
     dataset: Dataset, groups: Sequence[Sequence[str]], workers: int = 2, ahead: int = 2
 ) -> Iterator[dict[str, Sample | UserError]]:
-    """For each group of ids, in order, its decoded samples; ``ahead`` groups are decoded in
-    advance.
+    """The decoded samples of each group of ids, in order, decoded ``ahead`` groups in advance.
 
     Args:
         dataset: where the samples come from.
-        groups: ids a batch needs (targets and references alike); doubled ids are decoded once a
-        group. workers: threads; 0 decodes in the caller's.
+        groups: the ids that each batch needs, targets and references alike; an id that is twice in
+            a group is decoded once.
+        workers: threads that decode; 0 decodes in the calling thread.
+        ahead: how many groups are decoded before they are asked for.
     """
     if workers == 0:
         for group in groups:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from sisbench.core.errors import UserError
+from sisbench.core.file_hash import file_hashes
 from sisbench.core.label_space import LabelSpace
 from sisbench.data.base import Dataset, Sample
 from sisbench.data.images import (
@@ -41,22 +45,56 @@ def natural_key(stem: str) -> tuple[int, int, str]:
 
 
 def by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Files of ``folder`` by stem, in natural order.
+    """Files of ``folder`` by stem, in natural order. Hidden files (macOS leaves ``._0.jpg`` beside
+    ``0.jpg``) and folders are passed over.
 
     Raises:
-        UserError: no such folder, no such files, or two files of one stem.
+        UserError: no such folder, no such files, two files of one stem, or a name that cannot
+            stand in tables and paths.
     """
     if not folder.is_dir():
         raise UserError(f"no folder {folder}", "check 'root' and 'split'")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes)
+    files, others = [], set()
+    for entry in sorted(listed(folder), key=lambda e: e.name):
+        suffix = Path(entry.name).suffix.lower()
+        if entry.name.startswith(".") or not entry.is_file():
+            continue
+        if suffix in suffixes:
+            files.append(folder / entry.name)
+        else:
+            others.add(suffix)
     if not files:
-        raise UserError(f"{folder} holds no files of type {', '.join(suffixes)}")
+        raise UserError(f"{folder} holds no files of type {', '.join(suffixes)}", _why(others))
     found: dict[str, Path] = {}
     for path in files:
         if path.stem in found:
             raise UserError(f"two files of one stem: {found[path.stem]} and {path}", "remove one")
+        if not path.stem.isprintable():
+            raise UserError(
+                f"the name of {path.name!a} in {folder} has control or undecodable characters",
+                "rename the file: its stem is the id in every table and path",
+            )
         found[path.stem] = path
     return dict(sorted(found.items(), key=lambda item: natural_key(item[0])))
+
+
+def listed(folder: Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def _why(others: set[str]) -> str:
+    if others & {".jpg", ".jpeg"}:
+        return "JPEG changes class ids at every border, which lowers mIoU: export label maps as PNG"
+    return f"it holds {', '.join(sorted(others)[:5])}" if others - {""} else "is it the right one?"
 
 
 def pair(left: dict[str, Path], right: dict[str, Path], what: str) -> None:
@@ -73,6 +111,24 @@ def pair(left: dict[str, Path], right: dict[str, Path], what: str) -> None:
             f"{len(alone)} of {len(left)} items have no {what}: {names} (in {folders})",
             "a photograph and its label map share their file stem",
         )
+
+
+def looked_up(label: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
+    """``table[label]`` (H, W) int64.
+
+    Args:
+        table: (N,) class id of each stored value 0..N-1.
+
+    Raises:
+        UserError: a stored value that the table does not know.
+    """
+    if label.min() < 0 or label.max() >= len(table):
+        low, high = int(label.min()), int(label.max())
+        raise UserError(
+            f"{path}: stored values {low}..{high} where 0..{len(table) - 1} are known",
+            "is this the right data set, and are these ids rather than colours?",
+        )
+    return np.asarray(table[label], np.int64)
 
 
 def choose(ids: Sequence[str], limit: int | None, where: object) -> tuple[str, ...]:
@@ -106,14 +162,35 @@ class PairedFolders(Dataset):
         size: int | Sequence[int] | None,
         limit: int | None,
     ) -> None:
+        found = by_stem(instances, LABEL_SUFFIXES) if instances else None
+        self._open(
+            space,
+            split,
+            by_stem(images, IMAGE_SUFFIXES),
+            by_stem(labels, LABEL_SUFFIXES),
+            found,
+            size,
+            limit,
+        )
+
+    def _open(
+        self,
+        space: LabelSpace,
+        split: str,
+        images: dict[str, Path],
+        labels: dict[str, Path],
+        instances: dict[str, Path] | None,
+        size: int | Sequence[int] | None,
+        limit: int | None,
+    ) -> None:
+        """Take files by stem, in the order of ``images``."""
         self.space, self.split = space, split
-        self._images = by_stem(images, IMAGE_SUFFIXES)
-        self._labels = by_stem(labels, LABEL_SUFFIXES)
-        pair(self._images, self._labels, "partner")
-        self._instances = by_stem(instances, LABEL_SUFFIXES) if instances else None
-        if self._instances is not None:
-            pair(self._images, self._instances, "instance map")
-        self.ids = choose(tuple(self._images), limit, images)
+        self._images, self._labels, self._instances = images, labels, instances
+        pair(images, labels, "partner")
+        if instances is not None:
+            pair(images, instances, "instance map")
+        where = next(iter(images.values())).parent
+        self.ids = choose(tuple(images), limit, where)
         first = self._images[self.ids[0]]
         self.size = as_size(size, (0, 0)) if size is not None else read_image(first, None)[1]
 
@@ -125,11 +202,16 @@ class PairedFolders(Dataset):
         path = self._labels[sample_id]
         label, label_size = read_ids(path, self.size)
         check_aspect(image_size, label_size, path)
+        label = self.relabelled(label, path)
         check_label(label, self.space, path)
         instance = None
         if self._instances is not None:
             instance, _ = read_ids(self._instances[sample_id], self.size)
         return Sample(sample_id, image, label, instance)
+
+    def relabelled(self, label: np.ndarray, path: Path) -> np.ndarray:
+        """Stored values (H, W) int64 as class ids of ``space``; by default they are these."""
+        return label
 
     def files(self, sample_id: str) -> list[Path]:
         """Every file that one sample is made of."""
@@ -143,10 +225,12 @@ class PairedFolders(Dataset):
 
 def files_fingerprint(dataset: Dataset) -> str:
     """sha256 of a data set whose ``files(id)`` lists the files of a sample."""
+    groups = {i: dataset.files(i) for i in dataset.ids}  # type: ignore[attr-defined]
+    hashes = file_hashes([path for group in groups.values() for path in group])
     digest = hashlib.sha256(f"{dataset.space!r}{dataset.size}{dataset.split}".encode())
-    for sample_id in dataset.ids:
+    for sample_id, paths in groups.items():
         digest.update(sample_id.encode())
-        for path in dataset.files(sample_id):  # type: ignore[attr-defined]
+        for path in paths:
             digest.update(path.name.encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(hashes[path])
     return digest.hexdigest()

@@ -1,25 +1,34 @@
-"""The conformance kit: the adapter contract clause by clause, on any method, also
-``./file.py:Class``."""
+"""The contract of an adapter, clause by clause, on any method, also ``./file.py:Class``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from sisbench import methods
 from sisbench.core.batch import Batch
+from sisbench.core.devices import pick_device
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.noise import Noise, ZeroNoise
+from sisbench.core.tasks import Edit, method_tasks
 from sisbench.data.base import Sample
 from sisbench.data.loader import to_batch
+from sisbench.diagnose.laws import Broken, Laws, same
+from sisbench.diagnose.laws import require as _require
+from sisbench.methods.base import (
+    GlobalStyle,
+    Method,
+    capabilities,
+    encoded_types,
+    present_classes,
+    why_not,
+)
+from sisbench.run.tasks import check_images, image_faults
 
-TOLERANCE = 2 / 255
-"""Largest difference of two renderings that count as the same: a step of the 8-bit scale, [-1,
-1]."""
 _PLAIN_ERRORS = (
     UserError,
     RuntimeError,
@@ -38,15 +47,6 @@ class Finding:
     clause: str
     ok: bool | None
     detail: str
-
-
-class Broken(Exception):
-    """A clause does not hold."""
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise Broken(otherwise)
 
 
 def check_batch(space: LabelSpace, size: tuple[int, int], n: int = 3) -> Batch:
@@ -78,15 +78,21 @@ def check_method(
         name: registry name or ``./file.py:Class``.
         space: name of a label space.
         weights: as in a configuration; None takes seeded test weights where the method has an
-        official
-            layout, and nothing where it learns nothing.
+            official layout, and nothing where it learns nothing.
         options: construction options.
         device: torch device.
 
     Raises:
-        UserError: the method cannot be built or loaded at all.
+        UserError: no such device, no method, or one that cannot be built or loaded at all.
     """
-    method: methods.Method = methods.create(name, space, **options)
+    device = pick_device(device)
+    cls = methods.registry.get(name)
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise UserError(
+            f"'{name}' is no method: {getattr(cls, '__name__', cls)} is no subclass of Method",
+            "derive it from sisbench.methods.base.Method",
+        )
+    method: Method = methods.create(name, space, **options)
     if weights is None and method.key_maps():
         weights = "seeded:0"
     method.load(space, weights, device)
@@ -107,25 +113,25 @@ def check_method(
 class _Kit:
     """The clauses, on one loaded method and one batch of three samples."""
 
-    def __init__(self, method: methods.Method, batch: Batch) -> None:
+    def __init__(self, method: Method, batch: Batch) -> None:
         self.method, self.batch = method, batch
         self.noise = Noise(batch.ids, 0)
-        self.styled = "reconstruct" in method.can
+        self.laws = Laws(method, batch)
+        self.styled = self.laws.styled
 
     def clauses(self) -> list[tuple[str, Callable[[], str]]]:
         return [
             ("name, title and paper are stated", self.names),
             ("at least one task follows from what is overridden", self.tasks),
             ("renders (B, 3, H, W) float in [-1, 1], finite", self.output),
-            ("same input and noise, same image", self.repeat),
             ("randomness comes from the noise source alone", self.no_global_rng),
-            ("a sample's image does not depend on its batch", self.batch_free),
+            ("every parameter has an official key", self.parameters),
             ("inputs are not modified", self.inputs_kept),
             ("style: codes and presence are addressable by class", self.style),
             ("swap and lerp keep their laws", self.algebra),
-            ("transfer from oneself is reconstruction", self.self_transfer),
             ("every task in `can` runs, the others say why not", self.every_task),
             ("holes of a swapped label map are drawn", self.holes),
+            *self.laws.clauses(),
         ]
 
     def _any(self, batch: Batch, noise: Any) -> Any:
@@ -143,16 +149,12 @@ class _Kit:
     def output(self) -> str:
         image = self._any(self.batch, self.noise)
         expected = (len(self.batch), 3, *self.method.size)
-        _require(tuple(image.shape) == expected, f"got {tuple(image.shape)}, expected {expected}")
-        _require(image.is_floating_point(), f"dtype is {image.dtype}, expected a float")
-        _require(bool(image.isfinite().all()), "the image holds NaN or infinity")
+        check_images(self.method.name, image, expected)
+        fault = next(filter(None, image_faults(image)), "")
+        _require(not fault, fault)
         low, high = float(image.min()), float(image.max())
-        _require(low >= -1.001 and high <= 1.001, f"range is [{low:.3f}, {high:.3f}]")
         _require(high - low > 1e-4, "the image is constant")
         return f"range [{low:.2f}, {high:.2f}]"
-
-    def repeat(self) -> str:
-        return _same(self._any(self.batch, self.noise), self._any(self.batch, self.noise))
 
     def no_global_rng(self) -> str:
         import torch
@@ -162,16 +164,17 @@ class _Kit:
             torch.manual_seed(seed)
             np.random.seed(seed)
             images.append(self._any(self.batch, self.noise))
-        return _same(*images)
+        worst = same(*images, "after other seeds of torch and NumPy", self.laws.bits)
+        return f"largest difference {worst:.1e}" if worst else "the same bits"
 
-    def batch_free(self) -> str:
-        together = self._any(self.batch, self.noise)
-        worst = 0.0
-        for k in (2, 0, 1):
-            alone = self._any(self.batch[k : k + 1], Noise(self.batch.ids[k : k + 1], 0))
-            worst = max(worst, float((alone - together[k : k + 1]).abs().max()))
-        _require(worst <= TOLERANCE, f"alone and in a batch of 3 differ by {worst:.4f}")
-        return f"largest difference {worst:.1e}"
+    def parameters(self) -> str:
+        maps = self.method.key_maps()
+        if not maps:
+            return "n/a: no official checkpoint"
+        mapped = {id(p) for m in maps.values() for p in m.module.parameters()}
+        left = [name for name, p in self.method.net.named_parameters() if id(p) not in mapped]
+        _require(not left, f"no key map covers {', '.join(left[:4])}: no file can fill it")
+        return ""
 
     def inputs_kept(self) -> str:
         image, label = self.batch.image.clone(), self.batch.label.clone()
@@ -183,21 +186,16 @@ class _Kit:
     def style(self) -> str:
         import torch
 
-        from sisbench.methods.base import GlobalStyle, present_classes
-
         if not self.styled:
             return "n/a: no reference style"
         with torch.inference_mode():
-            style = self.method.encode_style(self.batch)
+            layout, style = self.method.encode(self.batch)
+        notes = self.claims(type(layout), type(style))
         b, c = len(self.batch), self.method.num_classes
         _require(tuple(style.present.shape) == (b, c), f"present is {tuple(style.present.shape)}")
         _require(style.codes.shape[0] == b, f"codes are {tuple(style.codes.shape)}")
         if isinstance(style, GlobalStyle):
-            _require(
-                "class_transfer" not in self.method.can,
-                "encode_style returns GlobalStyle: annotate it '-> GlobalStyle'",
-            )
-            return f"one global vector {tuple(style.codes.shape[1:])}"
+            return f"one global vector {tuple(style.codes.shape[1:])}{notes}"
         _require(
             style.codes.shape[1] == c,
             f"codes are {tuple(style.codes.shape)}, expected (B, {c}, ...)",
@@ -207,7 +205,26 @@ class _Kit:
             not bool((style.present & ~truth).any()), "present names classes that are not there"
         )
         _require(bool(style.present.any(1).all()), "present is empty")
-        return f"codes {tuple(style.codes.shape[1:])} a sample"
+        return f"codes {tuple(style.codes.shape[1:])} a sample{notes}"
+
+    def claims(self, layout: type, style: type) -> str:
+        """What the class annotates, and so claims unasked, against the types that really came;
+        returns which annotations are missing."""
+        cls = type(self.method)
+        said = capabilities(cls)
+        stated = encoded_types(cls)
+        notes = [
+            f"{call} returns {came.__name__}: annotate it '-> {came.__name__}'"
+            for call, came, known, alike in (
+                ("encode_layout", layout, stated[0], capabilities(cls, layout=layout) == said),
+                ("encode_style", style, stated[1], capabilities(cls, style=style) == said),
+            )
+            if known is None or not alike
+        ]
+        found = capabilities(cls, layout, style)
+        wrong = [t.name for t in method_tasks() if bool(t.lacks(said)) != bool(t.lacks(found))]
+        _require(not wrong, f"{'; '.join(notes)} ({', '.join(wrong)}: claimed wrongly)")
+        return "".join(f"; {note}" for note in notes)
 
     def algebra(self) -> str:
         import torch
@@ -230,29 +247,20 @@ class _Kit:
                 _require(_close(one.codes[:, 0], a.codes[:, 0]), "swap of class 1 changes class 0")
         return ""
 
-    def self_transfer(self) -> str:
-        if "transfer" not in self.method.can:
-            return "n/a: no style transfer"
-        image = self.method.reconstruct(self.batch, self.noise)
-        return _same(image, self.method.transfer(self.batch, self.batch, self.noise))
-
     def every_task(self) -> str:
-        from sisbench.core.tasks import TASKS
-        from sisbench.methods.base import why_not
-
-        target, reference, noise = self.batch[:1], self.batch[1:2], Noise(self.batch.ids[:1], 0)
-        for task in TASKS:
-            if task in self.method.can:
-                image = _run(self.method, task, target, reference, noise)
-                _require(bool(image.isfinite().all()), f"{task}: NaN or infinity")
+        edit = Edit(self.batch[:1], Noise(self.batch.ids[:1], 0), self.batch[1:2], alpha=0.5)
+        for task in method_tasks():
+            asked = edit if task.classes == "all" else replace(edit, classes=[1])
+            if task.name in self.method.can:
+                image = task.call(self.method, asked)
+                _require(bool(image.isfinite().all()), f"{task.name}: NaN or infinity")
                 continue
-            _require(bool(why_not(self.method, task)), f"{task}: no reason is given")
-            if task in ("sample", "class_transfer", "mixed") and self.styled:
-                try:
-                    _run(self.method, task, target, reference, noise)
-                except Unavailable:
-                    continue
-                raise Broken(f"{task} is not in `can`, yet it runs")
+            _require(bool(why_not(self.method, task.name)), f"{task.name}: no reason is given")
+            try:
+                task.call(self.method, asked)
+            except Unavailable:
+                continue
+            raise Broken(f"{task.name} is not in `can`, yet it runs")
         return ""
 
     def holes(self) -> str:
@@ -266,26 +274,5 @@ class _Kit:
         return ""
 
 
-def _run(method: methods.Method, task: str, x: Batch, r: Batch, noise: Any) -> Any:
-    call: dict[str, Callable[[], Any]] = {
-        "reconstruct": lambda: method.reconstruct(x, noise),
-        "transfer": lambda: method.transfer(x, r, noise),
-        "class_transfer": lambda: method.transfer(x, r, noise, [1]),
-        "shape_transfer": lambda: method.shape_transfer(x, r, noise, [1]),
-        "subject_transfer": lambda: method.subject_transfer(x, r, noise, [1]),
-        "sample": lambda: method.sample(x, noise),
-        "mixed": lambda: method.mixed(x, noise, [1]),
-        "interpolate_style": lambda: method.interpolate_style(x, r, noise, 0.5),
-        "interpolate_shape": lambda: method.interpolate_shape(x, r, noise, 0.5),
-    }
-    return call[task]()
-
-
 def _close(a: Any, b: Any) -> bool:
     return bool((a - b).abs().max() <= 1e-5 * max(1.0, float(b.abs().max())))
-
-
-def _same(a: Any, b: Any) -> str:
-    worst = float((a - b).abs().max())
-    _require(worst <= TOLERANCE, f"they differ by {worst:.4f}")
-    return f"largest difference {worst:.1e}"

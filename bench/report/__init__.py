@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sisbench.report.build import FORMATS, build_report, console_tables
+from sisbench.report.build import FORMATS, build_report, console_tables, write_scores_csv
 
-__all__ = ["FORMATS", "build_report", "console_tables"]
+__all__ = ["FORMATS", "build_report", "console_tables", "write_scores_csv"]

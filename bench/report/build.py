@@ -1,27 +1,28 @@
-"""From a run folder to RUN/report: tables, charts, grids, timing.csv and report.html."""
+"""From a run folder to RUN/report: tables, charts, grids, scores.csv, timing.csv, report.html."""
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
-import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sisbench.core.errors import UserError, did_you_mean
-from sisbench.core.store import write_atomic
+from sisbench.core.store import read_json, write_atomic, write_json
 from sisbench.report.charts import Chart, charts
 from sisbench.report.grids import Grid, LoadSample, grids
-from sisbench.report.page import recorded, report_page
-from sisbench.report.paired import paired_tables
+from sisbench.report.page import report_page
+from sisbench.report.paired import Comparison, comparisons
 from sisbench.report.published import paper_tables
 from sisbench.report.quality import Material, quality_tables
 from sisbench.report.render import RENDERERS, to_rich
 from sisbench.report.tables import Table
+from sisbench.report.tidy import scores_csv, timing_csv
 
 FORMATS = tuple(RENDERERS)
+FOLDERS = ("tables", "charts", "grids")
+VERSUS = "versus.json"
 
 
 def report_tables(
@@ -33,11 +34,31 @@ def report_tables(
 ) -> list[Table]:
     """Quality tables, then the comparison with what ``versus`` names: a method, or a paper."""
     tables = quality_tables(material, protocols, uncertainty=uncertainty)
-    if versus in {row.key for row in material.methods}:
-        tables += paired_tables(material, str(versus), material.chosen(protocols))
-    elif versus:
-        tables += paper_tables(versus, material, material.chosen(protocols) or material.protocols)
-    return tables
+    return tables + (versus_tables(material, versus, protocols)[0] if versus else [])
+
+
+def versus_tables(
+    material: Material, versus: str, protocols: Sequence[str] = ()
+) -> tuple[list[Table], list[Comparison]]:
+    """The comparison with a method of the run (by its label or title), or with a paper; the
+    second part is empty for a paper.
+
+    Raises:
+        UserError: neither a method of the run nor a paper.
+    """
+    chosen = material.chosen(protocols)
+    own = [row for row in material.methods if not row.ceiling]
+    label = next((r.key for r in own if versus == r.key), "")
+    label = label or next((r.key for r in own if versus == r.title), "")
+    if label:
+        compared = comparisons(material, label, chosen)
+        return [one.table() for one in compared], compared
+    try:
+        return paper_tables(versus, material, chosen or material.protocols), []
+    except UserError as error:
+        listed = ", ".join(row.key for row in own) or "none"
+        hint = f"{error.hint}; methods of this run: {listed}".removeprefix("; ")
+        raise UserError(error.message, hint) from error
 
 
 def write_tables(folder: Path, tables: Sequence[Table], formats: Sequence[str]) -> list[Path]:
@@ -67,22 +88,6 @@ def unique(names: Sequence[str]) -> list[str]:
     return out
 
 
-def timing_csv(material: Material) -> str:
-    """One row a method, data set and task: images, median and mean seconds an image, parameters,
-    operations, peak memory in bytes (empty where not recorded). Kept apart from the tables, which
-    are the same bytes for the same scores."""
-    stream = io.StringIO()
-    out = csv.writer(stream, lineterminator="\n")
-    head = ["method", "dataset", "task", "images", "median_seconds", "mean_seconds"]
-    out.writerow([*head, "parameters", "flops", "peak_memory"])
-    for where, rows in material.records.items():
-        taken = material.seconds[where]
-        middle, mean = statistics.median(taken), statistics.fmean(taken)
-        costs = ("" if c is None else f"{c:.0f}" for c in recorded(rows).values())
-        out.writerow([*where, len(taken), f"{middle:.6g}", f"{mean:.6g}", *costs])
-    return stream.getvalue()
-
-
 def fresh(folder: Path) -> Path:
     """``folder``, emptied: nothing of an earlier report stays behind."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -108,41 +113,119 @@ def _write_pictures(folder: Path, pictures: Sequence[Chart | Grid]) -> None:
         picture.write(folder, name)
 
 
+def write_scores_csv(run: Path) -> None:
+    """RUN/report/scores.csv, with the p-values of the comparisons that the report keeps.
+
+    Raises:
+        UserError: no run there, or its report cannot be written.
+    """
+    material, report = Material.of(run), run / "report"
+    _, compared, _ = _against(material, report, None, ())
+    with _writable(report):
+        write_atomic(report / "scores.csv", scores_csv(material, compared).encode())
+
+
+def _against(
+    material: Material, report: Path, versus: str | None, protocols: Sequence[str]
+) -> tuple[list[Table], list[Comparison], list[str]]:
+    """(tables, comparisons, names) of earlier reports' ``versus`` and the one asked for now: each
+    is made anew, so that none goes stale. An earlier one that names nothing any more is dropped."""
+    tables: list[Table] = []
+    compared: list[Comparison] = []
+    names = []
+    for name in dict.fromkeys([*_kept(report), *([versus] if versus else [])]):
+        try:
+            more, pairs = versus_tables(material, name, protocols)
+        except UserError:
+            if name == versus:
+                raise
+            continue
+        tables, compared = tables + more, compared + pairs
+        names.append(name)
+    return tables, compared, names
+
+
+def _kept(report: Path) -> list[str]:
+    """What earlier reports were compared with; nothing where the list is damaged."""
+    try:
+        names = read_json(report / VERSUS)
+    except UserError:
+        return []
+    return [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
+
+
+@contextmanager
+def _writable(report: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{report} cannot be written: {error.strerror or error}",
+            "give the report another folder: sisbench report RUN --out DIR",
+        ) from error
+
+
+def _check_folder(report: Path, chosen: bool) -> None:
+    """Refuse links and, where the user chose the folder, one with files of another kind: tables/,
+    charts/ and grids/ are emptied.
+
+    Raises:
+        UserError: see above.
+    """
+    for folder in (report, *(report / name for name in FOLDERS)):
+        if folder.is_symlink():
+            raise UserError(f"{folder} is a link", "remove it: a report stays in its own folder")
+    taken = chosen and report.is_dir() and any(report.iterdir())
+    if taken and not (report / "report.html").is_file():
+        raise UserError(f"{report} is not empty and holds no report", "give an empty folder")
+
+
 def build_report(
     run: Path,
     *,
+    out: Path | None = None,
     formats: Sequence[str] = FORMATS,
     versus: str | None = None,
     load_sample: LoadSample | None = None,
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Write RUN/report (tables, charts, grids, timing.csv, report.html); returns the page.
+    """Write tables, charts, grids, scores.csv, timing.csv and report.html; returns the page.
 
     Args:
+        out: folder of the report; by default RUN/report.
         formats: of the tables: "md", "tex", "csv", "html".
         versus: a method of the run, for paired differences on the same items; or a paper whose
-            figures stand beside the run's: ``ca2sis``, ``ca2sis_table1``, or a YAML file.
+            figures stand beside the run's: ``ca2sis``, ``ca2sis_table1``, or a YAML file. Later
+            reports into the same folder make these tables again (it is listed in versus.json).
         load_sample: (data set config, sample id) -> (image (H, W, 3) uint8, label map (H, W) int);
             without it grids show generated images only.
         protocols: several are shown side by side; () gives every protocol tables of its own.
         uncertainty: print standard errors.
+        say: gets one line for each file of the run that is missing or damaged.
 
     Raises:
-        UserError: no run there, unknown format, protocol or paper table; a link in the way.
+        UserError: no run there, unknown format, protocol or paper table; a link in the way, or a
+            folder that cannot be written.
     """
     material = Material.of(run)
-    report = run / "report"
-    for folder in (report, *(report / name for name in ("tables", "charts", "grids"))):
-        if folder.is_symlink():
-            raise UserError(f"{folder} is a link", "remove it: a report stays in its run folder")
-    tables = report_tables(material, versus=versus, protocols=protocols, uncertainty=uncertainty)
+    for fault in material.faults:
+        say(fault)
+    report = out or run / "report"
+    _check_folder(report, chosen=out is not None)
+    tables = quality_tables(material, protocols, uncertainty=uncertainty)
+    more, compared, names = _against(material, report, versus, protocols)
     drawn = charts(material, material.chosen(protocols))
-    made = grids(material, load_sample)
-    write_tables(fresh(report / "tables"), tables, formats)
-    _write_pictures(fresh(report / "charts"), drawn)
-    _write_pictures(fresh(report / "grids"), made)
-    write_atomic(report / "timing.csv", timing_csv(material).encode())
-    page = report / "report.html"
-    write_atomic(page, report_page(material, tables, drawn, made).encode())
+    pictures = grids(material, load_sample)
+    with _writable(report):
+        write_tables(fresh(report / "tables"), tables + more, formats)
+        _write_pictures(fresh(report / "charts"), drawn)
+        _write_pictures(fresh(report / "grids"), pictures)
+        write_atomic(report / "scores.csv", scores_csv(material, compared).encode())
+        write_atomic(report / "timing.csv", timing_csv(material).encode())
+        if names:
+            write_json(report / VERSUS, names)
+        page = report / "report.html"
+        write_atomic(page, report_page(material, tables + more, drawn, pictures).encode())
     return page

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sisbench.core.store import CEILING, SEEDED, Score, write_atomic
+from sisbench.core.errors import UserError
+from sisbench.core.label_space import LabelSpace
+from sisbench.core.log import CEILING, SEEDED, ScoreRecord
+from sisbench.core.store import write_atomic
 from sisbench.report.quality import Material
-from sisbench.report.tables import ARROWS, DAGGER, DASH, Column, describe, slug
+from sisbench.report.tables import ARROWS, DAGGER, DASH, Column, describe, one_line, slug
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -53,7 +56,7 @@ class Chart:
 
 def plain(text: str, limit: int = 34) -> str:
     """A label that matplotlib draws as it is: no mathematics, one line, cut at ``limit``."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = one_line(text)
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     return text.replace("$", r"\$")
 
@@ -95,7 +98,7 @@ def _colours(material: Material) -> dict[str, tuple[str, str, str]]:
     }
 
 
-def _name(score: Score) -> str:
+def _name(score: ScoreRecord) -> str:
     return plain(score.title) + (DAGGER if SEEDED in score.marks else "")
 
 
@@ -111,7 +114,7 @@ def charts(material: Material, protocols: Sequence[str] = ()) -> list[Chart]:
         drawn: list[Chart] = []
         for protocol in protocols or material.protocols:
             scores = [s for s in material.scores if s.protocol == protocol]
-            by_metric: dict[str, list[Score]] = {}
+            by_metric: dict[str, list[ScoreRecord]] = {}
             for score in scores:
                 if score.value is not None and math.isfinite(score.value):
                     by_metric.setdefault(score.metric, []).append(score)
@@ -123,14 +126,16 @@ def charts(material: Material, protocols: Sequence[str] = ()) -> list[Chart]:
         return drawn
 
 
-def _by_place(scores: Sequence[Score]) -> dict[tuple[str, str], list[Score]]:
-    places: dict[tuple[str, str], list[Score]] = {}
+def _by_place(scores: Sequence[ScoreRecord]) -> dict[tuple[str, str], list[ScoreRecord]]:
+    places: dict[tuple[str, str], list[ScoreRecord]] = {}
     for score in scores:
         places.setdefault((score.dataset, score.task), []).append(score)
     return places
 
 
-def _bars(material: Material, scores: Sequence[Score], column: Column, protocol: str) -> Chart:
+def _bars(
+    material: Material, scores: Sequence[ScoreRecord], column: Column, protocol: str
+) -> Chart:
     """One panel a data set and task, one bar a method; a dashed line is the real photographs."""
     looks, places = _colours(material), _by_place(scores)
     methods = [r for r in material.methods if r.key in looks]
@@ -172,11 +177,11 @@ def _bars(material: Material, scores: Sequence[Score], column: Column, protocol:
 
 
 def _times(
-    material: Material, scores: Sequence[Score], column: Column, protocol: str
+    material: Material, scores: Sequence[ScoreRecord], column: Column, protocol: str
 ) -> list[Chart]:
     """Quality against median seconds an image, logarithmic: one panel a place with two methods."""
     looks = _colours(material)
-    places: dict[tuple[str, str], list[tuple[float, Score]]] = {}
+    places: dict[tuple[str, str], list[tuple[float, ScoreRecord]]] = {}
     for (dataset, task), here in _by_place(scores).items():
         for score in here:
             taken = material.seconds.get((score.method, dataset, task), [])
@@ -230,13 +235,14 @@ def _plain_ticks(axis: Axes, seconds: Sequence[float]) -> None:
 
 
 def _classes(
-    material: Material, scores: Sequence[Score], column: Column, protocol: str
+    material: Material, scores: Sequence[ScoreRecord], column: Column, protocol: str
 ) -> list[Chart]:
-    """One row a class, one dot a method, worst class last; undefined classes are left out."""
+    """One row a class in the label space's order, one dot a method; undefined classes are left
+    out."""
     looks, drawn = _colours(material), []
     for (dataset, task), here in _by_place(scores).items():
         named = [s for s in here if s.per_class]
-        classes = _sorted_classes([s.per_class for s in named])
+        classes = _ordered_classes(material, dataset, [s.per_class for s in named])
         if not classes:
             continue
         panels = [
@@ -272,11 +278,16 @@ def _classes(
     return drawn
 
 
-def _sorted_classes(values: Sequence[Mapping[str, float | None]]) -> list[str]:
-    """Class names with a figure, by falling mean."""
-    means = {}
-    for name in dict.fromkeys(n for one in values for n in one):
-        known = [v for one in values if (v := one.get(name)) is not None and math.isfinite(v)]
-        if known:
-            means[name] = statistics.fmean(known)
-    return sorted(means, key=lambda n: (-means[n], n))
+def _ordered_classes(
+    material: Material, dataset: str, values: Sequence[Mapping[str, float | None]]
+) -> list[str]:
+    """Names of the classes with a value, in the order of the data set's label space, so that every
+    chart has them alike; names that it does not know come last, by the alphabet."""
+    defined = {n for one in values for n, v in one.items() if v is not None and math.isfinite(v)}
+    entries = (c.entry.dataset for c in material.cells if c.entry.dataset.label == dataset)
+    space = next((entry.space for entry in entries), "")
+    try:
+        order = LabelSpace.named(space).classes
+    except UserError:  # a space of another package
+        order = ()
+    return [n for n in order if n in defined] + sorted(defined - set(order))

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import base64
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from sisbench.core.log import ItemRow, MetricFacts, ProtocolEntry, ScoreRecord
 from sisbench.report.charts import Chart
 from sisbench.report.grids import Grid
 from sisbench.report.quality import Material
 from sisbench.report.render import to_html
-from sisbench.report.tables import ARROWS, DASH, SEEDED_SENTENCE, Table, count, scrub, slug
+from sisbench.report.tables import (
+    ARROWS,
+    DASH,
+    SEEDED_SENTENCE,
+    Table,
+    count,
+    describe,
+    one_line,
+    scrub,
+    slug,
+    symbol,
+)
 
 
 def report_page(
@@ -24,14 +38,18 @@ def report_page(
     """One HTML document without any outside reference; everything but our own tables is escaped
     by the template."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
     )
     template = environment.from_string(
         files("sisbench.report").joinpath("template.html").read_text(encoding="utf-8")
     )
     manifest = material.manifest
     return template.render(
-        name=str(manifest.get("name") or material.root.name),
+        name=manifest.name or material.root.name,
         style=Markup(files("sisbench.report").joinpath("style.css").read_text(encoding="utf-8")),
         summary=_summary(material),
         seeded=SEEDED_SENTENCE if any(t.seeded(y) for t in tables for y in _rows(t)) else "",
@@ -40,22 +58,28 @@ def report_page(
         tables=[(slug(t.name), t.title, Markup(to_html(t))) for t in tables],
         charts=[(c.title, c.wide, _uri("image/svg+xml", c.svg)) for c in charts],
         grids=[(g.title, g.note, _uri("image/jpeg", g.encoded("JPEG"))) for g in grids],
-        dashes=_dashes(tables),
+        matrix=_matrix(material),
         troubles=_troubles(material),
+        faults=[scrub(fault) for fault in material.faults],
         metrics=_metrics(material),
         definitions=[_definition(p) for p in material.protocol_fields],
         protocols=material.protocols,
         costs=_costs(material),
-        provenance=list(_flat(manifest.get("provenance") or {})),
-        config=list(_flat(manifest.get("config") or {})),
+        provenance=list(_flat(manifest.provenance)),
+        config=list(_flat(manifest.config)),
     )
 
 
-def _definition(protocol: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], list[str]]:
+def _printable(value: Any) -> Any:
+    """A value that goes into the template: text in one line, markup as it is."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _definition(protocol: ProtocolEntry) -> tuple[str, list[tuple[str, str]], list[str]]:
     """(id, fields, remarks) of a protocol."""
-    fields = {k: v for k, v in protocol.items() if k not in ("id", "remarks")}
-    remarks = [scrub(str(r)) for r in protocol.get("remarks") or ()]
-    return str(protocol["id"]), list(_flat(fields)), remarks
+    fields = protocol.fields()
+    remarks = [scrub(str(r)) for r in fields.pop("remarks", None) or ()]
+    return protocol.id, list(_flat(fields)), remarks
 
 
 def _uri(kind: str, data: bytes) -> str:
@@ -80,9 +104,7 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _summary(material: Material) -> list[tuple[str, str]]:
-    states: dict[str, int] = {}
-    for cell in material.cells:
-        states[str(cell.about["status"])] = states.get(str(cell.about["status"]), 0) + 1
+    states = Counter(cell.entry.status for cell in material.cells)
     figures = sum(s.value is not None for s in material.scores)
     made = sum(map(len, material.seconds.values()))
     return [
@@ -99,18 +121,17 @@ def _methods(material: Material) -> list[tuple[str, str, str, str]]:
     """(title, paper, weights, sha256) once for each method and weights."""
     found: dict[tuple[str, str, str, str], None] = {}
     for cell in material.cells:
-        method = cell.about["method"]
-        weights = method.get("weights") or {}
-        source, digest = (scrub(str(weights.get(k) or "–")) for k in ("source", "sha256"))
-        found[str(method["title"]), str(method.get("paper") or "–"), source, digest] = None
+        method, weights = cell.entry.method, cell.entry.method.weights
+        source, digest = (scrub(text or "–") for text in (weights.source, weights.sha256))
+        found[method.title, method.paper or "–", source, digest] = None
     return list(found)
 
 
-def recorded(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+def recorded(rows: Sequence[ItemRow]) -> dict[str, float | None]:
     """Parameters, operations an image and peak memory of the item rows of one method."""
     found: dict[str, float | None] = {}
     for name in ("parameters", "flops", "peak_memory"):
-        known = [float(r[name]) for r in rows if r.get(name) is not None]
+        known = [float(v) for r in rows if (v := getattr(r, name)) is not None]
         middle = statistics.fmean(known) if known else None
         found[name] = max(known) if known and name == "peak_memory" else middle
     return found
@@ -137,38 +158,71 @@ def _datasets(material: Material) -> list[tuple[str, str, str, str]]:
     """(label, split, images, fingerprint)."""
     found: dict[tuple[str, str, str, str], None] = {}
     for cell in material.cells:
-        about = cell.about["dataset"]
-        n = about.get("n")
-        shown = count(n) if isinstance(n, int) else "–"
-        print_ = str(about.get("fingerprint") or "–")
-        found[str(about["label"]), str(about.get("split") or "–"), shown, print_] = None
+        data = cell.entry.dataset
+        shown = "–" if data.n is None else count(data.n)
+        found[data.label, data.split or "–", shown, data.fingerprint or "–"] = None
     return list(found)
 
 
-def _dashes(tables: Sequence[Table]) -> list[tuple[str, list[str]]]:
-    """(reason, where) of every dash and remark, deduplicated."""
-    found: dict[str, list[str]] = {}
-    for table in tables:
-        for row, line in zip(table.rows, table.cells, strict=True):
-            for cell in line:
-                for note in cell.notes if cell.value is None else ():
-                    where = f"{row.title}: {table.title}"
-                    if where not in found.setdefault(table.notes[note], []):
-                        found[table.notes[note]].append(where)
-    return list(found.items())
+@dataclass(frozen=True)
+class Matrix:
+    """What came out, method by place: ``rows`` are (title, one text and note letters a place),
+    ``notes`` (letter, metrics, reason)."""
+
+    places: list[str]
+    rows: list[tuple[str, list[tuple[str, str]]]]
+    notes: list[tuple[str, str, str]]
+
+
+def _matrix(material: Material) -> Matrix:
+    """How many scores each method has of those at each data set and task, and why not all."""
+    notes: dict[str, dict[str, None]] = {}  # reason -> metrics
+    rows = []
+    for method in material.methods:
+        if method.ceiling:
+            continue
+        line = []
+        for place in material.places:
+            own = [
+                s for s in material.scores if (s.method, s.dataset, s.task) == (method.key, *place)
+            ]
+            states = [c.entry for c in material.cells if c.entry.place == (method.key, *place)]
+            reasons = [(scrub(e.reason), "") for e in states if e.reason]
+            for s in own:
+                if s.value is None:
+                    title = describe(s.metric, material.metrics)["title"]
+                    reasons.append((scrub(s.reason) or "no reason was recorded", title))
+            for reason, title in reasons:
+                notes.setdefault(reason, {})[title] = None
+            letters = dict.fromkeys(symbol(list(notes).index(reason)) for reason, _ in reasons)
+            line.append((_outcome(own, [e.status for e in states]), ",".join(letters)))
+        rows.append((method.title, line))
+    legend = [
+        (symbol(at), ", ".join(filter(None, titles)) or "all", reason)
+        for at, (reason, titles) in enumerate(notes.items())
+    ]
+    return Matrix([f"{d}, {t}" for d, t in material.places], rows, legend)
+
+
+def _outcome(scores: Sequence[ScoreRecord], states: Sequence[str]) -> str:
+    """``7 of 9 scores``, with the state of cells that are not done."""
+    said = ", ".join(dict.fromkeys(state for state in states if state != "done"))
+    there = sum(s.value is not None for s in scores)
+    shown = f"{there} of {len(scores)} scores" if scores else ("no scores" if states else DASH)
+    return f"{said}: {shown}" if said else shown
 
 
 def _troubles(material: Material) -> list[tuple[str, str, str]]:
     """(cell, state, reason) of cells that are not done, and of samples that failed."""
-    found = []
+    found: list[tuple[str, str, str]] = []
     for cell in material.cells:
-        about = cell.about
-        name = f"{about['method']['title']}: {about['dataset']['label']}, {about['task']['slug']}"
-        if about["status"] != "done":
-            found.append((name, str(about["status"]), scrub(str(about.get("reason") or "–"))))
-        failed = [r for r in cell.items() if r["error"]]
+        entry = cell.entry
+        name = f"{entry.method.title}: {entry.dataset.label}, {entry.task.slug}"
+        if entry.status != "done":
+            found.append((name, entry.status, scrub(entry.reason or "–")))
+        failed = [r for r in material.rows[cell.key] if r.error]
         for row in failed[:3]:
-            found.append((f"{name}, sample {row['id']}", "failed", scrub(row["error"])))
+            found.append((f"{name}, sample {row.id}", "failed", scrub(row.error)))
         if len(failed) > 3:
             found.append((name, "failed", f"{count(len(failed) - 3)} further samples"))
     return found
@@ -180,10 +234,8 @@ def _metrics(material: Material) -> list[tuple[str, str, str]]:
     used = dict.fromkeys(s.metric for s in material.scores)
     rows = []
     for name in used:
-        about = material.metrics.get(name, {})
-        scale = float(about.get("scale", 1.0))
-        times = f", stored value times {scale:g}" if scale != 1 else ""
-        unit = f" {about['unit']}" if about.get("unit") else ""
-        shown = f"{about.get('digits', 2)} decimals{unit}{times}"
-        rows.append((str(about.get("title", name)), better[about.get("direction", "")], shown))
+        facts = material.metrics.get(name, MetricFacts(title=name))
+        times = f", stored value times {facts.scale:g}" if facts.scale != 1 else ""
+        unit = f" {facts.unit}" if facts.unit else ""
+        rows.append((facts.title, better[facts.direction], f"{facts.digits} decimals{unit}{times}"))
     return rows

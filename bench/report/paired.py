@@ -2,81 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sisbench.core.store import CEILING, SEEDED, CellView, read_values
+from sisbench.core.errors import UserError
+from sisbench.core.log import CEILING, SEEDED
+from sisbench.core.store import CellView, read_values
 from sisbench.report.quality import Material
 from sisbench.report.tables import Cell, Column, Row, Table, assemble
 
 _FEWEST = 2
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Every method against one at one place: ``cells`` by (method, metric)."""
+
+    versus: str
+    protocol: str
+    dataset: str
+    task: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    cells: Mapping[tuple[str, str], Cell]
+
+    def table(self) -> Table:
+        """Methods down, metrics across."""
+        name = f"{self.dataset}-{self.task}-versus-{self.versus}-{self.protocol}"
+        place = f"{self.dataset}, {self.task}"
+        title = f"{place}: difference to {self.versus} on the same items ({self.protocol})"
+        caption = (
+            f"Protocol {self.protocol}. Each figure is the method's minus that of {self.versus}, "
+            "with one standard error of the paired difference and the two-sided p-value of a "
+            "sign-flip test.",
+        )
+        return assemble(name, title, self.columns, self.rows, self.cells, caption)
+
+
 def paired_tables(material: Material, versus: str, protocols: Sequence[str]) -> list[Table]:
-    """One table a protocol, data set and task: method minus ``versus`` with its standard error and
+    """``comparisons`` as tables."""
+    return [found.table() for found in comparisons(material, versus, protocols)]
+
+
+def comparisons(material: Material, versus: str, protocols: Sequence[str]) -> list[Comparison]:
+    """One a protocol, data set and task: method minus ``versus`` with its standard error and
     the p-value of a sign-flip test, over the items that both have.
 
     Figures of a set (FID, mIoU, accuracy) are compared by their jackknife pseudo-values, figures of
     single images by the values themselves (``sisbench.metrics.base.Metric.values``).
     """
-    made = []
-    for protocol in protocols or material.protocols:
-        for dataset, task in material.places:
-            other = material.cell_of(versus, dataset, task, protocol)
-            scores = [
-                s
-                for s in material.scores
-                if (s.dataset, s.task, s.protocol) == (dataset, task, protocol)
-                and CEILING not in s.marks
-            ]
-            metrics = list(dict.fromkeys(s.metric for s in scores if s.value is not None))
-            columns = [
-                Column(
-                    c.key,
-                    c.title,
-                    c.group,
-                    direction="",
-                    unit=c.unit,
-                    scale=c.scale,
-                    digits=c.digits,
-                )
-                for c in (material.column(m, m, "") for m in metrics)
-            ]
-            seeded = any(SEEDED in s.marks for s in scores)
-            rows = [r for r in material.methods if r.key != versus and not r.ceiling]
-            reasons = {(s.method, s.metric): s.reason for s in scores if s.value is None}
-            cells = {}
-            for row in rows:
-                cell = material.cell_of(row.key, dataset, task, protocol)
-                for column in columns:
-                    absent = [reasons.get((m, column.key), "") for m in (row.key, versus)]
-                    cells[row.key, column.key] = (
-                        Cell(reason=absent[0] or f"{versus}: {absent[1]}")
-                        if any(absent)
-                        else _difference(cell, other, column, protocol, seeded)
-                    )
-            if rows and columns:
-                made.append(_table(versus, protocol, (dataset, task), columns, rows, cells))
-    return made
+    found = (
+        _comparison(material, versus, protocol, dataset, task)
+        for protocol in protocols or material.protocols
+        for dataset, task in material.places
+    )
+    return [one for one in found if one.rows and one.columns]
 
 
-def _table(
-    versus: str,
-    protocol: str,
-    place: tuple[str, str],
-    columns: Sequence[Column],
-    rows: Sequence[Row],
-    cells: dict[tuple[str, str], Cell],
-) -> Table:
-    title = f"{place[0]}, {place[1]}: difference to {versus} on the same items ({protocol})"
-    caption = (
-        f"Protocol {protocol}. Each figure is the method's minus that of {versus}, with one "
-        "standard error of the paired difference and the two-sided p-value of a sign-flip test.",
-    )
-    return assemble(
-        f"{place[0]}-{place[1]}-versus-{versus}-{protocol}", title, columns, rows, cells, caption
-    )
+def _comparison(
+    material: Material, versus: str, protocol: str, dataset: str, task: str
+) -> Comparison:
+    other = material.cell_of(versus, dataset, task, protocol)
+    place = (dataset, task, protocol)
+    here = [s for s in material.scores if (s.dataset, s.task, s.protocol) == place]
+    scores = [s for s in here if CEILING not in s.marks]
+    metrics = dict.fromkeys(s.metric for s in scores if s.value is not None)
+    columns = tuple(replace(material.column(m, m, ""), direction="") for m in metrics)
+    seeded = any(SEEDED in s.marks for s in scores)
+    rows = tuple(r for r in material.methods if r.key != versus and not r.ceiling)
+    reasons = {(s.method, s.metric): s.reason for s in scores if s.value is None}
+    cells = {}
+    for row in rows:
+        cell = material.cell_of(row.key, dataset, task, protocol)
+        for column in columns:
+            absent = [reasons.get((m, column.key), "") for m in (row.key, versus)]
+            cells[row.key, column.key] = (
+                Cell(reason=absent[0] or f"{versus}: {absent[1]}")
+                if any(absent)
+                else _difference(cell, other, column, protocol, seeded)
+            )
+    return Comparison(versus, protocol, dataset, task, columns, rows, cells)
 
 
 def _difference(
@@ -85,7 +92,10 @@ def _difference(
     """One paired difference, or a dash with its reason."""
     from sisbench.core.estimates import paired_difference
 
-    pair = [None if c is None else read_values(c, column.key, protocol) for c in (cell, other)]
+    try:
+        pair = [None if c is None else read_values(c, column.key, protocol) for c in (cell, other)]
+    except UserError as error:
+        return Cell(reason=f"{error.message} ({error.hint})")
     if pair[0] is None or pair[1] is None:
         return Cell(reason="no values of single items on both sides")
     ids = [i for i in pair[0] if i in pair[1]]
@@ -100,6 +110,7 @@ def _difference(
         se=found.se,
         ci=found.ci,
         n=len(ids),
+        p=found.p,
         marks=(SEEDED,) if seeded else (),
         text=f"{value:+.{column.digits}f} ± {se:.{column.digits}f} (p {shown})",
     )

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sisbench.core.errors import UserError, did_you_mean
-from sisbench.core.store import SEEDED, Score
+from sisbench.core.log import SEEDED, MetricFacts, ScoreRecord
 from sisbench.report.quality import Material, short
 from sisbench.report.tables import Cell, Column, Row, Table, assemble, describe
 
@@ -161,7 +161,7 @@ def _spec(path: Path) -> Spec:
         ) from error
 
 
-def describe_metric(name: str, run: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def describe_metric(name: str, run: Mapping[str, MetricFacts]) -> dict[str, Any]:
     """As ``tables.describe``; a metric that the run did not use is described by its class."""
     from sisbench import metrics
 
@@ -216,7 +216,7 @@ def _as_printed(figure: Published, column: Column) -> str:
     return figure.text if same or unknown else column.printed(figure.stored)
 
 
-def _columns(spec: Spec, metrics: Mapping[str, Mapping[str, Any]]) -> list[Column]:
+def _columns(spec: Spec, metrics: Mapping[str, MetricFacts]) -> list[Column]:
     datasets = {c.dataset for c in spec.columns}
     several = len({(c.dataset, c.task) for c in spec.columns}) > 1
     columns = []
@@ -237,8 +237,8 @@ def _match(spec: Spec, material: Material, published: str) -> str | None:
     for row in material.methods:
         names = [row.key, row.title]
         for cell in material.cells:
-            if cell.about["method"]["label"] == row.key:
-                names.append(str(cell.about["method"].get("name", "")))
+            if cell.entry.method.label == row.key:
+                names.append(cell.entry.method.name)
         if not row.ceiling and wanted in map(_key, names):
             return row.key
     return None
@@ -262,7 +262,7 @@ def _measured(
     columns: Sequence[Column],
     cells: dict[tuple[str, str], Cell],
 ) -> list[Row]:
-    scores: dict[tuple[str, ...], Score] = {
+    scores: dict[tuple[str, ...], ScoreRecord] = {
         (s.method, s.dataset, s.task, s.metric): s
         for s in material.scores
         if s.protocol == protocol

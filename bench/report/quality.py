@@ -5,13 +5,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from sisbench.core.errors import UserError, did_you_mean
-from sisbench.core.store import BASIS, CEILING, CellView, RunStore, Score
+from sisbench.core.frames import score_frame
+from sisbench.core.log import (
+    BASIS,
+    CEILING,
+    ItemRow,
+    Manifest,
+    MetricFacts,
+    ProtocolEntry,
+    ScoreRecord,
+    ScoresFile,
+)
+from sisbench.core.store import CellView, RunStore
 from sisbench.report.tables import Cell, Column, Row, Table, assemble, describe
 
 _HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
@@ -23,31 +33,38 @@ class Material:
 
     Attributes:
         manifest: run.json; cells: its cells; scores, metrics, protocol_fields: scores.json.
+        faults: one sentence for each file of the run that is missing or damaged.
     """
 
     root: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     cells: Sequence[CellView]
-    scores: Sequence[Score]
-    metrics: Mapping[str, Mapping[str, Any]]
-    protocol_fields: Sequence[Mapping[str, Any]] = ()
+    scores: Sequence[ScoreRecord]
+    metrics: Mapping[str, MetricFacts]
+    protocol_fields: Sequence[ProtocolEntry] = ()
+    faults: Sequence[str] = field(default=())
 
     @staticmethod
     def of(run: Path) -> Material:
-        """Read a run folder.
+        """Read a run folder; a damaged file other than the manifest is named in ``faults``.
 
         Raises:
-            UserError: no run there, or a damaged file.
+            UserError: no run there, a damaged manifest, or one of another version.
         """
         store = RunStore(run)
-        scores, metrics = store.scores()
-        fields = store.scored_protocols()
-        return Material(run, store.manifest(), store.cells(), scores, metrics, fields)
+        manifest, cells = store.manifest(), store.cells()
+        faults = [fault for cell in cells for fault in cell.faults()]
+        try:
+            found = store.scores_file()
+        except UserError as error:
+            faults.insert(0, f"{error.message} ({error.hint})")
+            found = ScoresFile()
+        return Material(run, manifest, cells, found.scores, found.metrics, found.protocols, faults)
 
     @cached_property
     def methods(self) -> list[Row]:
         """Every method of the run, in plan order, then those that only scores know."""
-        planned = {c.about["method"]["label"]: c.about["method"]["title"] for c in self.cells}
+        planned = {c.entry.method.label: c.entry.method.title for c in self.cells}
         ceilings = {s.method for s in self.scores if CEILING in s.marks}
         titles = planned | {s.method: s.title for s in self.scores}
         return [Row(label, title, ceiling=label in ceilings) for label, title in titles.items()]
@@ -60,7 +77,7 @@ class Material:
     @cached_property
     def places(self) -> list[tuple[str, str]]:
         """(data set, task) of the plan and the scores, in order of appearance."""
-        planned = [(c.about["dataset"]["label"], c.about["task"]["slug"]) for c in self.cells]
+        planned = [c.entry.place[1:] for c in self.cells]
         return list(dict.fromkeys([*planned, *((s.dataset, s.task) for s in self.scores)]))
 
     @cached_property
@@ -71,23 +88,28 @@ class Material:
     def cell_of(self, method: str, dataset: str, task: str, protocol: str) -> CellView | None:
         """The cell that was scored under a protocol; where none was, the plan's first, or None."""
         key = self._scored.get((method, dataset, task, protocol))
-        here = [c for c in self.cells if _place(c) == (method, dataset, task)]
+        here = [c for c in self.cells if c.entry.place == (method, dataset, task)]
         return next((c for c in here if c.key == key), here[0] if here else None)
 
     @cached_property
-    def records(self) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:
+    def rows(self) -> dict[str, list[ItemRow]]:
+        """Key of a cell -> its item rows."""
+        return {cell.key: cell.item_rows() for cell in self.cells}
+
+    @cached_property
+    def records(self) -> dict[tuple[str, str, str], list[ItemRow]]:
         """(method, data set, task) -> item rows of the images that were made."""
-        found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+        found: dict[tuple[str, str, str], list[ItemRow]] = {}
         for cell in self.cells:
-            rows = [r for r in cell.items() if r["seconds"] and not r["error"]]
+            rows = [r for r in self.rows[cell.key] if r.seconds and not r.error]
             if rows:
-                found.setdefault(_place(cell), []).extend(rows)
+                found.setdefault(cell.entry.place, []).extend(rows)
         return found
 
     @cached_property
     def seconds(self) -> dict[tuple[str, str, str], list[float]]:
         """(method, data set, task) -> seconds of each image that was made."""
-        return {place: [r["seconds"] for r in rows] for place, rows in self.records.items()}
+        return {place: [r.seconds or 0.0 for r in rows] for place, rows in self.records.items()}
 
     def chosen(self, wanted: Sequence[str]) -> list[str]:
         """Protocol ids for names or ids (``ca2sis2024`` stands for ``ca2sis2024@3f2a9c01``).
@@ -115,15 +137,15 @@ class Material:
         return Column(where, group=group, **describe(metric, self.metrics))
 
     def cell(
-        self, score: Score | None, method: str, dataset: str, task: str, protocol: str
+        self, score: ScoreRecord | None, method: str, dataset: str, task: str, protocol: str
     ) -> Cell:
         """A score as a table cell; without one, a dash with the reason that the plan gives."""
         planned = self.cell_of(method, dataset, task, protocol)
-        status = str(planned.about.get("status", "")) if planned else ""
+        status = planned.entry.status if planned else ""
         if score is None and any(r.ceiling for r in self.methods if r.key == method):
             return Cell(reason="not defined for the real photographs")
         if score is None:
-            reason = str(planned.about.get("reason") or "") if planned else ""
+            reason = planned.entry.reason if planned else ""
             return Cell(reason=reason or "not measured in this run")
         marks = [m for m in score.marks if m != CEILING]
         if status == "partial" and score.value is not None:
@@ -140,13 +162,7 @@ class Material:
         )
 
 
-def _place(cell: CellView) -> tuple[str, str, str]:
-    """(method, data set, task) as scores name them."""
-    about = cell.about
-    return about["method"]["label"], about["dataset"]["label"], about["task"]["slug"]
-
-
-def basis(score: Score) -> str:
+def basis(score: ScoreRecord) -> str:
     """What a figure rests on: ``parser celebamask_unet 1a2b3c...; resize nearest``, hashes cut."""
     said = [f"{k.replace('_', ' ')} {score.extra[k]}" for k in BASIS if score.extra.get(k)]
     return short("; ".join(said))
@@ -212,23 +228,23 @@ def _table(
 
 
 def _agreement(
-    material: Material, scores: Sequence[Score], protocols: Sequence[str]
+    material: Material, scores: Sequence[ScoreRecord], protocols: Sequence[str]
 ) -> Iterator[str]:
     """Whether two parsers rank the methods alike: Kendall's tau of ``miou`` and ``miou@PARSER``."""
-    for other in dict.fromkeys(s.metric for s in scores if "@" in s.metric):
+    others = dict.fromkeys(s.metric for s in scores if "@" in s.metric)
+    if not others:
+        return
+    from scipy.stats import kendalltau  # takes seconds, and few tables have two parsers
+
+    frame = score_frame(s for s in scores if CEILING not in s.marks)
+    for other in others:
         base, parser = other.split("@", 1)
         for protocol in protocols:
-            values: dict[str, dict[str, float]] = {base: {}, other: {}}
-            for s in scores:
-                chosen = s.protocol == protocol and s.metric in values and CEILING not in s.marks
-                if chosen and s.value is not None:
-                    values[s.metric][s.method] = s.value
-            both = [m for m in values[base] if m in values[other]]
-            if len(both) < 2:
+            here = frame[(frame["protocol"] == protocol) & frame["metric"].isin([base, other])]
+            both = here.pivot(index="method", columns="metric", values="value").dropna()
+            if len(both) < 2 or both.shape[1] < 2:
                 continue
-            from scipy.stats import kendalltau  # takes seconds, and few tables have two parsers
-
-            tau = kendalltau([values[base][m] for m in both], [values[other][m] for m in both])
+            tau = kendalltau(both[base], both[other])
             title = material.column(base, base, "").title
             said = f"agrees with Kendall's tau {tau.statistic:+.2f}"
             if math.isnan(tau.statistic):

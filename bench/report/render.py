@@ -10,23 +10,18 @@ from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from sisbench.report.tables import DAGGER, Cell, Table, symbol
+from sisbench.report.tables import DAGGER, Cell, Table, one_line, symbol
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
 
 
-def _flat(text: str) -> str:
-    """One line, without control characters."""
-    return re.sub(r"[\x00-\x1f\x7f\s]+", " ", text).strip()
-
-
 # ------------------------------------------------------------------------------------ Markdown
 
 
 def _md(text: str) -> str:
-    text = re.sub(r"([\\`*_|\[\]~#])", r"\\\1", _flat(text))
+    text = re.sub(r"([\\`*_|\[\]~#])", r"\\\1", one_line(text))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -98,7 +93,7 @@ _TEX: Mapping[str, str] = MappingProxyType(
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(letter, letter) for letter in _flat(text))
+    return "".join(_TEX.get(letter, letter) for letter in one_line(text))
 
 
 def _tex_cell(cell: Cell) -> str:
@@ -149,18 +144,26 @@ def to_latex(table: Table) -> str:
 # ----------------------------------------------------------------------------------------- CSV
 
 
+def defused(text: str) -> str:
+    """Text as a CSV cell that no spreadsheet takes for a formula: an apostrophe goes before
+    ``= + - @`` and before a tab or return. Numbers do not come here."""
+    return f"'{text}" if text.lstrip(" ")[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else text
+
+
 def to_csv(table: Table) -> str:
     """Stored values in full precision (fractions where tables print per cent), and for each column
-    ``_rank`` (1 best, 2 second best), ``_se``, ``_n``, ``_n_real`` and ``_note`` (marks, or the
-    reason of a dash). Column keys name data set, task, metric and protocol."""
+    ``_rank`` (1 best, 2 second best), ``_se``, ``_n``, ``_n_real``, ``_p`` (in paired tables) and
+    ``_note`` (marks, or the reason of a dash). Column keys name data set, task, metric and
+    protocol."""
     stream = io.StringIO()
     out = csv.writer(stream, lineterminator="\n")
-    parts = ("", "_rank", "_se", "_n", "_n_real", "_note")
-    out.writerow(
-        ["block", "method", "title", *(c.key + part for c in table.columns for part in parts)]
-    )
+    paired = any(cell.p is not None for line in table.cells for cell in line)
+    parts = ("", "_rank", "_se", "_n", "_n_real", *(["_p"] if paired else []), "_note")
+    keys = [c.key + part for c in table.columns for part in parts]
+    out.writerow(["block", "method", "title", *map(defused, keys)])
     for row, line in zip(table.rows, table.cells, strict=True):
-        fields: list[object] = ["ceiling" if row.ceiling else row.block, row.key, _flat(row.title)]
+        texts = ("ceiling" if row.ceiling else row.block, row.key, one_line(row.title))
+        fields: list[object] = [defused(text) for text in texts]
         for cell in line:
             said = [table.notes[n] for n in cell.notes] + (["seeded weights"] * cell.seeded)
             fields += [
@@ -169,7 +172,8 @@ def to_csv(table: Table) -> str:
                 _blank(cell.se),
                 cell.n or "",
                 _blank(cell.n_real),
-                "; ".join(map(_flat, said)),
+                *([_blank(cell.p)] if paired else []),
+                defused("; ".join(map(one_line, said))),
             ]
         out.writerow(fields)
     return stream.getvalue()
@@ -183,7 +187,7 @@ def _blank(value: float | None) -> str:
 
 
 def _html(text: str) -> str:
-    return escape(_flat(text), quote=True)
+    return escape(one_line(text), quote=True)
 
 
 def _html_cell(cell: Cell, opens: bool) -> str:
@@ -251,7 +255,7 @@ def to_rich(table: Table) -> RichTable:
 
     caption = Text(" ".join(table.caption))
     for i, note in enumerate(table.notes):
-        caption.append(f"\n{symbol(i)} {_flat(note)}")
+        caption.append(f"\n{symbol(i)} {one_line(note)}")
     rich = RichTable(title=Text(table.title), caption=caption, caption_justify="left")
     rich.add_column(Text("Method"))
     several = len(table.groups()) > 1
@@ -263,7 +267,7 @@ def to_rich(table: Table) -> RichTable:
     for block, members in table.blocks():
         if block:
             rich.add_section()
-            rich.add_row(Text(_flat(block), style="italic"))
+            rich.add_row(Text(one_line(block), style="italic"))
         for y in members:
             rich.add_row(_rich_name(table, y), *map(_rich_cell, table.cells[y]))
     return rich
@@ -279,7 +283,7 @@ def _stacked(rich: RichTable, table: Table) -> RichTable:
     start = 0
     for group, width in table.groups():
         rich.add_section()
-        rich.add_row(Text(_flat(group), style="italic"))
+        rich.add_row(Text(one_line(group), style="italic"))
         place = {c.header: start + k for k, c in enumerate(table.columns[start : start + width])}
         for y, cells in enumerate(table.cells):
             shown = [_rich_cell(cells[place[h]]) if h in place else Text() for h in heads]
@@ -291,7 +295,7 @@ def _stacked(rich: RichTable, table: Table) -> RichTable:
 def _rich_name(table: Table, row: int) -> Text:
     from rich.text import Text
 
-    name = Text(_flat(table.rows[row].title))
+    name = Text(one_line(table.rows[row].title))
     name.append(DAGGER if table.seeded(row) else "")
     return name
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from sisbench.core.store import SEEDED
+from sisbench.core.log import SEEDED, MetricFacts
 
 DASH = "–"
 DAGGER = "†"
@@ -77,6 +77,7 @@ class Cell:
         se, ci, n, n_real, marks: see ``sisbench.metrics.base.Figure``.
         basis: what the figure rests on (extractor, parser, ...), one sentence part.
         text: printed digits; filled by ``assemble`` unless given (published figures).
+        p: of a paired test, in [0, 1].
         rank: 1 best, 2 second best, 0 neither; notes: positions in ``Table.notes``.
     """
 
@@ -90,6 +91,7 @@ class Cell:
     basis: str = ""
     text: str = ""
     error: str = ""
+    p: float | None = None
     rank: int = 0
     notes: tuple[int, ...] = ()
 
@@ -151,6 +153,12 @@ _ABSOLUTE = re.compile(r"(?<![\w.:/~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>:,;()\
 def scrub(text: str) -> str:
     """``text`` with absolute paths cut to their last part, so that a report can be handed on."""
     return _ABSOLUTE.sub(lambda m: "…/" + re.split(r"[/\\]", m.group())[-1], text)
+
+
+def one_line(text: str) -> str:
+    """``text`` without line breaks, control characters and marks that turn the direction of what
+    follows."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def slug(text: str) -> str:
@@ -236,7 +244,7 @@ def _rank_column(
     """Fill the ranks of a column, block by block; the usual cell of each block (for the caption).
 
     Only figures over sets of the same sizes and on the same basis compete, and seeded weights
-    compete only where all weights are seeded. Ties are decided on the printed digits.
+    never do. Ties are decided on the printed digits.
     """
     usual: list[Cell] = []
     for block in dict.fromkeys(r.block for r in rows):
@@ -258,9 +266,7 @@ def _rank_column(
                 compete = [other for other in compete if other != y]
                 basis = f", {cell.basis}" if cell.basis else ""
                 remarks.setdefault((y, x), []).append(f"from {sets_of(cell)}{basis}: not ranked")
-        if not all(grid[y][x].seeded for y in compete):
-            compete = [y for y in compete if not grid[y][x].seeded]
-        _mark_best(x, column, compete, grid)
+        _mark_best(x, column, [y for y in compete if not grid[y][x].seeded], grid)
     return usual
 
 
@@ -302,14 +308,9 @@ def _footnote(cell: Cell, remarks: Sequence[str], notes: list[str]) -> Cell:
     return replace(cell, notes=tuple(numbers))
 
 
-def describe(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def describe(name: str, metrics: Mapping[str, MetricFacts]) -> dict[str, Any]:
     """Title, direction, unit, scale, digits of a metric, as the run's scores.json describes it; a
     name it does not describe stands for itself and is never ranked."""
-    known: dict[str, Any] = {
-        "title": name,
-        "direction": "",
-        "unit": "",
-        "scale": 1.0,
-        "digits": 2,
-    }
-    return known | {k: v for k, v in metrics.get(name, {}).items() if k in known}
+    facts = metrics.get(name, MetricFacts()).model_dump(exclude={"bounds"}, exclude_none=True)
+    known = ("title", "direction", "unit", "scale", "digits")
+    return {k: facts[k] for k in known} | ({} if facts["title"] else {"title": name})

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from sisbench.core.cost import operations, parameters, peak_memory, reset_peak
-from sisbench.core.errors import UserError
-from sisbench.core.store import CellView, write_atomic, write_json
+from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.store import CellFolder, write_atomic, write_json
+from sisbench.core.tasks import TASKS
 from sisbench.data import Dataset, Sample
 from sisbench.data.loader import prefetch, to_batch
 from sisbench.data.prepare import png_bytes
+from sisbench.run.items import Item
 from sisbench.run.plan import Cell, Plan, twins
-from sisbench.run.tasks import Editor, Item, Made, make, make_layout
+from sisbench.run.tasks import Editor, TaskResult, image_faults, run_label_task, run_task
 
 if TYPE_CHECKING:
     import torch
@@ -69,12 +71,12 @@ def pending(root: Path, cell: Cell, share: tuple[int, int] = (0, 1)) -> list[Ite
     Args:
         share: (k, n) takes the items whose position in the cell is k modulo n.
     """
-    done = finished(CellView(root / cell.folder, {"key": cell.key}))
+    done = finished(CellFolder(root / cell.folder))
     k, n = share
     return [item for item in cell.items[k::n] if item.id not in done]
 
 
-def finished(view: CellView) -> set[str]:
+def finished(view: CellFolder) -> set[str]:
     """Ids of the items that have their image."""
     return {
         row["id"]
@@ -132,9 +134,18 @@ class CellRunner:
         self.position = {item.id: index for index, item in enumerate(cell.items)}
         self.parameters = parameters(method)
         self.profiled = not plan.config.engine.profile or share[0] > 0
+        self.able = False
 
-    def run(self) -> None:
-        """Work off what is pending; safe to be killed at any moment."""
+    def run(self) -> str:
+        """Work off what is pending; safe to be killed at any moment. Returns why the method turned
+        out to be unable to do the task, "" where it is able to."""
+        try:
+            self._run()
+        except Unavailable as error:
+            return error.message
+        return ""
+
+    def _run(self) -> None:
         about = self.method.describe()
         for target in self.targets:
             write_json(target.root / "cell.json", {"key": target.key, "method": about})
@@ -193,17 +204,17 @@ class CellRunner:
             if isinstance(made, str):
                 rows.extend(self._row(item, error=made) for item in part)
                 continue
+            wrong = image_faults(made.image)
             eight_bit = {
                 t: to_uint8(made.image, t.quantise).cpu().numpy()
                 for t in self.targets
                 if any(item.id in t.lacking for item in part)
             }
-            finite = made.image.flatten(1).isfinite().all(1).cpu().tolist()
             edited, absent = made.edited.cpu(), made.absent.cpu().tolist()
             label = None if made.label is None else made.label.cpu().numpy()
             for k, item in enumerate(part):
-                if not finite[k]:
-                    rows.append(self._row(item, error="the method rendered non-finite values"))
+                if wrong[k]:
+                    rows.append(self._row(item, error=wrong[k]))
                     continue
                 classes = edited[k].nonzero()[:, 0].tolist()
                 row = self._row(item, classes, absent[k], cost, len(part))
@@ -230,14 +241,21 @@ class CellRunner:
 
     def _render(
         self, items: Sequence[Item], samples: dict[str, Sample | UserError]
-    ) -> Iterator[tuple[Sequence[Item], Made | str, Cost]]:
+    ) -> Iterator[tuple[Sequence[Item], TaskResult | str, Cost]]:
         """(items, what was made of them or the error, its cost); halves a batch that does not
-        fit."""
+        fit.
+
+        Raises:
+            Unavailable: the method is unable to do the task, before it made any image of it.
+        """
         if not items:
             return
         try:
             made, cost = self._forward(items, samples)
+            self.able = True
         except (RuntimeError, ValueError, UserError) as error:
+            if isinstance(error, Unavailable) and not self.able:
+                raise
             if len(items) == 1:
                 yield items, f"{type(error).__name__}: {str(error).splitlines()[0][:300]}", Cost()
                 return
@@ -252,7 +270,7 @@ class CellRunner:
 
     def _forward(
         self, items: Sequence[Item], samples: dict[str, Sample | UserError]
-    ) -> tuple[Made, Cost]:
+    ) -> tuple[TaskResult, Cost]:
         space, device = self.dataset.space, self.method.device
 
         def batch(ids: list[str]) -> Any:
@@ -270,14 +288,11 @@ class CellRunner:
             seconds = time.perf_counter() - start
         return made, Cost(seconds, peak_memory(device))
 
-    def _call(self, items: Sequence[Item], target: Batch, reference: Batch | None) -> Made:
-        from sisbench.methods.editor import LayoutEditor
-
-        protocol = self.cell.protocol
-        if isinstance(self.method, LayoutEditor):
-            return make_layout(self.method, protocol, items, target)
-        task = self.cell.task
-        return make(self.method, task, protocol, items, target, reference, self.editor)
+    def _call(self, items: Sequence[Item], target: Batch, reference: Batch | None) -> TaskResult:
+        task, protocol = self.cell.task, self.cell.protocol
+        if TASKS[task.name].by == "editor":
+            return run_label_task(self.method, task, protocol, items, target)  # type: ignore[arg-type]
+        return run_task(self.method, task, protocol, items, target, reference, self.editor)  # type: ignore[arg-type]
 
     def _row(
         self,
@@ -321,7 +336,7 @@ def merge_items(root: Path) -> None:
     parts = sorted(folder.glob("part-*.parquet"))
     if not parts:
         return
-    write_items(folder / "all.parquet", CellView(root, {}).items())
+    write_items(folder / "all.parquet", CellFolder(root).items())
     for part in parts:
         part.unlink()
 

@@ -12,13 +12,17 @@ from typing import Any
 
 from sisbench import methods
 from sisbench.config import DatasetConfig, EditorConfig, MethodConfig, RunConfig, TaskConfig
+from sisbench.core.adapter_file import class_digest
 from sisbench.core.errors import Unavailable, UserError
-from sisbench.core.store import SCHEMA
+from sisbench.core.tasks import TASKS
 from sisbench.data import Dataset, open_dataset
 from sisbench.protocol import Protocol, get_protocol
-from sisbench.run.tasks import EDITABLE, Item, generation_of, plan_items
+from sisbench.run.items import Item, generation_of, plan_items
 
 BUNDLED = "bundled:"
+KEY_SCHEMA = 2
+"""Enters every content key: raised when the same plan makes other images than before."""
+
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
@@ -28,7 +32,7 @@ class Cell:
 
     Attributes:
         protocol: the first of them; protocols: the ids of all.
-        generation: what the images depend on in it (``sisbench.run.tasks.generation_of``).
+        generation: what the images depend on in it (``sisbench.run.items.generation_of``).
         key: hash of all that its images depend on.
         items: the images, in order; () when ``reason`` says why there are none.
         weights: where the method's weights are (a path, ``seeded:N``, or None).
@@ -111,7 +115,7 @@ def make_plan(config: RunConfig) -> Plan:
     editor = config.layout_editor
     edit_weights, edit_identity, no_editor = None, "", ""
     if editor is not None:
-        methods.editors.get(editor.name)(**editor.options)
+        _check_editor(editor)
         edit_weights, edit_identity, no_editor = _find_weights(editor)
     for method in config.methods:
         method_class(method.name)(**method.options)  # an unknown option ends the run here
@@ -155,7 +159,7 @@ def twins(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def method_class(name: str) -> Any:
-    """The class of a method, or of a layout editor: it runs ``layout_reconstruction`` alone.
+    """The class of a method, or of a layout editor, which has tasks of its own.
 
     Raises:
         UserError: neither is called so.
@@ -169,19 +173,31 @@ def is_editor(name: str) -> bool:
     return name in methods.editors.names()
 
 
+def _check_editor(config: EditorConfig) -> None:
+    """Raises UserError where the layout editor of a run is unknown, or unable to do its edit."""
+    from sisbench.methods.editor import no_edit
+
+    cls = methods.editors.get(config.name)
+    cls(**config.options)
+    reason = no_edit(cls, config.edit)
+    if reason:
+        raise UserError(f"layout editor: {config.name} {reason}", "choose another 'edit'")
+
+
 def _class_reason(method: MethodConfig, task: TaskConfig, editor: EditorConfig | None) -> str:
     """Why the method's class is unable to do the task, "" if it may be able to."""
     from sisbench.methods.base import why_not
+    from sisbench.methods.editor import no_task
 
-    if is_editor(method.name) != (task.name == "layout_reconstruction"):
-        return (
-            f"a layout editor does 'layout_reconstruction' alone, not '{task.name}'"
-            if (is_editor(method.name))
-            else "no layout editor: it draws photographs, not label maps"
-        )
-    if is_editor(method.name):
-        return ""
-    if editor is not None and task.name not in EDITABLE:
+    by_editor = TASKS[task.name].by == "editor"
+    if is_editor(method.name) != by_editor:
+        if by_editor:
+            return "no layout editor: it draws photographs, not label maps"
+        own = " and ".join(f"'{t.name}'" for t in TASKS.values() if t.by == "editor")
+        return f"a layout editor does {own} alone, not '{task.name}'"
+    if by_editor:
+        return no_task(methods.editors.get(method.name), task.name) or ""
+    if editor is not None and not TASKS[task.name].editable:
         return f"'{task.name}' is not combined with a layout editor"
     cls = methods.registry.get(method.name)
     return "" if task.name in cls.can else why_not(cls(**method.options), task.name) or ""
@@ -244,16 +260,17 @@ def _key(
     """Content key: method, options, weights, data, task, what the protocol says of its images,
     schema."""
     source = method.name
-    if ".py" in source:  # a file of the user's is part of the content
-        source += hashlib.sha256(Path(source.rpartition(":")[0]).read_bytes()).hexdigest()
+    digest = class_digest(method_class(source))
+    if digest:  # the user's own: what it does is its content, wherever it lies
+        source = f"{source.rpartition(':')[2]}:{digest}"
     about: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": KEY_SCHEMA,
         "method": source,
         "options": method.options,
         "weights": identity,
         "data": fingerprint,
         "task": task.model_dump(
-            mode="json", exclude=set() if "interpolate" in task.name else {"alpha"}
+            mode="json", exclude=set() if TASKS[task.name].variants == "alphas" else {"alpha"}
         ),
         "items": [[i.id, i.target, i.reference, list(i.classes), i.alpha] for i in items],
         "protocol": dict(generation),

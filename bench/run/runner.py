@@ -10,8 +10,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sisbench.core.devices import exact_arithmetic, pick_devices
 from sisbench.core.errors import UserError
+from sisbench.core.log import SCHEMA, CellEntry, Manifest, MethodEntry, ProtocolEntry
 from sisbench.core.provenance import provenance
-from sisbench.core.store import SCHEMA, CellView, write_json
+from sisbench.core.store import CellFolder, RunStore
 from sisbench.run.engines.local import spread
 from sisbench.run.images import CellRunner, Timer, finished, pending
 from sisbench.run.loading import by_method, load_editor, load_method, unable
@@ -65,88 +66,121 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
     if len(devices) > 1:
         timer = spread(plan, devices, progress)
     for position, group in by_method(plan.cells):
-        work = [(i, c) for i, c in enumerate(group, position) if not c.reason and pending(root, c)]
+        work = [(i, c) for i, c in enumerate(group, position) if not c.reason and _open(root, c)]
         loaded = load_method(work[0][1], plan, device, progress) if work else None
         editor = load_editor(work[0][1], plan, device) if work else None
         for index, cell in work:
             faults = [f for f in (loaded, editor) if isinstance(f, str)]
             reason = faults[0] if faults else unable(loaded, cell, plan)  # type: ignore[arg-type]
             if reason:
-                entries[index] |= {"status": "impossible", "reason": reason}
+                changes = {"status": "impossible", "reason": reason}
+                entries[index] = entries[index].model_copy(update=changes)
                 continue
-            entries[index]["method"] |= loaded.describe()  # type: ignore[union-attr]
-            CellRunner(plan, cell, loaded, editor, timer, progress).run()  # type: ignore[arg-type]
+            reason = CellRunner(plan, cell, loaded, editor, timer, progress).run()  # type: ignore[arg-type]
+            if reason:
+                changes = {"status": "impossible", "reason": reason}
+                entries[index] = entries[index].model_copy(update=changes)
         for index, cell in enumerate(group, position):
-            _finish(root, cell, entries[index], strict)
+            entries[index] = _settled(root, cell, entries[index], strict)
         _write_manifest(plan, entries, about)
         del loaded, editor
     return timer
 
 
-def _entry(plan: Plan, cell: Cell) -> dict[str, Any]:
-    """The cell as the manifest and its own cell.json describe it."""
+def _open(root: Path, cell: Cell) -> bool:
+    """Whether a cell lacks images, or the description of the method that made them."""
+    if pending(root, cell):
+        return True
+    try:
+        return CellFolder(root / cell.folder).log() is None
+    except UserError:  # damaged: written anew
+        return True
+
+
+def _entry(plan: Plan, cell: Cell) -> CellEntry:
+    """The cell as the manifest describes it before anything is loaded."""
     dataset = plan.datasets[cell.dataset.shown]
     cls = method_class(cell.method.name)
     editor = plan.config.layout_editor
-    return {
-        "editor": None if editor is None else editor.model_dump(mode="json"),
-        "key": cell.key,
-        "folder": cell.folder,
-        "method": {
-            "label": cell.method.shown,
-            "name": cell.method.name,
-            "title": cell.method.label or cls.title or cell.method.shown,
-            "paper": cls.paper,
-            "weights": {"source": cell.method.weights, "sha256": cell.identity},
-        },
-        "dataset": {
-            "label": cell.dataset.shown,
-            "name": cell.dataset.name,
-            "split": dataset.split,
-            "space": dataset.space.name,
-            "size": list(dataset.size),
-            "n": len(dataset),
-            "fingerprint": plan.prints[cell.dataset.shown],
-            "config": cell.dataset.model_dump(mode="json"),
-        },
-        "task": cell.task.model_dump(mode="json") | {"slug": cell.task.slug},
-        "protocols": list(cell.protocols),
-        "generation": dict(cell.generation),
-        "items": len(cell.items),
-        "status": "impossible" if cell.reason else "partial",
-        "reason": cell.reason,
-    }
-
-
-def _finish(root: Path, cell: Cell, entry: dict[str, Any], strict: bool) -> None:
-    """Settle a cell's status from what lies on disk."""
-    view = CellView(root / cell.folder, {"key": cell.key})
-    if not cell.reason and entry["status"] != "impossible":
-        done = len(finished(view))
-        first = next((row["error"] for row in view.items() if row["error"]), "")
-        failed = len(cell.items) - done
-        entry["status"] = "done" if not failed else ("partial" if done else "failed")
-        entry["reason"] = f"{failed} of {len(cell.items)} items failed: {first}" if failed else ""
-        own = view.folder / "cell.json"
-        if own.is_file():  # a resumed or finished cell keeps what it was made with
-            from sisbench.core.store import read_json
-
-            entry["method"] |= read_json(own)["method"]
-    if strict and entry["status"] != "done":
-        raise UserError(
-            f"{cell.folder}: {entry['reason']}", "leave out --strict to get a dash instead"
-        )
-
-
-def _write_manifest(plan: Plan, entries: list[dict[str, Any]], about: dict[str, Any]) -> None:
-    write_json(
-        plan.config.folder / "run.json",
+    return CellEntry.model_validate(
         {
-            "schema": SCHEMA,
-            "name": plan.config.name,
-            "config": plan.config.model_dump(mode="json"),
-            "protocols": [p.model_dump(mode="json") | {"id": p.id} for p in plan.protocols],
-            "provenance": about,
-            "cells": entries,
-        },
+            "editor": None if editor is None else editor.model_dump(mode="json"),
+            "key": cell.key,
+            "folder": cell.folder,
+            "method": {
+                "label": cell.method.shown,
+                "name": cell.method.name,
+                "title": cell.method.label or cls.title or cell.method.shown,
+                "paper": cls.paper,
+                "weights": {"source": cell.method.weights, "sha256": cell.identity},
+            },
+            "dataset": {
+                "label": cell.dataset.shown,
+                "name": cell.dataset.name,
+                "split": dataset.split,
+                "space": dataset.space.name,
+                "size": list(dataset.size),
+                "n": len(dataset),
+                "fingerprint": plan.prints[cell.dataset.shown],
+                "config": cell.dataset.model_dump(mode="json"),
+            },
+            "task": cell.task.model_dump(mode="json") | {"slug": cell.task.slug},
+            "protocols": list(cell.protocols),
+            "generation": dict(cell.generation),
+            "items": len(cell.items),
+            "status": "impossible" if cell.reason else "partial",
+            "reason": cell.reason,
+        }
+    )
+
+
+def _settled(root: Path, cell: Cell, entry: CellEntry, strict: bool) -> CellEntry:
+    """The entry with the status that follows from what lies on disk.
+
+    Raises:
+        UserError: under ``strict``, the cell is not done.
+    """
+    view = CellFolder(root / cell.folder)
+    if not cell.reason and entry.status != "impossible":
+        done = len(finished(view))
+        first = next((row.error for row in view.item_rows() if row.error), "")
+        failed = len(cell.items) - done
+        entry = entry.model_copy(
+            update={
+                "status": "done" if not failed else ("partial" if done else "failed"),
+                "reason": f"{failed} of {len(cell.items)} items failed: {first}" if failed else "",
+                "method": _described(view, entry.method),
+            }
+        )
+    if strict and entry.status != "done":
+        raise UserError(
+            f"{cell.folder}: {entry.reason}", "leave out --strict to get a dash instead"
+        )
+    return entry
+
+
+def _described(view: CellFolder, method: MethodEntry) -> MethodEntry:
+    """The method with what its cell.json says of it: a resumed or finished cell keeps what it was
+    made with. Its label and title stay the configuration's."""
+    log = view.log()
+    if log is None:
+        return method
+    own = {"label": method.label, "title": method.title}
+    return MethodEntry.model_validate(method.written() | log.method | own)
+
+
+def _write_manifest(plan: Plan, entries: list[CellEntry], about: dict[str, Any]) -> None:
+    protocols = [
+        ProtocolEntry.model_validate(p.model_dump(mode="json") | {"id": p.id})
+        for p in plan.protocols
+    ]
+    RunStore(plan.config.folder).write_manifest(
+        Manifest(
+            version=SCHEMA,
+            name=plan.config.name,
+            config=plan.config.model_dump(mode="json"),
+            protocols=tuple(protocols),
+            provenance=about,
+            cells=tuple(entries),
+        )
     )

@@ -1,4 +1,4 @@
-"""The tasks: which items a task has, and the one place where the protocol's class rules apply."""
+"""Running a task on a batch: the one place where the protocol's class rules apply."""
 
 from __future__ import annotations
 
@@ -6,81 +6,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sisbench.config import WITH_CLASSES, EditorConfig, TaskConfig
+from sisbench.config import EditorConfig, TaskConfig
 from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
-from sisbench.core.label_space import LabelSpace
-from sisbench.core.noise import Noise, ZeroNoise
+from sisbench.core.label_maps import present_classes
+from sisbench.core.layout_edits import LAYOUT_EDITS
+from sisbench.core.tasks import TASKS, Edit, Task
 from sisbench.protocol import Protocol
+from sisbench.run.items import Item, noise_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sisbench.methods.base import Method, NoiseSource
+    from sisbench.core.noise import NoiseSource
+    from sisbench.methods.base import Method, Style
     from sisbench.methods.editor import LayoutEditor
 
-WITH_REFERENCE = frozenset(
-    {
-        "transfer",
-        "class_transfer",
-        "shape_transfer",
-        "subject_transfer",
-        "interpolate_style",
-        "interpolate_shape",
-    }
-)
-WITH_OTHER_LAYOUT = ("swap", "interpolate")
-"""Edits of a layout editor that take a second label map."""
-
-
-def generation_of(
-    task: TaskConfig, protocol: Protocol, editor: EditorConfig | None = None
-) -> dict[str, Any]:
-    """The protocol's fields that the images of a task depend on, as JSON has them: two protocols
-    that agree in them share the images."""
-    fields = {"noise", "quantise", "seed"}
-    if task.name in WITH_REFERENCE or (editor and editor.edit in WITH_OTHER_LAYOUT):
-        fields.add("pairs")
-    if task.name in WITH_REFERENCE:
-        swaps_shape = task.name in ("shape_transfer", "interpolate_shape")
-        fields.add("shape_swap" if swaps_shape else "absent")
-    if task.name in WITH_CLASSES and not task.classes:
-        fields.add("shape_classes")
-    if task.name == "subject_transfer":
-        fields.add("subject_layout")
-    if task.name == "sample":
-        fields.add("samples")
-    return {k: v for k, v in protocol.generation.items() if k in fields}
+RANGE = 1.001
+"""Largest absolute value of a photograph in [-1, 1], with what arithmetic leaves."""
 
 
 @dataclass(frozen=True)
-class Item:
-    """One image to be made.
-
-    Attributes:
-        id: unique within the cell, and the name of its files: the target's id, with ``~k3`` for the
-            fourth sample of a label map or ``~a0.25`` for a step of an interpolation.
-        target, reference: sample ids; reference is "" where the task has none.
-        classes: class ids that the task means to edit; () means all.
-        alpha: weight of the reference in an interpolation.
-    """
-
-    id: str
-    target: str
-    reference: str = ""
-    classes: tuple[int, ...] = ()
-    alpha: float = 0.0
-
-
-@dataclass(frozen=True)
-class Made:
+class TaskResult:
     """What a task made of a batch.
 
     Attributes:
         image: (B, 3, H, W) float in [-1, 1].
         label: (B, H, W) int64, the label map that was drawn; None where it is the target's own.
         edited: (B, C) bool, the classes that were really exchanged.
-        absent: (B,) int64, edited or requested classes of the target that the reference lacks.
+        absent: (B,) int64, wanted classes of the target that the reference lacks: its shapes lack
+            them in a shape task, its encoded style in a style task.
     """
 
     image: Tensor
@@ -89,61 +44,51 @@ class Made:
     absent: Tensor
 
 
-EDITABLE = frozenset({"reconstruct", "transfer", "class_transfer"})
-"""Tasks that draw the label map of a layout editor in place of the target's."""
+class Exchange:
+    """The classes of each item that are exchanged: what is wanted, under the protocol's rules.
 
-
-def plan_items(
-    task: TaskConfig,
-    protocol: Protocol,
-    ids: Sequence[str],
-    space: LabelSpace,
-    editor: EditorConfig | None = None,
-) -> list[Item]:
-    """Every item of a task on a split, in the order in which images are made.
-
-    Raises:
-        UserError: an unknown class, or too few samples for references.
+    Args:
+        task, protocol: which rules apply; a rule acts where its field is one of the task's.
+        wanted: (B, C) bool, what the items ask for.
+        here: (B, C) bool, what the target's label map holds.
+        whole: whether the items name no classes.
+        method: the method, which a single style vector may keep from exchanging single classes.
     """
-    paired = task.name in WITH_REFERENCE or (editor and editor.edit in WITH_OTHER_LAYOUT)
-    references = protocol.references(ids) if paired else {}
-    given = space.indices(task.classes or ())
-    candidates = given or _candidates(protocol, space)
-    items = []
-    for suffix, alpha in _variants(task, protocol):
-        for sample_id in ids:
-            classes = given
-            if task.name in WITH_CLASSES and not given:
-                classes = (protocol.drawn_class(sample_id, candidates),)
-            if task.name == "subject_transfer" and not given:
-                classes = tuple(c for c in range(len(space)) if c not in space.background)
-            reference = references.get(sample_id, "")
-            items.append(Item(sample_id + suffix, sample_id, reference, classes, alpha))
-    return items
+
+    def __init__(
+        self,
+        task: Task,
+        protocol: Protocol,
+        wanted: Tensor,
+        here: Tensor,
+        whole: bool,
+        method: Method,
+    ) -> None:
+        self.task, self.protocol, self.method = task, protocol, method
+        self.wanted, self.here, self.whole = wanted, here, whole
+        self.edited, self.absent = wanted, wanted.new_zeros(len(wanted)).long()
+
+    def shapes(self, there: Tensor) -> Tensor:
+        """(B, C) bool, the classes whose shape is swapped; ``there`` is what the reference's label
+        map holds."""
+        self.absent = (self.wanted & self.here & ~there).sum(1)
+        if self.protocol.shape_swap == "present_in_both":
+            self.edited = self.wanted & self.here & there
+        return self.edited
+
+    def styles(self, style: Style) -> Tensor | None:
+        """(B, C) bool, the classes whose style is exchanged, or None for the whole style; asks the
+        reference's ``style`` which classes the method found in the photograph."""
+        keeps_own = self.protocol.absent == "own"
+        self.absent = (self.wanted & self.here & ~style.present).sum(1)
+        if self.whole and (not keeps_own or "class_transfer" not in self.method.can):
+            return None
+        if keeps_own:
+            self.edited = self.wanted & style.present
+        return self.edited
 
 
-def _candidates(protocol: Protocol, space: LabelSpace) -> tuple[int, ...]:
-    listed = protocol.shape_classes.get(space.name)
-    if listed:
-        return space.indices(listed)
-    return tuple(c for c in range(len(space)) if c not in space.background and c != space.ignore)
-
-
-def _variants(task: TaskConfig, protocol: Protocol) -> list[tuple[str, float]]:
-    """(suffix of the item's id, alpha) of the images that a task makes of one target."""
-    if task.name == "sample":
-        return [(f"~k{k}", 0.0) for k in range(protocol.samples)]
-    if task.name.startswith("interpolate"):
-        return [(f"~a{alpha:g}", alpha) for alpha in task.alpha]
-    return [("", 0.0)]
-
-
-def noise_for(protocol: Protocol, ids: Sequence[str]) -> NoiseSource:
-    """The noise that the protocol names, by item id."""
-    return ZeroNoise() if protocol.noise == "zero" else Noise(ids, protocol.seed)
-
-
-def make(
+def run_task(
     method: Method,
     task: TaskConfig,
     protocol: Protocol,
@@ -151,43 +96,83 @@ def make(
     target: Batch,
     reference: Batch | None,
     editor: Editor | None = None,
-) -> Made:
-    """Run a task on a batch of items of one alpha.
+) -> TaskResult:
+    """Run a task of a method on a batch of items of one alpha.
 
     Args:
         items: from ``plan_items``; ``target`` and ``reference`` hold their samples in order.
 
     Raises:
         Unavailable: the method is unable to do the task.
-        UserError: the method returned something else than (B, 3, H, W) images.
+        UserError: the method returned something else than (B, 3, H, W) floating-point images.
     """
-    from sisbench.methods.base import present_classes
+    declared = TASKS[task.name]
+    if declared.reference and reference is None:
+        raise UserError(f"task '{task.name}' needs references")
+    noise = noise_of(task.name, protocol, items)
+    here = present_classes(target.label, method.num_classes)
+    whole = not any(item.classes for item in items)
+    exchange = Exchange(declared, protocol, _wanted(items, here), here, whole, method)
+    edit = Edit(
+        target,
+        noise,
+        reference,
+        _classes(exchange, reference),
+        items[0].alpha,
+        protocol.subject_layout,
+        None if editor is None else editor(target, reference, noise),
+    )
+    image = declared.call(method, edit)
+    check_images(method.name, image, (len(items), 3, *target.label.shape[1:]))
+    label = declared.label(edit)
+    if label is None and edit.drawn is not None:
+        label = edit.drawn.label
+    return TaskResult(image, label, exchange.edited, exchange.absent)
 
-    noise = noise_for(protocol, [item.id for item in items])
-    count = method.num_classes
-    here = present_classes(target.label, count)
-    there = here if reference is None else present_classes(reference.label, count)
-    wanted = _wanted(items, here)
-    edited, absent = _apply_rules(task.name, protocol, wanted, here, there)
-    drawn = None if editor is None else editor(target, reference, noise)
-    label = None if drawn is None else drawn.label
-    if task.name == "reconstruct":
-        image = method.reconstruct(target, noise, drawn)
-    elif task.name == "sample":
-        image = method.sample(target, noise)
-    elif task.name == "mixed":
-        image = method.mixed(target, noise, edited)
-    else:
-        if reference is None:
-            raise UserError(f"task '{task.name}' needs references")
-        image, swapped = _with_reference(
-            method, task.name, protocol, items, target, reference, noise, edited, drawn
-        )
-        label = label if swapped is None else swapped
-    expected = (len(items), 3, *target.label.shape[1:])
+
+def _classes(exchange: Exchange, reference: Batch | None) -> Any:
+    """What the task is called with: a mask, or the rule that asks the reference's style."""
+    if reference is not None and "shape_swap" in exchange.task.fields:
+        return exchange.shapes(present_classes(reference.label, exchange.wanted.shape[1]))
+    return exchange.styles if "absent" in exchange.task.fields else exchange.wanted
+
+
+def _wanted(items: Sequence[Item], here: Tensor) -> Tensor:
+    """(B, C) bool of the classes that each item means to edit."""
+    import torch
+
+    wanted = torch.zeros_like(here)
+    for row, item in enumerate(items):
+        wanted[row, list(item.classes) if item.classes else slice(None)] = True
+    return wanted
+
+
+def check_images(name: str, image: Tensor, expected: tuple[int, ...]) -> None:
+    """Refuse what is no batch of images at all.
+
+    Raises:
+        UserError: another shape than ``expected``, or no floating-point values.
+    """
     if tuple(image.shape) != expected:
-        raise UserError(f"{method.name} rendered {tuple(image.shape)}, expected {expected}")
-    return Made(image, label, edited, absent)
+        raise UserError(f"{name} rendered {tuple(image.shape)}, expected {expected}")
+    if not image.is_floating_point():
+        raise UserError(f"{name} rendered {image.dtype}, expected floating point in [-1, 1]")
+
+
+def image_faults(image: Tensor) -> list[str]:
+    """What is wrong with each of (B, 3, H, W) images, "" where it is finite and in [-1, 1]."""
+    flat = image.flatten(1)
+    low, high = flat.amin(1).cpu().tolist(), flat.amax(1).cpu().tolist()
+    finite = flat.isfinite().all(1).cpu().tolist()
+    faults = []
+    for a, b, whole in zip(low, high, finite, strict=True):
+        if not whole:
+            faults.append("the method rendered non-finite values")
+        elif max(-a, b) > RANGE:
+            faults.append(f"the method rendered values in [{a:.3g}, {b:.3g}], expected [-1, 1]")
+        else:
+            faults.append("")
+    return faults
 
 
 class Editor:
@@ -203,89 +188,21 @@ class Editor:
         Raises:
             UserError: the edit needs references and the task brings none.
         """
-        edit = self.config.edit
-        if edit in WITH_OTHER_LAYOUT:
-            if reference is None:
-                raise UserError(f"layout editor: '{edit}' needs references")
-            if edit == "swap":
-                label = self.model.swap(target, reference, noise, self.classes)
-            else:
-                alpha = self.config.alpha
-                label = self.model.interpolate(target, reference, noise, alpha, self.classes)
-        elif edit == "reconstruct":
-            label = self.model.reconstruct(target, noise)
-        else:
-            call = self.model.generate if edit == "generate" else self.model.perturb
-            label = call(target, noise, self.classes)
-        return replace(target, label=label, instance=None)
+        edit = LAYOUT_EDITS[self.config.edit]
+        if edit.reference and reference is None:
+            raise UserError(f"layout editor: '{edit.name}' needs references")
+        asked = Edit(target, noise, reference, self.classes, self.config.alpha)
+        return replace(target, label=edit.call(self.model, asked), instance=None)
 
 
-def make_layout(editor: LayoutEditor, protocol: Protocol, items: Sequence[Item], x: Batch) -> Made:
-    """The editor's own task: label maps through the model, shown in the label space's colours."""
+def run_label_task(
+    editor: LayoutEditor, task: TaskConfig, protocol: Protocol, items: Sequence[Item], x: Batch
+) -> TaskResult:
+    """An editor's own task: its label maps, shown in the label space's colours."""
     import torch
 
-    noise = noise_for(protocol, [item.id for item in items])
-    label = editor.reconstruct(x, noise)
+    label = TASKS[task.name].call(editor, Edit(x, noise_of(task.name, protocol, items)))
     palette = torch.tensor(editor.space.palette, dtype=torch.float32, device=label.device)
-    image = palette[label].permute(0, 3, 1, 2) / 127.5 - 1
+    image = palette[label].permute(0, 3, 1, 2) / 127.5 - 1  # (B, H, W, 3) -> (B, 3, H, W)
     edited = torch.zeros(len(items), len(editor.space), dtype=torch.bool)
-    return Made(image, label, edited, torch.zeros(len(items), dtype=torch.int64))
-
-
-def _wanted(items: Sequence[Item], here: Tensor) -> Tensor:
-    """(B, C) bool of the classes that each item means to edit."""
-    import torch
-
-    wanted = torch.zeros_like(here)
-    for row, item in enumerate(items):
-        wanted[row, list(item.classes) if item.classes else slice(None)] = True
-    return wanted
-
-
-def _apply_rules(
-    task: str, protocol: Protocol, wanted: Tensor, here: Tensor, there: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(classes that are exchanged, how many of the target's wanted classes the reference lacks)."""
-    absent = (wanted & here & ~there).sum(1)
-    if task in ("shape_transfer", "interpolate_shape"):
-        keep = here & there if protocol.shape_swap == "present_in_both" else wanted
-        return wanted & keep, absent
-    if task in WITH_REFERENCE and protocol.absent == "own":
-        return wanted & there, absent
-    return wanted, absent
-
-
-def _with_reference(
-    method: Method,
-    task: str,
-    protocol: Protocol,
-    items: Sequence[Item],
-    target: Batch,
-    reference: Batch,
-    noise: NoiseSource,
-    edited: Tensor,
-    drawn: Batch | None,
-) -> tuple[Tensor, Tensor | None]:
-    """(image, the label map that was drawn where it is not the target's)."""
-    from sisbench.methods.base import Layout, present_classes
-
-    whole = not any(item.classes for item in items)
-    if task == "transfer":
-        single = whole and (protocol.absent == "reference" or "class_transfer" not in method.can)
-        return method.transfer(target, reference, noise, None if single else edited, drawn), None
-    if task == "class_transfer":
-        return method.transfer(target, reference, noise, edited, drawn), None
-    if task == "subject_transfer":
-        image = method.subject_transfer(target, reference, noise, edited, protocol.subject_layout)
-        return image, reference.label if protocol.subject_layout == "reference" else None
-    if task == "interpolate_style":
-        single = whole and "class_transfer" not in method.can
-        classes = None if single else edited
-        return method.interpolate_style(target, reference, noise, items[0].alpha, classes), None
-    if task == "interpolate_shape":
-        return method.interpolate_shape(target, reference, noise, items[0].alpha, edited), None
-    image = method.shape_transfer(target, reference, noise, edited)
-    own, other = (
-        Layout(b.label, present_classes(b.label, method.num_classes)) for b in (target, reference)
-    )
-    return image, own.swap(other, edited).label
+    return TaskResult(image, label, edited, torch.zeros(len(items), dtype=torch.int64))

@@ -14,6 +14,7 @@ from sisbench.config import DatasetConfig
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.progress import Progress
 from sisbench.core.store import CEILING, SEEDED, CellView, RunStore, Score, write_values
+from sisbench.core.tasks import TASKS, find_task
 from sisbench.data import open_dataset
 from sisbench.metrics.base import Figure, Metric, RowMaker, Rows
 from sisbench.protocol import Protocol
@@ -26,7 +27,6 @@ EFFICIENCY = frozenset({"seconds", "peak_memory", "parameters", "flops"})
 """Figures of a machine, not of images: they stand in timing.csv, apart from the quality tables."""
 ON_REQUEST = frozenset({"class_iou", "fid_infinity", "lpips_vgg", "lpips_squeeze"})
 """Figures that stand in a table only where they are asked for by name."""
-OWN_LABEL_TASKS = frozenset({"reconstruct", "transfer", "class_transfer"})
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Scorer:
         """(column name, metric class, maker options) of the figures that a cell has."""
         for name in self._names(protocol):
             cls = metrics.registry.get(name)
-            if task == "layout_reconstruction":
+            if find_task(task).by == "editor":
                 if cls.maker == "confusion":  # two label maps, no parser in between
                     yield name, cls, {"layout": True}
                 continue
@@ -305,7 +305,8 @@ class Scorer:
         for cell in cells:
             about = cell.about
             place = (about["dataset"]["label"], about["task"]["slug"])
-            if place in seen or about["task"]["name"] not in OWN_LABEL_TASKS:
+            task = TASKS.get(about["task"]["name"])
+            if place in seen or task is None or not task.own_label:
                 continue
             seen.add(place)
             photos = self._photographs(about["dataset"]["config"])

@@ -7,12 +7,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field
 
 from sisbench.config import DatasetConfig
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.schema import Strict, validated
+from sisbench.core.yaml_file import parse_yaml, read_yaml
 
 
 class LossWeights(Strict):
@@ -93,18 +93,16 @@ def load_recipe(recipe: str | Path) -> Recipe:
     """
     if str(recipe) in recipe_names():
         source = files("sisbench.training").joinpath(f"recipes/{recipe}.yaml")
-        text, where = source.read_text(encoding="utf-8"), f"recipe {recipe}"
+        where = f"recipe {recipe}"
+        raw = parse_yaml(source.read_text(encoding="utf-8"), where)
     elif Path(recipe).is_file():
-        text, where = Path(recipe).read_text(encoding="utf-8"), str(recipe)
+        where = str(recipe)
+        raw = read_yaml(Path(recipe))
     else:
         raise UserError(
             f"no recipe is called '{recipe}', and there is no such file",
             did_you_mean(str(recipe), recipe_names()),
         )
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where} is not YAML: {error}") from error
     if not isinstance(raw, Mapping):
         raise UserError(f"{where}: expected keys like method, data, steps")
     return validated(Recipe, {"name": Path(recipe).stem, **raw}, where)

@@ -1,5 +1,7 @@
 """CA2-SIS: semantic image synthesis with class-adaptive cross-attention."""
 
+from __future__ import annotations
+
 from sisbench.methods.ca2sis.layout import CA2Layout
 from sisbench.methods.ca2sis.method import CA2SIS
 

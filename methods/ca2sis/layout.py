@@ -17,8 +17,8 @@ class CA2Layout(Layout):
     """A label map and its mask embeddings, which are what is drawn.
 
     Attributes:
-        embedding: (B, ne, E) float, one row a class; without a row for the background, ne = C - 1
-        and rows start at class 1.
+        embedding: (B, ne, E) float, one row per class; without a row for the background, ne = C - 1
+            and rows start at class 1.
     """
 
     embedding: Tensor = field(kw_only=True)

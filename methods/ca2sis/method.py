@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -15,87 +15,12 @@ from sisbench.core.label_space import HOLE, LabelSpace
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
 from sisbench.methods.ca2sis.layout import CA2Layout
 from sisbench.methods.ca2sis.network import MASK_SIDE, CA2SISNet, RegionStyleEncoder
+from sisbench.methods.ca2sis.options import CA2SISOptions
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.grouped_style import GroupedStyleEncoder
+from sisbench.methods.layers.labels import read_labels
 
-_DONT_CARE = 255
 _LEVELS = 5
-
-
-@dataclass(frozen=True)
-class CA2SISOptions:
-    """Construction options; the defaults are the official configuration of the label space.
-
-    Attributes:
-        label_nc: classes without the don't-care channel; None takes them from the label space.
-        contain_dontcare_label: one more channel, for value 255 (ADE20K: for class 150); None is
-            True for ade20k alone.
-        exclude_bg: no mask embedding for class 0; None is True for celebamask_hq alone.
-        ade_labels: ADE20K values as the published code feeds them (as_is), or as it meant to
-            (shifted: class k in channel k - 1, class 0 in the don't-care channel).
-        att_loss: trained with the attention loss; the network is the same.
-        style_dim: numbers a class and resolution.
-        style_enc_feat_dim: features a class after the style encoder's first layer.
-        mapping_dim: width of the noise in the diversity mode (256 before January 2024).
-        noise_encoder: whether there is a mapping network; None is True but for the ablations.
-        tanh: tanh at the output; None is True, but False for the ablations and for a checkpoint
-            without mapping network, whose code had none.
-        ds_mode: "cityscapes" draws images twice as wide as high; None follows the label space.
-        resolution: height of the images, a multiple of 64 (official: 256).
-        no_embedding, sean_style_encoder, no_group_conv, no_cross_attention: ablations of Table 3;
-            the last one is ours (SPADE normalisation by the style map), as none was released.
-        multi_scale_style_enc: the opposite of ``sean_style_encoder``.
-        ngf: must be 32, the width that is built in.
-        ndf, n_layers_D, num_D: width, layers and number of the discriminators in training.
-    """
-
-    label_nc: int | None = None
-    contain_dontcare_label: bool | None = None
-    exclude_bg: bool | None = None
-    ade_labels: str = "as_is"
-    att_loss: bool = True
-    style_dim: int = 256
-    style_enc_feat_dim: int = 4
-    mapping_dim: int = 16
-    noise_encoder: bool | None = None
-    tanh: bool | None = None
-    ds_mode: str | None = None
-    resolution: int = 256
-    no_embedding: bool = False
-    sean_style_encoder: bool = False
-    no_group_conv: bool = False
-    no_cross_attention: bool = False
-    multi_scale_style_enc: bool | None = None
-    ngf: int = 32
-    ndf: int = 64
-    n_layers_D: int = 3
-    num_D: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("style_dim", "style_enc_feat_dim", "mapping_dim", "label_nc"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.resolution < 64 or self.resolution % 64:
-            raise ValueError(f"resolution must be a multiple of 64, got {self.resolution}")
-        if self.ds_mode not in (None, "celeba", "ade20k", "cityscapes", "deepfashion", "custom"):
-            raise ValueError(
-                "ds_mode must be celeba, ade20k, cityscapes, deepfashion or custom, "
-                f"got {self.ds_mode!r}"
-            )
-        if self.ade_labels not in ("as_is", "shifted"):
-            raise ValueError(f"ade_labels must be as_is or shifted, got {self.ade_labels!r}")
-        if self.ngf != 32:
-            raise ValueError(f"ngf is 32 in every CA2-SIS network, got {self.ngf}")
-        if self.multi_scale_style_enc is self.sean_style_encoder:
-            raise ValueError("multi_scale_style_enc must be the opposite of sean_style_encoder")
-        if self.sean_style_encoder and (self.no_group_conv or self.noise_encoder):
-            raise ValueError("sean_style_encoder goes with neither no_group_conv nor noise_encoder")
-
-    @property
-    def ablation(self) -> bool:
-        """Whether this is a network of the older code (no mapping network, no tanh)."""
-        return self.no_embedding or self.sean_style_encoder or self.no_group_conv
 
 
 class CA2SIS(Method):
@@ -115,7 +40,7 @@ class CA2SIS(Method):
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "netG": ("latest_net_G.pth", "*_net_G.pth", "ema.pth")
     }
-    prefixes: ClassVar[Mapping[str, str]] = {"netG": "ema_model.netG."}
+    prefixes: Mapping[str, str] = {"netG": "ema_model.netG."}
 
     options: CA2SISOptions
     net: CA2SISNet
@@ -283,17 +208,14 @@ class CA2SIS(Method):
         Raises:
             UserError: a value that no channel stands for.
         """
-        label, classes = batch.label, self.num_classes
-        if self._dont_care:
-            channel_of_it = 0 if self._shifted else classes - 1
-            label = label.masked_fill(label == _DONT_CARE, channel_of_it)
-        low, high = (int(v) for v in label.aminmax())
-        if low < HOLE or high >= classes:
-            raise UserError(
-                f"label values must lie in 0..{classes - 1}, got {low}..{high}",
-                "check label_nc, contain_dontcare_label and the label space",
-            )
-        return label
+        classes = self.num_classes
+        channel_of_it = 0 if self._shifted else classes - 1
+        return read_labels(
+            batch.label,
+            classes,
+            channel_of_it if self._dont_care else None,
+            "check label_nc, contain_dontcare_label and the label space",
+        )
 
     def _channels(self, label: Tensor) -> Tensor:
         """Class ids -> the network's channels."""

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sisbench.core.label_space import HOLE
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.ca2sis.transformer import StyleTransformer
-from sisbench.methods.layers.labels import one_hot, region_means, resize_labels
+from sisbench.methods.layers.labels import one_hot, region_means
+from sisbench.methods.layers.norms import GroupNorm
 from sisbench.methods.layers.res_block import ResBlock
 
 MASK_SIDE = 128
@@ -27,7 +29,7 @@ class MaskEmbedder(nn.Module):
 
     def forward(self, label: Tensor, num_classes: int) -> Tensor:
         """(B, H, W) int64 -> (B, num_classes, width)"""
-        planes = one_hot(resize_labels(label, (MASK_SIDE, MASK_SIDE)), num_classes)
+        planes = one_hot(resize_labels_torch(label, (MASK_SIDE, MASK_SIDE)), num_classes)
         return self.encs[0](planes.flatten(2))
 
 
@@ -40,7 +42,7 @@ class PlainMask(nn.Module):
 
     def forward(self, label: Tensor, num_classes: int) -> Tensor:
         """(B, H, W) int64 -> (B, num_classes, h * w)"""
-        return one_hot(resize_labels(label, self.base), num_classes).flatten(2)
+        return one_hot(resize_labels_torch(label, self.base), num_classes).flatten(2)
 
 
 class RegionStyleEncoder(nn.Module):
@@ -72,7 +74,7 @@ class RegionStyleEncoder(nn.Module):
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], (B, H, W) int64 -> (B, num_classes, code_dim)"""
         features = self.model(image)
-        small = resize_labels(label, (features.shape[-2], features.shape[-1]))
+        small = resize_labels_torch(label, (features.shape[-2], features.shape[-1]))
         return region_means(features, small, self.num_classes)
 
 
@@ -119,14 +121,14 @@ class StyleMapNorm(nn.Module):
 
     def __init__(self, channels: int, code_dim: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(32, channels, affine=False)
+        self.norm = GroupNorm(32, channels, affine=False)
         self.modulation = nn.Linear(code_dim, 2 * channels)
 
     def forward(self, x: Tensor, codes: Tensor, label: Tensor) -> Tensor:
         """(B, c, h, w), (B, C, D), (B, H, W) int64 class ids -> (B, c, h, w)"""
         table = self.modulation(codes)  # (B, C, 2c): a look-up, as the map is constant a class
         table = torch.cat([table, table.new_zeros(len(table), 1, table.shape[2])], 1)
-        small = resize_labels(label, (x.shape[-2], x.shape[-1]))
+        small = resize_labels_torch(label, (x.shape[-2], x.shape[-1]))
         rows = torch.where(small == HOLE, codes.shape[1], small).flatten(1)  # (B, h*w)
         pixels = table.gather(1, rows[..., None].expand(-1, -1, table.shape[2]))
         gamma, beta = pixels.transpose(1, 2).unflatten(2, x.shape[-2:]).chunk(2, 1)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sisbench.methods.layers.norms import GroupNorm
+
 _WIDE_CPU, _WIDE = 1 << 22, 1 << 28  # numbers of the feed-forward layer held at a time
 
 
@@ -48,8 +50,14 @@ class Attention(nn.Module):
         return product * (self.scale / self.heads)
 
     def _tables(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys times the query projection and values times the output projection, two
-        (B, heads * M, D)."""
+        """Keys times the query projection, and values times the output projection.
+
+        Args:
+            context: (B, M, context_dim).
+
+        Returns:
+            Two tensors (B, heads * M, D).
+        """
         k, v = self.split(self.to_k(context)), self.split(self.to_v(context))  # (B, heads, M, d)
         query = self.to_q.weight.unflatten(0, (self.heads, -1))  # (heads, d, D)
         out = self.last.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)  # (heads, d, D)
@@ -76,8 +84,7 @@ class _Gate(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Gated GELU (GEGLU) of four times the width: parameters only, ``StyleTransformer`` runs
-    them."""
+    """Parameters of a gated GELU (GEGLU), four times as wide; ``StyleTransformer`` runs them."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -109,19 +116,21 @@ class Block(nn.Module):
 
 
 class StyleTransformer(nn.Module):
-    """Self-attention (where asked for), cross-attention to style codes, feed-forward (CA2-SIS
-    section III-C).
+    """Optional self-attention, cross-attention to style codes, feed-forward (CA2-SIS, sec. III-C).
 
-    Exact algebra keeps the cost down, for training too. (1) With fewer (head, class) pairs than
-    ``dim``, the query projection goes into the keys and the output projection into the values. (2)
-    Without self-attention, what enters the last layer norm is then a linear map of the ``channels``
-    input features and the attention probabilities, few numbers a pixel: the first feed-forward
-    layer is applied to that map's matrix and not to the pixels. (3) Nothing but the output
-    projection follows the second feed-forward layer: the two are one matrix. All three are made
-    anew in each call (under 1 % of its cost), so no copy of a weight can be out of date.
+    Three exact products of matrices keep the cost down, for training too:
+
+    1. With fewer (head, class) pairs than ``dim``, the query projection is multiplied into the
+       keys, and the output projection into the values.
+    2. Without self-attention, the input of the last layer norm is then a linear map of few numbers
+       per pixel (the ``channels`` input features and the attention probabilities): the first
+       feed-forward layer is applied to that map's matrix instead of to every pixel.
+    3. Only the output projection follows the second feed-forward layer: the two are one matrix.
+
+    All are computed in every call (under 1 % of its cost), so no copy of a weight can be stale.
 
     Args:
-        channels: of the feature map, a multiple of 32.
+        channels: channels of the feature map, a multiple of 32.
         context_dim: width of a style code.
         heads, head_dim: of both attentions.
         self_attention: whether pixels attend to one another first.
@@ -134,7 +143,7 @@ class StyleTransformer(nn.Module):
         dim = heads * head_dim
         self.dim = dim
         self.self_attention = self_attention
-        self.norm = nn.GroupNorm(32, channels, eps=1e-6)
+        self.norm = GroupNorm(32, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, dim, 1)
         self.transformer_blocks = nn.ModuleList([Block(dim, context_dim, heads, self_attention)])
         self.proj_out = nn.Conv2d(dim, channels, 1)
@@ -146,9 +155,8 @@ class StyleTransformer(nn.Module):
 
         Args:
             x: (B, channels, h, w).
-            codes: (B, M, context_dim), one a class.
-            maps: receives the attention logits before the softmax, mean over heads, as
-            (B, M, h, w).
+            codes: (B, M, context_dim), one per class.
+            maps: receives the attention logits before the softmax, mean over heads, (B, M, h, w).
 
         Returns:
             (B, channels, h, w)
@@ -192,7 +200,7 @@ class StyleTransformer(nn.Module):
     def _low_rank(
         self, block: Block, features: Tensor, probabilities: Tensor, values: Tensor
     ) -> Tensor:
-        """The same by way of the few numbers a pixel that its token is a linear map of."""
+        """The same, from the few numbers per pixel that a token is a linear map of."""
         first, second, norm = block.ff.first, block.ff.second, block.norm3
         out = self.proj_out.weight.flatten(1)
         # The probabilities of the first head add up to 1, so its values can carry the constant.
@@ -212,8 +220,9 @@ class StyleTransformer(nn.Module):
         return direct + self._gated(normed, matrix, bias, out @ second.weight)
 
     def _gated(self, x: Tensor, first: Tensor, bias: Tensor, second: Tensor) -> Tensor:
-        """Gated GELU between two linear layers, a part of the pixels at a time: the wide layer
-        stays in the cache (CPU) or within 1 GiB.
+        """Gated GELU between two linear layers, some pixels at a time.
+
+        So the wide layer stays in the cache (CPU) or within 1 GiB.
 
         Args:
             x: (B, h*w, K); first: (B, K, 8 D); bias: (8 D); second: (out, 4 D).

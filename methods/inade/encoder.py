@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sisbench.methods.layers.labels import one_hot, resize_labels
+from sisbench.core.resize import resize_labels_torch
+from sisbench.methods.layers.labels import one_hot
 
 _TAPS = [(dy, dx) for dy in range(3) for dx in range(3)]
 _OUTSIDE = -2  # an id that no pixel has: hole pixels are -1
@@ -25,7 +26,7 @@ class InstanceConv(nn.Conv2d):
         """x (B, D, h, w) with even h and w, ids (B, H, W) of any size -> (B, E, h/s, w/s)."""
         step = self.stride[0]
         height, width = x.shape[2] // step, x.shape[3] // step
-        ids = resize_labels(ids, (x.shape[2], x.shape[3]))
+        ids = resize_labels_torch(ids, (x.shape[2], x.shape[3]))
         centre = ids[:, ::step, ::step]
         ids, x = F.pad(ids, (1, 1, 1, 1), value=_OUTSIDE), F.pad(x, (1, 1, 1, 1))
         assert self.bias is not None
@@ -88,7 +89,7 @@ class Encoder(nn.Module):
         convs = [self.scale_conv_mu, self.bias_conv_mu, self.scale_conv_var, self.bias_conv_var]
         weight = torch.stack([conv.weight for conv in convs])  # (4, noise_nc, n, 3, 3)
         bias = torch.stack([conv.get_parameter("bias") for conv in convs])  # (4, noise_nc)
-        ids = resize_labels(ids, (y.shape[2], y.shape[3]))
+        ids = resize_labels_torch(ids, (y.shape[2], y.shape[3]))
         area = one_hot(ids, slots, y.dtype).sum((2, 3))  # (B, K)
         means = instance_tap_sums(y, ids, slots) / area.clamp_min(1)[:, :, None, None]
         out = torch.einsum("bktd,sndt->bksn", means, weight.flatten(3)) + bias

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sisbench.methods.inade.config import Config
+from sisbench.core.resize import resize_labels_torch
+from sisbench.methods.inade.options import Config
 from sisbench.methods.inade.segments import Segments
-from sisbench.methods.layers.labels import interpolate_nearest, resize_labels
+from sisbench.methods.layers.labels import interpolate_nearest
 
 _SLOPE = 0.2
 
@@ -33,7 +34,7 @@ class Condition:
     def rows(self, size: tuple[int, int]) -> Tensor:
         """(B, h, w) rows of a flat (B * (P + 1)) table; the last row of a sample is for holes."""
         if size not in self._rows:
-            index = resize_labels(self.segments.index, size)
+            index = resize_labels_torch(self.segments.index, size)
             step = self.segments.classes.shape[1] + 1
             start = torch.arange(index.shape[0], device=index.device) * step
             self._rows[size] = index + start[:, None, None]
@@ -85,7 +86,7 @@ class InstanceAdaptiveNorm(nn.Module):
 
     def merge(self, y: Tensor, sketch: Tensor) -> Tensor:
         """Join the features of the sketch (B, H, W)."""
-        small = resize_labels(sketch, (y.shape[2], y.shape[3]))[:, None].to(y.dtype)
+        small = resize_labels_torch(sketch, (y.shape[2], y.shape[3]))[:, None].to(y.dtype)
         return self.merge_conv(torch.cat([y, self.sketch_conv(small)], 1))
 
 

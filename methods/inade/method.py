@@ -11,25 +11,18 @@ from torch import Tensor, nn
 from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
+from sisbench.core.tasks import method_tasks
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
-from sisbench.methods.inade.config import Config, Options, VAEOptions, resolve
 from sisbench.methods.inade.encoder import Encoder
 from sisbench.methods.inade.generator import Condition, Generator
+from sisbench.methods.inade.options import Config, INADEOptions, VINADEOptions, resolve
 from sisbench.methods.inade.segments import dense_rank, find_segments
 from sisbench.methods.inade.style import InstanceStyle, SketchLayout, prior_style, style_of_slots
 from sisbench.methods.key_map import KeyMap
+from sisbench.methods.layers.labels import read_labels
 
-_DONTCARE = 255
 _MAX_SLOTS = 256  # official instance maps are 8-bit files of dense ranks
-_NEEDS_ENCODER = (
-    "reconstruct",
-    "transfer",
-    "class_transfer",
-    "shape_transfer",
-    "subject_transfer",
-    "mixed",
-    "interpolate_style",
-)
+_NEEDS_ENCODER = tuple(task.name for task in method_tasks() if "style" in task.needs)
 
 
 class Networks(nn.Module):
@@ -55,7 +48,7 @@ class INADE(Method):
         "Tan et al., Diverse Semantic Image Synthesis via Probability Distribution Modeling, "
         "CVPR 2021, arXiv:2103.06878"
     )
-    Options = Options
+    Options = INADEOptions
     net: Networks
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "netG": ("best_net_G.pth", "latest_net_G.pth", "*_net_G.pth"),
@@ -103,22 +96,15 @@ class INADE(Method):
         if instance is not None:
             if int(instance.min()) < 0:
                 raise UserError("instance ids must be 0 or more", "use a dense rank of the objects")
-            if int(instance.max()) >= _MAX_SLOTS:
-                instance, _ = dense_rank(instance, int(instance.max()) + 1)
+            wide = instance.flatten(1).amax(1) >= _MAX_SLOTS  # a sample's own affair: (B,)
+            if bool(wide.any()):
+                ranks, _ = dense_rank(instance, int(instance.max()) + 1)
+                instance = torch.where(wide[:, None, None], ranks, instance)
         return SketchLayout(label, present_classes(label, self.num_classes), instance)
 
     def _labels(self, batch: Batch) -> Tensor:
-        label = batch.label
-        if self.config.dontcare is not None:
-            label = label.masked_fill(label == _DONTCARE, self.config.dontcare)
-        low, high = int(label.min()), int(label.max())
-        if low < -1 or high >= self.num_classes:
-            raise UserError(
-                f"{self.name}: labels must be in 0..{self.num_classes - 1} (-1: none), "
-                f"got {low}..{high}",
-                f"the label space is '{self.space.name}'",
-            )
-        return label
+        hint = f"the label space is '{self.space.name}'"
+        return read_labels(batch.label, self.num_classes, self.config.dontcare, hint)
 
     @torch.inference_mode()
     def encode_style(self, batch: Batch) -> InstanceStyle:
@@ -192,4 +178,4 @@ class VINADE(INADE):
 
     name = "v-inade"
     title = "V-INADE"
-    Options = VAEOptions
+    Options = VINADEOptions

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from sisbench.core.errors import UserError
-from sisbench.methods.layers.labels import one_hot, resize_labels
+from sisbench.core.resize import resize_labels_torch
+from sisbench.methods.layers.labels import one_hot
+from sisbench.methods.layers.norms import GroupNorm
 
 _AREA_EPS = 1e-5
 
@@ -50,7 +52,7 @@ class GroupedStyleEncoder(nn.Module):
         width = [base * num_classes * 2**i for i in range(halvings + 1)]
 
         def block(inp: int, out: int, stride: int, conv_groups: int) -> list[nn.Module]:
-            norm = nn.GroupNorm(num_classes, out) if grouped else nn.InstanceNorm2d(out)
+            norm = GroupNorm(num_classes, out) if grouped else nn.InstanceNorm2d(out)
             return [nn.Conv2d(inp, out, 3, stride, 1, groups=conv_groups), norm, nn.ReLU(True)]
 
         self.Encoder = nn.ModuleDict({"first_layer": nn.Sequential(*block(3, width[0], 1, 1))})
@@ -104,7 +106,7 @@ class GroupedStyleEncoder(nn.Module):
     def _pool(self, x: Tensor, label: Tensor, level: int) -> Tensor:
         """(B, C*g, h, w) -> (B, C, code_dim): a class's channels averaged over its own region."""
         b, c = x.shape[0], self.num_classes
-        small = resize_labels(label, (x.shape[-2], x.shape[-1]))
+        small = resize_labels_torch(label, (x.shape[-2], x.shape[-1]))
         planes = one_hot(small, c, x.dtype).flatten(2).unsqueeze(2)  # (B, C, 1, h*w)
         # A sum is added up pairwise; a matrix product over 16384 pixels loses a digit to that.
         sums = (x.reshape(b, c, -1, planes.shape[3]) * planes).sum(3)  # (B, C, g)

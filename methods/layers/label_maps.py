@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sisbench.methods.layers.labels import one_hot, resize_labels
+from sisbench.core.resize import resize_labels_torch
+from sisbench.methods.layers.labels import one_hot
 
 DENSE_SHARE = 0.5
 """From this share of mixed pixels on, an ordinary convolution over the whole map is quicker."""
@@ -142,8 +143,8 @@ class LabelPyramid:
     def at(self, size: tuple[int, int]) -> Level:
         """The level of ``size`` (h, w), resized by torch's nearest rule."""
         if size not in self._levels:
-            edges = None if self.edges is None else resize_labels(self.edges, size)
+            edges = None if self.edges is None else resize_labels_torch(self.edges, size)
             self._levels[size] = Level(
-                resize_labels(self.label, size), self.classes, self.kernel, edges
+                resize_labels_torch(self.label, size), self.classes, self.kernel, edges
             )
         return self._levels[size]

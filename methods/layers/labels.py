@@ -1,37 +1,39 @@
-"""Label maps as networks want them: resized by torch's nearest rule, one-hot, with instance
-edges."""
+"""Label maps as networks want them: checked, one-hot, with instance edges."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sisbench.core.errors import UserError
 from sisbench.core.label_space import HOLE
 
+UNLABELLED = 255
+"""Value of an unlabelled pixel in an 8-bit label map; it is read as the don't-care class."""
 
-@lru_cache(maxsize=256)
-def nearest_indices(source: int, target: int) -> Tensor:
-    """(target,) int64 on the CPU: source index of each position under torch's ``nearest``.
 
-    floor(i * scale) in float32, as torch's kernels round it.
+def read_labels(label: Tensor, classes: int, dontcare: int | None = None, hint: str = "") -> Tensor:
+    """(B, H, W) int64 label map, checked; 255 becomes ``dontcare`` where there is such a class.
+
+    Args:
+        label: values in [-1, classes), -1 for holes, or 255.
+        classes: number of classes, the don't-care class included.
+        dontcare: class of unlabelled pixels, or None.
+        hint: what to do.
+
+    Raises:
+        UserError: a value that is no class.
     """
-    scale = np.float32(source) / np.float32(target)
-    index = (np.arange(target, dtype=np.float32) * scale).astype(np.int64)
-    return torch.from_numpy(index.clip(max=source - 1))
-
-
-def resize_labels(label: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H, W) integer map -> (B, *size), by torch's ``nearest`` rule (not PIL's)."""
-    height, width = label.shape[-2:]
-    if (height, width) == size:
-        return label
-    rows = nearest_indices(height, size[0]).to(label.device)
-    columns = nearest_indices(width, size[1]).to(label.device)
-    return label.index_select(-2, rows).index_select(-1, columns)
+    if dontcare is not None:
+        label = label.masked_fill(label == UNLABELLED, dontcare)
+    low, high = (int(v) for v in label.aminmax()) if label.numel() else (0, 0)
+    if low < HOLE or high >= classes:
+        raise UserError(
+            f"label values {low}..{high}; the network has the classes 0..{classes - 1}",
+            hint or "check the label space",
+        )
+    return label
 
 
 def one_hot(label: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sisbench.methods.layers.labels import interpolate_nearest
+from sisbench.methods.layers.norms import GroupNorm
 
 _GROUPS = 32
 
@@ -21,10 +22,10 @@ class ResBlock(nn.Module):
         super().__init__()
         self.up = up
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(_GROUPS, inp), nn.SiLU(), nn.Conv2d(inp, out, 3, 1, 1)
+            GroupNorm(_GROUPS, inp), nn.SiLU(), nn.Conv2d(inp, out, 3, 1, 1)
         )
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(_GROUPS, out), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(out, out, 3, 1, 1)
+            GroupNorm(_GROUPS, out), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(out, out, 3, 1, 1)
         )
         self.skip_connection = nn.Identity() if inp == out else nn.Conv2d(inp, out, 1)
         for parameter in self.out_layers[3].parameters():

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
-
-UNLABELLED = 255
-"""Value of an unlabelled pixel in an 8-bit label map; it is read as the don't-care class."""
+from sisbench.methods.layers.labels import read_labels
 
 
 @dataclass(frozen=True)
@@ -76,13 +73,10 @@ class Semantics:
         Raises:
             UserError: a value that is no class.
         """
-        if self.dontcare:
-            value = self.label_nc if unlabelled is None else unlabelled
-            label = torch.where(label == UNLABELLED, value, label)
-        low, high = (int(v) for v in torch.aminmax(label))
-        if low < -1 or high >= self.classes:
-            raise UserError(
-                f"label values {low}..{high}; the network has the classes 0..{self.classes - 1}",
-                "check the label space and the options label_nc and contain_dontcare_label",
-            )
-        return label
+        dontcare = self.label_nc if unlabelled is None else unlabelled
+        return read_labels(
+            label,
+            self.classes,
+            dontcare if self.dontcare else None,
+            "check the label space and the options label_nc and contain_dontcare_label",
+        )

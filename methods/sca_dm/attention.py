@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sisbench.methods.layers.norms import GroupNorm
 from sisbench.methods.sca_dm.branches import over_branches, widen
 
 Keys = tuple[Tensor, Tensor]
@@ -156,7 +157,7 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, channels: int, context: int, head: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(32, channels, eps=1e-6)
+        self.norm = GroupNorm(32, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, context, head)])
         self.proj_out = nn.Conv2d(channels, channels, 1)

@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sisbench.methods.layers.labels import interpolate_nearest
+from sisbench.methods.layers.norms import GroupNorm
 from sisbench.methods.sca_dm.branches import over_branches, widen
 
 Affine = tuple[Tensor, Tensor]
 """1 + gamma and beta of a SPADE norm, (B or 1, D, h, w) each: constant over the steps."""
 
 
-def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
+def group_norm(channels: int, affine: bool = True) -> GroupNorm:
     """Group norm with 32 groups."""
-    return nn.GroupNorm(32, channels, eps=1e-5, affine=affine)
+    return GroupNorm(32, channels, eps=1e-5, affine=affine)
 
 
 def conv3(channels: int, out: int, stride: int = 1) -> nn.Conv2d:

@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sisbench.methods.layers.norms import GroupNorm
 from sisbench.methods.sca_dm.blocks import Upsample, conv3
 
 _ROWS = 4096
 """Pixels that are compared with the codebook at a time: bounds the memory of the distances."""
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-6)
+def _norm(channels: int) -> GroupNorm:
+    return GroupNorm(32, channels, eps=1e-6)
 
 
 class Block(nn.Module):

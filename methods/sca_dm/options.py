@@ -4,64 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.errors import UserError
+from sisbench.methods.options import OfficialOptions
 
-_FORMS = {
-    "eps_u + scale*(eps_c-eps_u)": "code",
-    "eps_c + scale*(eps_c-eps_u)": "paper",
-}
-_ALIASES = {
-    "ddim_steps": "steps",
-    "guidance_scale": "scale",
-    "guidance_form": "guidance",
-    "num_mask_channels": "num_classes",
-    "out_channels": "in_channels",
-    "embed_dim": "in_channels",
-}
-_AUTOENCODER = {
-    "ch": "ch",
-    "ch_mult": "ch_mult",
-    "num_res_blocks": "first_stage_blocks",
-    "resolution": "resolution",
-    "z_channels": "z_channels",
-}
-_FIXED: dict[str, Any] = {
-    "use_spatial_transformer": True,
-    "scale_factor": 1.0,
-    "null_condition": "context = 0, mask = 0",
-    "betas": "linspace(sqrt(0.0015), sqrt(0.0195), 1000)**2",
-}
-_FIXED_AUTOENCODER: dict[str, Any] = {
-    "double_z": False,
-    "in_channels": 3,
-    "out_ch": 3,
-    "attn_resolutions": [],
-    "dropout": 0.0,
-}
-_TRAINING = ("lossconfig", "ema_decay", "attn_loss_weight")
-_UNET = (
-    "image_size",
-    "in_channels",
-    "out_channels",
-    "model_channels",
-    "attention_resolutions",
-    "num_res_blocks",
-    "channel_mult",
-    "num_head_channels",
-    "use_spatial_transformer",
-    "context_dim",
-    "num_classes",
-    "use_mask_attn",
+
+def _guidance(value: Any) -> Mapping[str, Any]:
+    """The form of guidance, also as the official formulas write it."""
+    forms = {"eps_u + scale*(eps_c-eps_u)": "code", "eps_c + scale*(eps_c-eps_u)": "paper"}
+    return {"guidance": forms.get(str(value), value)}
+
+
+def _image_size(value: Any) -> Mapping[str, Any]:
+    """A side is the latent's, as in the section ``unet``; two are the image's."""
+    return {"size" if isinstance(value, tuple) else "image_size": value}
+
+
+def _latent_size(value: Any) -> Mapping[str, Any]:
+    """(channels, h, w)."""
+    whole = isinstance(value, tuple) and all(type(v) is int and v > 0 for v in value)
+    if not whole or len(value) != 3:
+        raise ValueError(f"must be three whole numbers (channels, height, width), got {value!r}")
+    return {"in_channels": value[0], "latent": value[1:]}
+
+
+def _finish(flat: dict[str, Any]) -> dict[str, Any]:
+    """The image's size from the latent's, which says the same."""
+    latent = flat.pop("latent", None)
+    if latent is not None:
+        levels = len(flat.get("ch_mult", SCADMOptions.ch_mult))
+        size = tuple(side * 2 ** (levels - 1) for side in latent)
+        if flat.setdefault("size", size) not in (None, size):
+            raise ValueError(f"a latent of {latent} gives images of {size}, got {flat['size']}")
+        flat["size"] = size
+    return flat
+
+
+_AUTOENCODER = OfficialOptions(
+    own=("ch", "ch_mult", "resolution", "z_channels"),
+    aliases={"num_res_blocks": "first_stage_blocks"},
+    fixed={
+        "double_z": False,
+        "in_channels": 3,
+        "out_ch": 3,
+        "attn_resolutions": (),
+        "dropout": 0.0,
+    },
 )
-_STYLE = ("num_downsample", "num_upsample", "num_feat", "num_mask_channels", "output_dim")
-_FIRST = ("embed_dim", "n_embed", "ddconfig", "lossconfig")
-_SECTIONS: dict[str, tuple[str, ...]] = {
-    "unet": _UNET,
-    "style_encoder": _STYLE,
-    "first_stage": _FIRST,
-}
+_UNET = OfficialOptions(
+    own=(
+        *("image_size", "in_channels", "model_channels", "attention_resolutions"),
+        *("num_res_blocks", "channel_mult", "num_head_channels", "context_dim"),
+        *("num_classes", "use_mask_attn"),
+    ),
+    aliases={"out_channels": "in_channels"},
+    fixed={"use_spatial_transformer": True},
+)
+_STYLE = OfficialOptions(
+    own=("num_downsample", "num_upsample", "num_feat", "output_dim"),
+    aliases={"num_mask_channels": "num_classes"},
+)
+_FIRST = OfficialOptions(
+    own=("n_embed",),
+    aliases={"embed_dim": "in_channels"},
+    sections={"ddconfig": _AUTOENCODER},
+    training=("lossconfig",),
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,35 @@ class SCADMOptions:
         num_downsample, num_upsample, num_feat, output_dim: the style encoder's.
         n_embed, z_channels, ch, ch_mult, first_stage_blocks, resolution: the first stage's.
     """
+
+    official: ClassVar = OfficialOptions(
+        training=("lossconfig", "ema_decay", "attn_loss_weight"),
+        aliases={
+            "ddim_steps": "steps",
+            "guidance_scale": "scale",
+            "num_mask_channels": "num_classes",
+            "out_channels": "in_channels",
+            "embed_dim": "in_channels",
+        },
+        fixed={
+            "use_spatial_transformer": True,
+            "scale_factor": 1.0,
+            "null_condition": "context = 0, mask = 0",
+            "betas": "linspace(sqrt(0.0015), sqrt(0.0195), 1000)**2",
+        },
+        convert={
+            "guidance_form": _guidance,
+            "image_size": _image_size,
+            "latent_size": _latent_size,
+        },
+        sections={
+            "unet": _UNET,
+            "style_encoder": _STYLE,
+            "first_stage": _FIRST,
+            "ddconfig": _AUTOENCODER,
+        },
+        finish=_finish,
+    )
 
     steps: int = 200
     scale: float = 1.2
@@ -160,60 +198,3 @@ class SCADMOptions:
     def side(self) -> int:
         """Side of a square image."""
         return self.resolution or self.factor * (self.image_size or 64)
-
-
-def flatten(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by our names, from official configurations, sections and all.
-
-    Raises:
-        UserError: a name given twice with different values, a fixed quantity with another value, or
-            an unknown name within a section.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in given.items():
-        if key in _SECTIONS and isinstance(value, Mapping):
-            for inner, v in value.items():
-                if inner not in _SECTIONS[key]:
-                    hint = did_you_mean(inner, _SECTIONS[key])
-                    raise UserError(f"sca-dm: {key} has no option '{inner}'", hint)
-                _put(flat, inner, v)
-        else:
-            _put(flat, key, value)
-    return flat
-
-
-def _put(flat: dict[str, Any], key: str, value: Any) -> None:
-    if key in _TRAINING:  # they change no image
-        return
-    if key == "ddconfig":
-        for inner, v in value.items():
-            if inner in _FIXED_AUTOENCODER:
-                _check(f"ddconfig.{inner}", v, _FIXED_AUTOENCODER[inner])
-            elif inner in _AUTOENCODER:
-                _set(flat, _AUTOENCODER[inner], v)
-            else:
-                hint = did_you_mean(inner, [*_AUTOENCODER, *_FIXED_AUTOENCODER])
-                raise UserError(f"sca-dm: ddconfig has no option '{inner}'", hint)
-    elif key in _FIXED:
-        _check(key, value, _FIXED[key])
-    elif key == "image_size" and not isinstance(value, int):
-        _set(flat, "size", value)
-    elif key == "latent_size":
-        _set(flat, "in_channels", value[0])
-    else:
-        if key == "guidance_form":
-            value = _FORMS.get(str(value), value)
-        _set(flat, _ALIASES.get(key, key), value)
-
-
-def _check(key: str, value: Any, only: Any) -> None:
-    value = list(value) if isinstance(value, tuple) else value
-    if value != only:
-        raise UserError(f"sca-dm: {key} is {only!r} in the trained networks, got {value!r}")
-
-
-def _set(flat: dict[str, Any], key: str, value: Any) -> None:
-    value = tuple(value) if isinstance(value, list) else value
-    if key in flat and flat[key] != value:
-        raise UserError(f"sca-dm: {key} is given as {flat[key]!r} and as {value!r}", "give it once")
-    flat[key] = value

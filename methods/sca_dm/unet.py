@@ -10,7 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from sisbench.methods.layers.labels import one_hot, resize_labels
+from sisbench.core.resize import resize_labels_torch
+from sisbench.methods.layers.labels import one_hot
 from sisbench.methods.sca_dm.attention import SpatialTransformer, StyleTerm
 from sisbench.methods.sca_dm.blocks import (
     Affine,
@@ -152,7 +153,9 @@ class UNet(nn.Module):
             codes: (B, C, context).
             size: (h, w) of the latent.
         """
-        labels = {f: resize_labels(label, (size[0] // f, size[1] // f)) for f in self._factors()}
+        labels = {
+            f: resize_labels_torch(label, (size[0] // f, size[1] // f)) for f in self._factors()
+        }
         planes = {f: one_hot(value, self.num_classes, codes.dtype) for f, value in labels.items()}
         index = {f: torch.where(v < 0, self.num_classes, v) for f, v in labels.items()}
         return Condition(

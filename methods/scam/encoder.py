@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sisbench.methods.scam.attention import Attention, Pixels, TokenUpdate, leaky, position_code
-from sisbench.methods.scam.config import Config
+from sisbench.methods.scam.options import Config
 from sisbench.methods.scam.regions import Regions
 from sisbench.methods.scam.tokens import TokenIndex
 

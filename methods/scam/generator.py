@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.base import NoiseSource, draw
 from sisbench.methods.layers.labels import one_hot
 from sisbench.methods.scam.attention import (
@@ -19,7 +20,7 @@ from sisbench.methods.scam.attention import (
     position_code,
     token_mlp,
 )
-from sisbench.methods.scam.config import Config
+from sisbench.methods.scam.options import Config
 from sisbench.methods.scam.regions import Regions
 from sisbench.methods.scam.tokens import TokenIndex
 
@@ -208,8 +209,8 @@ class Generator(nn.Module):
         Returns:
             (B, 3, H, W) in [-1, 1], and (B, N, L, heads, M) weights at the image's size.
         """
-        start = F.interpolate(label[:, None].float(), size=self.config.start, mode="nearest")
-        planes = one_hot(start[:, 0].long(), self.config.classes, tokens.dtype)
+        start = resize_labels_torch(label, self.config.start)
+        planes = one_hot(start, self.config.classes, tokens.dtype)
         x = self.first_conv(planes.contiguous(memory_format=torch.channels_last))
         features, image = Features.of(x, regions), None
         for b, block in enumerate(self.blocks):

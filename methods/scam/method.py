@@ -14,9 +14,10 @@ from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, present_classes
 from sisbench.methods.key_map import KeyMap
-from sisbench.methods.scam.config import Config, Options, resolve
+from sisbench.methods.layers.labels import read_labels
 from sisbench.methods.scam.encoder import Encoder
 from sisbench.methods.scam.generator import Generator, Modulation
+from sisbench.methods.scam.options import Config, SCAMOptions, resolve
 from sisbench.methods.scam.regions import Regions
 
 _OFFICIAL = {"query": "q_linear", "key": "v_linear", "value": "k_linear", "out": "out.0"}
@@ -45,13 +46,13 @@ class SCAM(Method):
         "Dufour et al., SCAM! Transferring humans between images with Semantic Cross Attention "
         "Modulation, ECCV 2022, arXiv:2210.04883"
     )
-    Options = Options
+    Options = SCAMOptions
     net: Networks
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "encoder": ("last.ckpt", "*.ckpt"),
         "generator": ("last.ckpt", "*.ckpt"),
     }
-    prefixes: ClassVar[Mapping[str, str]] = {"encoder": "encoder.", "generator": "generator."}
+    prefixes: Mapping[str, str] = {"encoder": "encoder.", "generator": "generator."}
 
     def build(self, space: LabelSpace) -> Networks:
         """The networks in the official configuration of ``space``, or as the options say."""
@@ -83,13 +84,8 @@ class SCAM(Method):
         Raises:
             UserError: a label outside of [-1, C).
         """
-        label = batch.label
-        low, high = int(label.min()), int(label.max())
-        if low < -1 or high >= self.num_classes:
-            raise UserError(
-                f"scam: labels must be in 0..{self.num_classes - 1} (-1: none), got {low}..{high}",
-                f"the label space is '{self.space.name}'",
-            )
+        hint = f"the label space is '{self.space.name}'"
+        label = read_labels(batch.label, self.num_classes, hint=hint)
         return Layout(label, present_classes(label, self.num_classes), batch.instance)
 
     @torch.inference_mode()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.base import present_classes
 
 Size = tuple[int, int]
@@ -76,8 +77,8 @@ class Regions:
     def blocks(self, size: Size) -> Blocks:
         """The blocks at one size."""
         if size not in self._blocks:
-            small = F.interpolate(self.ranks[:, None].float(), size=size, mode="nearest")
-            self._blocks[size] = _cut(small.flatten(1).long(), self.classes.shape[1] + 1)
+            small = resize_labels_torch(self.ranks, size)
+            self._blocks[size] = _cut(small.flatten(1), self.classes.shape[1] + 1)
         return self._blocks[size]
 
 

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sisbench.core.noise import ZeroNoise
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.base import NoiseSource, draw
 from sisbench.methods.layers.label_maps import LabelPyramid, Level
-from sisbench.methods.layers.labels import region_means, resize_labels
+from sisbench.methods.layers.labels import region_means
 from sisbench.methods.layers.spade import (
     Block,
     LabelConv,
@@ -179,7 +180,7 @@ class StyleEncoder(nn.Module):
     def forward(self, image: Tensor, label: Tensor, classes: int) -> Tensor:
         """image, label (B, H, W) int64 -> codes (B, classes, length), zero for absent classes."""
         features = self.features(image)
-        return region_means(features, resize_labels(label, _size(features)), classes)
+        return region_means(features, resize_labels_torch(label, _size(features)), classes)
 
     def map_keys(self, keys: KeyMap, name: str, ours: str) -> None:
         """Cover the encoder; official names are positions in a sequence."""
@@ -241,7 +242,9 @@ class Generator(nn.Module):
         """label (B, H, W) int64, codes (B, K, length) -> (B, 3, h, w) in [-1, 1]."""
         labels = LabelPyramid(label, self.classes, KERNEL)
         height, width = self.start
-        level = Level(resize_labels(label, self.start), self.classes, KERNEL, None, dense=True)
+        level = Level(
+            resize_labels_torch(label, self.start), self.classes, KERNEL, None, dense=True
+        )
         x = self.fc(level).view(-1, height, width, self.width).permute(0, 3, 1, 2)
         for step in self.steps:
             if step.up:

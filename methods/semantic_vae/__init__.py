@@ -1,5 +1,7 @@
 """Semantic-VAE: automatic generation of semantic parts of face label maps."""
 
-from sisbench.methods.semantic_vae.editor import SemanticVAE
+from __future__ import annotations
+
+from sisbench.methods.semantic_vae.method import SemanticVAE
 
 __all__ = ["SemanticVAE"]

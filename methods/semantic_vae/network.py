@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sisbench.core.label_space import HOLE
-from sisbench.methods.layers.labels import one_hot, resize_labels
+from sisbench.core.resize import resize_labels_torch
+from sisbench.methods.layers.labels import one_hot
 from sisbench.methods.layers.res_block import ResBlock
 
 _STAGES = ((512, 256), (256, 128), (128, 64), (64, 32))
@@ -32,7 +33,7 @@ class RegionEncoder(nn.Module):
 
     def forward(self, label: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """(B, H, W) int64 below ``classes``, -1 for none -> two (B, classes, latent)"""
-        small = resize_labels(label, (self.mask_size, self.mask_size))
+        small = resize_labels_torch(label, (self.mask_size, self.mask_size))
         hidden = self.encs(one_hot(small, classes).flatten(2))
         return self.mu(hidden), self.log_var(hidden)
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.layers.label_maps import LabelPyramid, Level
-from sisbench.methods.layers.labels import resize_labels
 from sisbench.methods.layers.semantics import Semantics
 from sisbench.methods.layers.spade import (
     Block,
@@ -98,8 +98,10 @@ class Generator(nn.Module):
         labels = LabelPyramid(label, self.classes, self.kind.kernel, edges)
         height, width = self.start
         if z is None:
-            small = None if edges is None else resize_labels(edges, self.start)
-            level = Level(resize_labels(label, self.start), self.classes, 3, small, dense=True)
+            small = None if edges is None else resize_labels_torch(edges, self.start)
+            level = Level(
+                resize_labels_torch(label, self.start), self.classes, 3, small, dense=True
+            )
             x = self.fc(level).view(-1, height, width, self.width).permute(0, 3, 1, 2)
         else:
             x = self.fc(z).view(-1, self.width, height, width)

@@ -95,7 +95,7 @@ def subject_boxes(label: Tensor, background: Collection[int] = (0,)) -> Tensor:
     Returns:
         (B, 4) int64 top, bottom, left, right, the ends exclusive.
 
-    Source: SCAM, arXiv:2208.11554, evaluation code (one background class, 0).
+    Source: SCAM, arXiv:2210.04883, evaluation code (one background class, 0).
     """
     ids = torch.tensor(sorted(background), dtype=label.dtype, device=label.device)
     subject = ~torch.isin(label, ids) & (label >= 0)

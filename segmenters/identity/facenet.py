@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from sisbench.core.errors import Unavailable
+from sisbench.core.resize import resize_bilinear_pil
 from sisbench.segmenters.base import parse_size
 from sisbench.segmenters.identity.base import Identity
 from sisbench.segmenters.loading import Part
-from sisbench.segmenters.resize import resize_bilinear
 
 _CLASSES = 8631  # of the classifier in the released file
 
@@ -51,10 +51,10 @@ class FaceNet(Identity):
     def embeddings(self, images: Tensor, boxes: Tensor | None) -> Tensor:
         """(B, 512) unit vectors; the input is (x - 127.5) / 128."""
         if boxes is None:
-            x = resize_bilinear(images, self.size)
+            x = resize_bilinear_pil(images, self.size)
         else:
             crops = [
-                resize_bilinear(image[:, top:bottom, left:right], self.size)
+                resize_bilinear_pil(image[:, top:bottom, left:right], self.size)
                 for image, (top, bottom, left, right) in zip(images, boxes.tolist())
             ]
             x = torch.stack(crops) if crops else images.new_empty(0, 3, *self.size)

@@ -21,7 +21,7 @@ class PersonReID(Identity):
 
     name = "reid"
     title = "LUPerson ResNet-50"
-    paper = "Fu et al., CVPR 2021, arXiv:2012.03753; use: Dufour et al., SCAM, arXiv:2208.11554"
+    paper = "Fu et al., CVPR 2021, arXiv:2012.03753; use: Dufour et al., SCAM, arXiv:2210.04883"
     dim = 2048
     fixed = {  # noqa: RUF012
         "depth": "50",

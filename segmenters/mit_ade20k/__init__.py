@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.resize import resize_bilinear_pil
 from sisbench.segmenters.loading import Part
 from sisbench.segmenters.mit_ade20k.networks import PPM, Encoder, UPerNet
 from sisbench.segmenters.network_parser import IMAGENET_MEAN, IMAGENET_STD, NetworkParser, normalise
-from sisbench.segmenters.resize import resize_bilinear
 
 if TYPE_CHECKING:
     from sisbench.core.label_space import LabelSpace
@@ -133,7 +133,7 @@ class MITADE20K(NetworkParser):
         """One scale: (B, 3, H, W) uint8, network input (h, w) -> (B, 150, h / stride, w / stride)
         float32."""
         net = self.loaded()
-        x = normalise(resize_bilinear(images, size), IMAGENET_MEAN, IMAGENET_STD)
+        x = normalise(resize_bilinear_pil(images, size), IMAGENET_MEAN, IMAGENET_STD)
         return net["decoder"](net["encoder"](x))
 
     @torch.inference_mode()

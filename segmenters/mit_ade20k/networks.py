@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from sisbench.segmenters.loading import Shape
+from sisbench.core.fit import Shape
 
 _POOLS = (1, 2, 3, 6)
 _DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}

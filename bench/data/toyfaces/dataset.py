@@ -9,6 +9,7 @@ import numpy as np
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.label_space import LabelSpace
+from sisbench.core.tasks import TASKS
 from sisbench.data.base import Dataset, Sample
 from sisbench.data.toyfaces.appearance import Appearance, draw_appearance
 from sisbench.data.toyfaces.labels import label_map
@@ -21,9 +22,6 @@ VERSION = "1"
 
 SPLITS = {"train": 2000, "val": 100, "test": 200}
 """Splits and their usual sizes."""
-
-TASKS = frozenset({"transfer", "class_transfer", "shape_transfer", "subject_transfer"})
-"""Tasks whose true image is known; that of a reconstruction is the sample's own."""
 
 SMALLEST = 16
 
@@ -40,6 +38,7 @@ class ToyFaces(Dataset):
         size: side, or (H, W), in pixels; at least 16. The face fits the shorter side.
         n: number of samples; by default 2000, 100 and 200.
         seed: another seed is another data set.
+        limit: only the first of them.
 
     Raises:
         UserError: unknown split, size or n out of range.
@@ -53,12 +52,15 @@ class ToyFaces(Dataset):
         size: int | Sequence[int] = 64,
         n: int | None = None,
         seed: int = 0,
+        limit: int | None = None,
     ) -> None:
         if split not in SPLITS:
             raise UserError(f"toyfaces has no split {split!r}", did_you_mean(str(split), SPLITS))
         self.split = split
         self.size = _checked_size(size)
         count = SPLITS[split] if n is None else _whole("n", n, 1)
+        if limit is not None:
+            count = min(count, _whole("limit", limit, 1))
         self.seed = _whole("seed", seed, 0)
         self.space = LabelSpace.named("celebamask_hq")
         self.ids = tuple(f"{split}-{i:05d}" for i in range(count))
@@ -128,24 +130,25 @@ class ToyFaces(Dataset):
         Raises:
             UserError: unknown id or class.
         """
-        if task not in TASKS:
+        declared = TASKS.get(task)
+        if declared is None or not declared.reference or declared.variants != "one":
             return None
         face, other = self.layout(target), self.layout(reference)
         own, theirs = self.appearance(target), self.appearance(reference)
         chosen = self._checked(classes)
-        if task == "shape_transfer":
+        if declared.edits == "shape":
             looks = own.lend(theirs, (chosen & worn(other)) - worn(face), light=False)
             label = _swapped(face, other, chosen, fine(self.size))
             return render_label(label, looks, face, self.size, other, chosen)
         everything = frozenset(range(len(self.space)))
-        if task == "transfer":
-            wanted = everything
-        elif task == "class_transfer":
-            wanted = chosen
-        else:
-            wanted = chosen or everything - self.space.background
+        wanted = {
+            "all": everything,
+            "drawn": chosen,
+            "subject": chosen or everything - self.space.background,
+        }[declared.classes]
         known = wanted - (ACCESSORIES - worn(other))
-        return render(face, own.lend(theirs, known, light=task != "class_transfer"), self.size)
+        light = declared.classes != "drawn"
+        return render(face, own.lend(theirs, known, light=light), self.size)
 
     def truth_layout(self, target: str, reference: str, classes: Sequence[int]) -> np.ndarray:
         """The label map of a shape transfer as a perfect method should read it.

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
-
-UPSAMPLINGS = {"normal": 5, "more": 6, "most": 7}
-_NORM_G = "spectralspadesyncbatch3x3"
-_FILES = ("netG", "netE", "netD")
+from sisbench.methods.layers.spade import UPSAMPLINGS
+from sisbench.methods.options import GAN_TRAINING, OfficialOptions
 
 
 @dataclass(frozen=True)
-class Options:
+class INADEOptions:
     """Construction options, by their official names; None takes the value that the label space's
     official configuration has (ours for a space without one: one square of 256 pixels).
 
@@ -21,7 +20,6 @@ class Options:
         label_nc: classes without the don't-care one.
         contain_dontcare_label: whether one more class follows, into which label 255 falls.
         semantic_nc: classes plus the edge channel (only checked: the generator never sees edges).
-        no_instance: must be False, as the official network cuts the edge channel blindly.
         ngf: channels of the last block.
         z_dim: length of the global noise.
         noise_nc: length of an instance's noise.
@@ -30,15 +28,17 @@ class Options:
         num_upsampling_layers: "normal" (5), "more" (6) or "most" (7).
         use_vae: whether the instance encoder is there.
         add_sketch: the sketch branch of the journal extension.
-        norm_G: must be the official normalisation.
-        norm_D, ndf, num_D, n_layers_D: the discriminator, which only training builds.
-        files: the official file of each module (only checked).
     """
+
+    official: ClassVar = OfficialOptions(
+        training=(*GAN_TRAINING, "files"),
+        # the official network cuts the edge channel blindly: it has to be there
+        fixed={"no_instance": False, "norm_G": "spectralspadesyncbatch3x3"},
+    )
 
     label_nc: int | None = None
     contain_dontcare_label: bool | None = None
     semantic_nc: int | None = None
-    no_instance: bool = False
     ngf: int = 64
     z_dim: int = 256
     noise_nc: int | None = None
@@ -47,29 +47,14 @@ class Options:
     num_upsampling_layers: str | None = None
     use_vae: bool = False
     add_sketch: bool = False
-    norm_G: str = _NORM_G
-    norm_D: str = "spectralinstance"
-    ndf: int = 64
-    num_D: int = 2
-    n_layers_D: int = 4
-    files: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.no_instance:
-            raise ValueError("no_instance must be False: the network relies on the edge channel")
-        if self.norm_G != _NORM_G:
-            raise ValueError(f"norm_G must be '{_NORM_G}', got '{self.norm_G}'")
-        if self.norm_D != "spectralinstance":
-            raise ValueError(f"norm_D must be 'spectralinstance', got '{self.norm_D}'")
         if self.num_upsampling_layers not in (None, *UPSAMPLINGS):
             raise ValueError(
                 f"num_upsampling_layers must be one of {', '.join(UPSAMPLINGS)}, "
                 f"got '{self.num_upsampling_layers}'"
             )
-        unknown = [name for name in self.files if name not in _FILES]
-        if unknown:
-            raise ValueError(f"files names the unknown modules {', '.join(unknown)}")
-        numbers = ("ngf", "z_dim", "noise_nc", "crop_size", "ndf", "num_D", "n_layers_D")
+        numbers = ("ngf", "z_dim", "noise_nc", "crop_size")
         for name in (*numbers, "aspect_ratio"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -77,7 +62,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class VAEOptions(Options):
+class VINADEOptions(INADEOptions):
     """The same with the instance encoder."""
 
     use_vae: bool = True
@@ -127,7 +112,7 @@ _OFFICIAL = {
 }
 
 
-def resolve(options: Options, space: LabelSpace) -> Config:
+def resolve(options: INADEOptions, space: LabelSpace) -> Config:
     """The configuration for ``space``.
 
     Raises:

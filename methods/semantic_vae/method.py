@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -12,70 +11,13 @@ from torch import Tensor
 
 from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
-from sisbench.core.label_space import HOLE, LabelSpace
+from sisbench.core.label_space import LabelSpace
 from sisbench.methods.base import Classes, NoiseSource, class_mask, draw
 from sisbench.methods.editor import LayoutEditor
 from sisbench.methods.key_map import KeyMap
+from sisbench.methods.layers.labels import read_labels
 from sisbench.methods.semantic_vae.network import SemanticVAENet, with_background
-
-
-@dataclass(frozen=True)
-class SemanticVAEOptions:
-    """Construction options; the defaults are the row "ours" of the paper's Table 1.
-
-    Attributes:
-        classes: classes without the background; None takes them from the label space.
-        latent: numbers a latent has, a square; label maps of side 16 * sqrt(latent) come out.
-        resolution: that side, stated once more.
-        mask_size: side that label maps are reduced to before they are encoded.
-        lstm_layers, bidirectional: of the LSTM over the classes. With False, and without LSTM, the
-            published code crashes; latents then pass the feed-forward part by as they are [ours].
-        no_LSTM: ablation without LSTM.
-        do_perm: ablation with the first two classes exchanged in the sequence, not restored.
-        lstm_num, bidir: official names of ``lstm_layers`` and ``bidirectional``.
-        no_T: must be True: the transformer in place of the LSTM never ran.
-        exclude_bg: must be True: the background has no latent.
-    """
-
-    classes: int | None = None
-    latent: int = 256
-    resolution: int | None = None
-    mask_size: int = 128
-    lstm_layers: int = 3
-    bidirectional: bool = True
-    no_LSTM: bool = False
-    do_perm: bool = False
-    lstm_num: int | None = None
-    bidir: bool | None = None
-    no_T: bool = True
-    exclude_bg: bool = True
-
-    def __post_init__(self) -> None:
-        side = math.isqrt(max(self.latent, 0))
-        if side < 1 or side * side != self.latent:
-            raise ValueError(f"latent must be a square, as 256, got {self.latent}")
-        if self.resolution not in (None, 16 * side):
-            raise ValueError(
-                f"latent {self.latent} gives label maps of side {16 * side}, not {self.resolution}"
-            )
-        if self.mask_size < 1 or self.layers < 1:
-            raise ValueError("mask_size and lstm_layers must be at least 1")
-        if not (self.no_T and self.exclude_bg):
-            raise ValueError("no_T and exclude_bg must be true, as in the published network")
-        if self.lstm_num not in (None, self.lstm_layers) and self.lstm_layers != 3:
-            raise ValueError("lstm_num and lstm_layers say different things")
-        if self.bidir is True and not self.bidirectional:
-            raise ValueError("bidir and bidirectional say different things")
-
-    @property
-    def layers(self) -> int:
-        """Layers of the LSTM."""
-        return self.lstm_layers if self.lstm_num is None else self.lstm_num
-
-    @property
-    def both_ways(self) -> bool:
-        """Whether the LSTM is bidirectional."""
-        return self.bidirectional and self.bidir is not False
+from sisbench.methods.semantic_vae.options import SemanticVAEOptions
 
 
 class SemanticVAE(LayoutEditor):
@@ -110,8 +52,8 @@ class SemanticVAE(LayoutEditor):
             )
         side = math.isqrt(o.latent)
         self.size = (16 * side, 16 * side)
-        layers = 0 if o.no_LSTM else o.layers
-        return SemanticVAENet(classes, side, o.mask_size, layers, o.both_ways, o.do_perm)
+        layers = 0 if o.no_LSTM else o.lstm_layers
+        return SemanticVAENet(classes, side, o.mask_size, layers, o.bidirectional, o.do_perm)
 
     def key_maps(self) -> Mapping[str, KeyMap]:
         keys = KeyMap(self.net)
@@ -173,13 +115,9 @@ class SemanticVAE(LayoutEditor):
         Raises:
             UserError: a label value that is no class.
         """
-        low, high = (int(v) for v in batch.label.aminmax())
-        if low < HOLE or high > self.net.classes:
-            raise UserError(
-                f"label values must lie in 0..{self.net.classes}, got {low}..{high}",
-                f"Semantic-VAE was built for the label space '{self.space.name}'",
-            )
-        mu, log_var = self.net.encode(batch.label)
+        hint = f"Semantic-VAE was built for the label space '{self.space.name}'"
+        label = read_labels(batch.label, self.net.classes + 1, hint=hint)
+        mu, log_var = self.net.encode(label)
         eps = draw(noise, name, len(batch), *mu.shape[1:], like=mu)
         return mu + eps * (log_var / 2).exp()
 

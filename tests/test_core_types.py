@@ -38,7 +38,7 @@ def test_space_from_yaml(tmp_path: Path) -> None:
     assert space.ignore == 0
     assert space.background == {0}
     path.write_text("name: rooms\nclases: [a]\n")
-    with pytest.raises(UserError, match="needs 'name' and 'classes'"):
+    with pytest.raises(UserError, match="classes: this key is required; clases: unknown key"):
         LabelSpace.from_yaml(path)
     path.write_text("name: rooms\nclasses: [a]\nignor: 0\n")
     with pytest.raises(UserError, match="did you mean 'ignore'"):

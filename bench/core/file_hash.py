@@ -1,0 +1,119 @@
+"""sha256 of many files, remembered by path, size and time of change."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+
+from sisbench.core.errors import UserError
+
+_RACY_NS = 2_000_000_000
+"""A file changed less than this before it was hashed could change again unseen: file systems
+stamp times coarsely, so its hash is not remembered."""
+
+
+def cache_dir() -> Path:
+    """Where what can be made anew is kept: $SISBENCH_CACHE, or the user's cache folder (in the
+    temporary folder where there is no home)."""
+    given = os.environ.get("SISBENCH_CACHE")
+    if given:
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "sisbench"
+    except RuntimeError:  # no home
+        import tempfile
+
+        return Path(tempfile.gettempdir()) / "sisbench-cache"
+
+
+def file_hashes(paths: Sequence[Path], workers: int = 2) -> dict[Path, bytes]:
+    """sha256 digests (32 bytes) of files. A file whose path, size and mtime are those of an earlier
+    call is not read again; without a cache that can be written, all are read.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    stamps = {path: _stamp(path) for path in dict.fromkeys(paths)}
+    names = {path: os.path.abspath(path) for path in stamps}
+    known = _recall(list(names.values()))
+    found = {
+        path: digest
+        for path, (size, mtime) in stamps.items()
+        if (row := known.get(names[path])) is not None
+        for digest in ([row[2]] if row[:2] == (size, mtime) else [])
+    }
+    missing = [path for path in stamps if path not in found]
+    with ThreadPoolExecutor(workers) as pool:
+        found.update(zip(missing, pool.map(_digest, missing), strict=True))
+    settled = time.time_ns() - _RACY_NS
+    rows = [(names[p], *stamps[p], found[p]) for p in missing if stamps[p][1] < settled]
+    _remember(rows)
+    return {path: found[path] for path in stamps}
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def _digest(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    return digest.digest()
+
+
+def _open() -> sqlite3.Connection:
+    folder = cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(folder / "files.sqlite", timeout=10)
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS files "
+        "(path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, sha256 BLOB) WITHOUT ROWID"
+    )
+    return connection
+
+
+def _recall(names: Sequence[str]) -> dict[str, tuple[int, int, bytes]]:
+    """Remembered (size, mtime, digest) by absolute path; {} where the cache is of no use."""
+    try:
+        with closing(_open()) as connection:
+            connection.execute("CREATE TEMP TABLE wanted (path TEXT PRIMARY KEY)")
+            connection.executemany(
+                "INSERT OR IGNORE INTO wanted VALUES (?)", ((name,) for name in names)
+            )
+            rows = connection.execute("SELECT * FROM files JOIN wanted USING (path)")
+            return {path: (size, mtime, digest) for path, size, mtime, digest in rows}
+    except (sqlite3.Error, OSError, UnicodeError):
+        return {}
+
+
+def _remember(rows: Sequence[tuple[str, int, int, bytes]]) -> None:
+    """Best effort: a damaged cache is made anew, one that cannot be written is left."""
+    if not rows:
+        return
+    for attempt in (1, 2):
+        try:
+            with closing(_open()) as connection, connection:
+                connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+            return
+        except (sqlite3.OperationalError, OSError, UnicodeError):
+            return
+        except sqlite3.DatabaseError:  # no database any more
+            if attempt == 1:
+                with suppress(OSError):
+                    (cache_dir() / "files.sqlite").unlink(missing_ok=True)
