@@ -28,7 +28,11 @@ registry = Registry(
 )
 
 editors = Registry(
-    "sisbench.editors", {"semantic-vae": "sisbench.methods.semantic_vae:SemanticVAE"}
+    "sisbench.editors",
+    {
+        "semantic-vae": "sisbench.methods.semantic_vae:SemanticVAE",
+        "frankenmask": "sisbench.methods.frankenmask:FrankenMask",
+    },
 )
 
 

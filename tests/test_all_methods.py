@@ -168,7 +168,7 @@ def test_official_option_files_give_the_official_key_layout(
     name: str, manifest: str, space: str
 ) -> None:
     raw = json.loads((FIXTURES / f"{manifest}.manifest.json").read_text())
-    config = {k: v for k, v in raw["config"].items() if k != "note"}
+    config = {k: v for k, v in raw.get("config", {}).items() if k != "note"}
     with torch.device("meta"):
         model = built(name, space, **config)
     for module, key_map in model.key_maps().items():

@@ -279,8 +279,8 @@ def test_blender_and_vae_come_with_their_state_dicts() -> None:
     ("options", "words"),
     [
         ({"ngff": 8}, "did you mean"),
-        ({"netG": "local"}, "netG must be global"),
-        ({"norm": "batch"}, "norm instance"),
+        ({"netG": "local"}, "netG must be 'global'"),
+        ({"norm": "batch"}, "norm must be 'instance'"),
         ({"size": [64, 66]}, "multiples of 4"),
         ({"size": [16, 16]}, "from 32 on"),
         ({"ngf": 0}, "positive"),

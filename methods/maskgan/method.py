@@ -14,6 +14,7 @@ from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import HOLE, LabelSpace
 from sisbench.methods.base import GlobalStyle, Layout, Method, NoiseSource, present_classes
 from sisbench.methods.key_map import KeyMap
+from sisbench.methods.layers.labels import read_labels
 from sisbench.methods.maskgan.network import Blender, Generator
 from sisbench.methods.maskgan.options import MaskganOptions
 from sisbench.methods.maskgan.vae import MaskVAE
@@ -116,12 +117,8 @@ class MaskGAN(Method):
         return self.net.netB.blend(first, second)
 
     def _read(self, label: Tensor) -> Tensor:
-        low, high = (int(v) for v in torch.aminmax(label))
-        if low < HOLE or high >= self.classes:
-            raise UserError(
-                f"label values {low}..{high}; the network has the classes 0..{self.classes - 1}",
-                "check the label space and the option label_nc",
-            )
+        hint = "check the label space and the option label_nc"
+        label = read_labels(label, self.classes, hint=hint)
         return demo_labels(label) if self.options.demo_labels else label
 
 

@@ -1,8 +1,16 @@
-"""Options of MaskGAN."""
+"""Options of MaskGAN and what its official option files say."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sisbench.methods.options import GAN_TRAINING, OfficialOptions
+
+
+def _both_sides(size: Any) -> dict[str, Any]:
+    """(H, W), or one side of a square."""
+    return {"size": (size, size) if isinstance(size, int) else size}
 
 
 @dataclass(frozen=True)
@@ -11,23 +19,23 @@ class MaskganOptions:
 
     Attributes:
         label_nc: classes; None takes the label space's.
-        output_nc: 3.
         ngf: width factor of the generator.
-        netG, norm: global and instance, as published.
         n_downsample_global, n_blocks_global: halvings, and residual blocks at the smallest size.
         size: (H, W) of the picture, or one side of a square; multiples of 2**n_downsample_global.
         demo_labels: read label maps as the published demo does, which turns 7, 13, 14 and 15 into
             the class before; for parity with it alone.
         B_ngf: width factor of the blender.
         vae_ngf, vae_latent: width factor and latent of the MaskVAE.
-        ndf, num_D, n_layers_D: of the discriminator; they change no image.
     """
 
+    official: ClassVar = OfficialOptions(
+        training=GAN_TRAINING,
+        fixed={"netG": "global", "norm": "instance", "output_nc": 3},
+        convert={"size": _both_sides},
+    )
+
     label_nc: int | None = None
-    output_nc: int = 3
     ngf: int = 64
-    netG: str = "global"
-    norm: str = "instance"
     n_downsample_global: int = 4
     n_blocks_global: int = 4
     size: tuple[int, int] = (512, 512)
@@ -35,17 +43,14 @@ class MaskganOptions:
     B_ngf: int = 32
     vae_ngf: int = 32
     vae_latent: int = 1024
-    ndf: int = 64
-    num_D: int = 2
-    n_layers_D: int = 3
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, int):
-            object.__setattr__(self, "size", (self.size, self.size))
-        if self.netG != "global" or self.norm != "instance" or self.output_nc != 3:
-            raise ValueError("netG must be global, norm instance and output_nc 3, as published")
-        if min(self.ngf, self.n_blocks_global, self.n_downsample_global, self.B_ngf) < 1:
-            raise ValueError("ngf, B_ngf, n_blocks_global and n_downsample_global must be positive")
+        for name in (
+            *("ngf", "n_blocks_global", "n_downsample_global"),
+            *("B_ngf", "vae_ngf", "vae_latent"),
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         step = 2**self.n_downsample_global
         if len(self.size) != 2 or any(s < 32 or s % step for s in self.size):
             raise ValueError(f"size must be two multiples of {step} from 32 on, got {self.size}")

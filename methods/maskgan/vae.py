@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sisbench.methods.layers.labels import one_hot, resize_labels
+from sisbench.core.resize import resize_labels_torch
+from sisbench.methods.layers.labels import one_hot
 from sisbench.methods.layers.spade import leaky
 
 SIDE = 512
@@ -49,7 +50,7 @@ class MaskVAE(nn.Module):
 
     def encode(self, label: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, W) int64 -> mean and log-variance, (B, latent) each."""
-        x = one_hot(resize_labels(label, (SIDE, SIDE)), self.classes)
+        x = one_hot(resize_labels_torch(label, (SIDE, SIDE)), self.classes)
         for i in range(1, _STAGES + 1):
             x = leaky(getattr(self, f"bn{i}")(getattr(self, f"e{i}")(x)))
         flat = x.flatten(1)

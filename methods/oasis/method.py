@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sisbench.core.batch import Batch
-from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.errors import UserError
 from sisbench.core.label_space import HOLE, LabelSpace
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
 from sisbench.methods.key_map import KeyMap
@@ -75,9 +75,6 @@ class OASIS(Method):
         """The label map; 255 is read as the don't-care class (class 0 of the network)."""
         label = self.semantics.read(batch.label, None if self.shifted else 0)
         return Layout(label, present_classes(label, self.num_classes), batch.instance)
-
-    def encode_style(self, batch: Batch) -> Style:
-        raise Unavailable("OASIS has no encoder: a style is drawn, not taken from a photograph")
 
     def sample_style(self, batch: Batch, noise: NoiseSource) -> Style:
         """``z`` (z_dim), the same for every class, or with ``noise_per: class`` ``z`` (C, z_dim).

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.layers.label_maps import LabelPyramid, Level
-from sisbench.methods.layers.labels import resize_labels
 from sisbench.methods.layers.spade import (
     Block,
     LabelConv,
@@ -159,7 +159,7 @@ class Generator(nn.Module):
         """label (B, H, W) int64, codes (B, K, planes) -> (B, 3, h, w) in [-1, 1]."""
         labels = LabelPyramid(label, self.classes, self.kind.kernel)
         height, width = self.start
-        level = Level(resize_labels(label, self.start), self.classes, 3, None, dense=True)
+        level = Level(resize_labels_torch(label, self.start), self.classes, 3, None, dense=True)
         x = self.fc.joined(level, codes).view(-1, height, width, self.fc.bias.shape[0])
         x = x.permute(0, 3, 1, 2)  # (B, C, h, w), channels last in memory
         for i, block in enumerate(self.body):

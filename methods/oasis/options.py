@@ -1,11 +1,11 @@
-"""Options of OASIS."""
+"""Options of OASIS and what its official option files say."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-BLOCKS = 6
-"""Residual blocks of the published generators."""
+from sisbench.methods.options import OfficialOptions
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,6 @@ class OasisOptions:
         channels_G: width factor.
         z_dim: noise planes that are joined to the label map.
         no_3dnoise: without noise planes; one picture a label map then.
-        num_res_blocks: 6, as published.
         crop_size, aspect_ratio: width of the picture; width / height.
         param_free_norm: syncbatch, batch or instance.
         spade_ks: kernel of the mask branches, odd.
@@ -27,12 +26,13 @@ class OasisOptions:
             ``class`` draws one for each class (the paper's local resampling).
     """
 
+    official: ClassVar = OfficialOptions(fixed={"num_res_blocks": 6})
+
     semantic_nc: int | None = None
     contain_dontcare_label: bool | None = None
     channels_G: int = 64
     z_dim: int = 64
     no_3dnoise: bool = False
-    num_res_blocks: int = BLOCKS
     crop_size: int | None = None
     aspect_ratio: float | None = None
     param_free_norm: str = "syncbatch"
@@ -41,8 +41,6 @@ class OasisOptions:
     noise_per: str = "image"
 
     def __post_init__(self) -> None:
-        if self.num_res_blocks != BLOCKS:
-            raise ValueError(f"num_res_blocks must be {BLOCKS}, got {self.num_res_blocks}")
         if self.labels not in (None, "as_is", "shifted"):
             raise ValueError(f"labels must be as_is or shifted, got {self.labels!r}")
         if self.noise_per not in ("image", "class"):

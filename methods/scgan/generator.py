@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.layers.label_maps import LabelPyramid, Level
-from sisbench.methods.layers.labels import interpolate_nearest, resize_labels
+from sisbench.methods.layers.labels import interpolate_nearest
 from sisbench.methods.layers.spade import (
     LabelConv,
     MaskBranch,
@@ -169,7 +170,7 @@ class Generator(nn.Module):
         routes = [weights_of(r, self.temperature) for r in self.pyramid_spaital_routing(label)]
         labels, (height, width) = LabelPyramid(label, self.classes), self.start
         if z is None:
-            level = Level(resize_labels(label, self.start), self.classes, 3, None, dense=True)
+            level = Level(resize_labels_torch(label, self.start), self.classes, 3, None, dense=True)
             x = self.fc(level).view(-1, height, width, self.width).permute(0, 3, 1, 2)
         else:
             x = self.fc(z).view(-1, self.width, height, width)

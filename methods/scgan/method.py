@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import HOLE, LabelSpace
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.base import GlobalStyle, Layout, Method, NoiseSource, draw, present_classes
 from sisbench.methods.key_map import KeyMap
-from sisbench.methods.layers.labels import resize_labels
 from sisbench.methods.layers.semantics import Semantics
 from sisbench.methods.layers.spade import NormKind, latent_size
 from sisbench.methods.scgan.encoder import Encoder
@@ -156,7 +156,7 @@ class SCGAN(Method):
     def fed(self, label: Tensor) -> Tensor:
         """Labels in the order of the network's channels, at the picture's size (PIL's nearest rule
         picks the same pixels as torch's where the factor is whole)."""
-        label = resize_labels(label, self.size)
+        label = resize_labels_torch(label, self.size)
         if not self.shifted:
             return label
         moved = torch.where(label == 0, self.semantics.label_nc, label - 1)

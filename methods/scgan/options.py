@@ -1,9 +1,12 @@
-"""Options of SC-GAN."""
+"""Options of SC-GAN and what its official option files say."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
+
+from sisbench.methods.options import GAN_TRAINING, OfficialOptions
 
 _NORM_G = r"(spectral)?scc(syncbatch|batch|instance)3x3"
 
@@ -13,8 +16,7 @@ class ScganOptions:
     """Construction options; None takes the official value of the label space.
 
     Attributes:
-        label_nc, contain_dontcare_label, no_instance, semantic_nc: channels of the label map;
-            instance edges are not part of any published network.
+        label_nc, contain_dontcare_label, semantic_nc: channels of the label map.
         labels: as_is, or shifted: value v is class v - 1 and 0 the last one (CelebAMask-HQ's
             loader).
         crop_size, aspect_ratio: width of the picture; width / height.
@@ -22,19 +24,25 @@ class ScganOptions:
             the generator's).
         use_vae, z_dim: image encoder and length of its vector.
         num_experts_conv, num_experts_norm: experts that are mixed.
-        temperature, weight_type: softmax of temperature * logits over the experts.
+        temperature: factor of the logits before the softmax over the experts.
         position, pyr_pos, pyr_rng: whether the layout is blurred, at every level of its pyramid
             rather than once, and down to which.
         ig_sz, ig_sigma, ig_iter, ig_relative: window, width and repetitions of the blur.
         no_spectral_on_routing: whether the routing network goes without spectral norm.
         norm_G, norm_E: norm strings of the official code.
-        num_upsampling_layers: normal, as published.
-        ndf, norm_D: of the discriminator; they change no image.
     """
+
+    official: ClassVar = OfficialOptions(
+        training=(*GAN_TRAINING, "netD"),
+        fixed={
+            "no_instance": True,
+            "weight_type": "softmax",
+            "num_upsampling_layers": "normal",
+        },
+    )
 
     label_nc: int | None = None
     contain_dontcare_label: bool | None = None
-    no_instance: bool = True
     semantic_nc: int | None = None
     labels: str | None = None
     crop_size: int | None = None
@@ -48,7 +56,6 @@ class ScganOptions:
     num_experts_conv: int = 3
     num_experts_norm: int | None = None
     temperature: float = 0.05
-    weight_type: str = "softmax"
     position: bool | None = None
     pyr_pos: bool | None = None
     pyr_rng: int | None = None
@@ -59,9 +66,6 @@ class ScganOptions:
     no_spectral_on_routing: bool | None = None
     norm_G: str = "spectralsccsyncbatch3x3"
     norm_E: str = "spectralinstance"
-    num_upsampling_layers: str = "normal"
-    ndf: int = 64
-    norm_D: str = "spectralinstance"
 
     def __post_init__(self) -> None:
         if re.fullmatch(_NORM_G, self.norm_G) is None:
@@ -71,16 +75,8 @@ class ScganOptions:
             )
         if self.norm_E not in ("spectralinstance", "instance"):
             raise ValueError(f"norm_E must be spectralinstance or instance, got {self.norm_E!r}")
-        if not self.no_instance:
-            raise ValueError("no_instance must be true: no published network takes instances")
         if self.labels not in (None, "as_is", "shifted"):
             raise ValueError(f"labels must be as_is or shifted, got {self.labels!r}")
-        if self.weight_type != "softmax":
-            raise ValueError(f"weight_type must be softmax, got {self.weight_type!r}")
-        if self.num_upsampling_layers != "normal":
-            raise ValueError(
-                f"num_upsampling_layers must be normal, got {self.num_upsampling_layers!r}"
-            )
         if self.ig_sz % 2 == 0 or self.ig_sz < 1 or self.ig_iter < 1 or self.ig_sigma <= 0:
             raise ValueError("the blur needs an odd ig_sz, a positive ig_sigma and ig_iter from 1")
 

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.layers.label_maps import LabelPyramid, Level
-from sisbench.methods.layers.labels import interpolate_nearest, one_hot, resize_labels
+from sisbench.methods.layers.labels import interpolate_nearest, one_hot
 from sisbench.methods.layers.spade import leaky, with_empty
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Pyramid:
         strength = one
         for level in reversed(range(LEVELS - 1)):
             half = (label.shape[1] // 2, label.shape[2] // 2)
-            label, strength = resize_labels(label, half), resize_labels(strength, half)
+            label, strength = resize_labels_torch(label, half), resize_labels_torch(strength, half)
             if self.blur is not None and LEVELS - level < self.rng:
                 strength = self.blur(label, strength)
             planes.append(self._planes(label, strength))
