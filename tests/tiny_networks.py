@@ -261,7 +261,7 @@ METHODS: dict[str, Tiny] = {
         {"ngf": 4, "nff": 3, "nrf": 4, "z_dim": 8, "crop_size": 64},
         {
             "label_nc": Once(20),
-            "contain_dontcare_label": Once(False, base={"labels": "as_is"}),
+            "contain_dontcare_label": Once(True, base={"labels": "as_is"}),
             "semantic_nc": Refused(5),
             "labels": Once("as_is"),
             "crop_size": Once(128),

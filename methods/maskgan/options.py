@@ -13,6 +13,14 @@ def _both_sides(size: Any) -> dict[str, Any]:
     return {"size": (size, size) if isinstance(size, int) else size}
 
 
+def _mask_vae(arguments: Any) -> dict[str, Any]:
+    """Classes, two equal width factors and the latent of the MaskVAE."""
+    _, ngf, ndf, latent = arguments
+    if ngf != ndf:
+        raise ValueError(f"the two widths must be equal, got {ngf} and {ndf}")
+    return {"vae_ngf": ngf, "vae_latent": latent}
+
+
 @dataclass(frozen=True)
 class MaskganOptions:
     """Construction options.
@@ -30,8 +38,11 @@ class MaskganOptions:
 
     official: ClassVar = OfficialOptions(
         training=GAN_TRAINING,
-        fixed={"netG": "global", "norm": "instance", "output_nc": 3},
-        convert={"size": _both_sides},
+        fixed={
+            **{"netG": "global", "norm": "instance", "output_nc": 3},
+            **{"B_n_downsampling": 3, "B_n_blocks": 3},
+        },
+        convert={"size": _both_sides, "VAE": _mask_vae},
     )
 
     label_nc: int | None = None
