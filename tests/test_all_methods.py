@@ -203,6 +203,11 @@ def test_seeded_weights_come_back_from_their_file(name: str, tmp_path: Path) -> 
     assert torch.equal(image(again, batch), image(model, batch))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_can_is_known_before_it_is_built(name: str) -> None:
+    assert class_of(name)().can  # type: ignore[attr-defined]
+
+
 # ---- the contract, laws and all -----------------------------------------------------------------
 
 

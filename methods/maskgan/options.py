@@ -39,8 +39,11 @@ class MaskganOptions:
     official: ClassVar = OfficialOptions(
         training=GAN_TRAINING,
         fixed={
-            **{"netG": "global", "norm": "instance", "output_nc": 3},
-            **{"B_n_downsampling": 3, "B_n_blocks": 3},
+            "netG": "global",
+            "norm": "instance",
+            "output_nc": 3,
+            "B_n_downsampling": 3,
+            "B_n_blocks": 3,
         },
         convert={"size": _both_sides, "VAE": _mask_vae},
     )

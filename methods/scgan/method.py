@@ -49,6 +49,8 @@ class SCGAN(Method):
     }
     options: ScganOptions
     net: Networks
+    decodes_only = False
+    """Whether the generator's weights were given without the encoder's."""
 
     def build(self, space: LabelSpace) -> Networks:
         """netG, and netE with the VAE; what the options leave open is that of CelebAMask-HQ at 512
@@ -56,7 +58,7 @@ class SCGAN(Method):
         o, face = self.options, space.name == "celebamask_hq"
         self.shifted = o.labels == "shifted" or (o.labels is None and face)
         self.semantics = self._semantics(space)
-        self.vae = face if o.use_vae is None else o.use_vae
+        self.decodes_only = False
         start = latent_size(o.crop_size or (512 if face else 256), o.aspect_ratio, "normal")
         if min(start) < 1:
             raise UserError(f"crop_size {o.crop_size} is too small: at least 32")
@@ -92,7 +94,8 @@ class SCGAN(Method):
 
     def adapt_to(self, official: Mapping[str, Mapping[str, Tensor]]) -> None:
         """A generator alone is taken too: it samples."""
-        if self.vae and "netE" not in official and "netG" in official:
+        self.decodes_only = self.vae and "netE" not in official and "netG" in official
+        if self.decodes_only:
             self.net.netE = None
 
     def key_maps(self) -> Mapping[str, KeyMap]:
@@ -108,6 +111,14 @@ class SCGAN(Method):
         return {"netG": generator, "netE": encoder}
 
     @property
+    def vae(self) -> bool:
+        """Whether the style of a photograph is read; before a label space is known, as for
+        faces."""
+        space = getattr(self, "space", None)
+        face = space is None or space.name == "celebamask_hq"
+        return face if self.options.use_vae is None else self.options.use_vae
+
+    @property
     def num_classes(self) -> int:
         """Classes with the don't-care class."""
         return self.semantics.classes
@@ -116,7 +127,7 @@ class SCGAN(Method):
         """Without the VAE, everything that needs a style; without its weights, all but sampling."""
         if not self.vae:
             return dict.fromkeys(("transfer", "interpolate_style", "sample"), NO_ENCODER)
-        return dict.fromkeys(_STYLED, NO_FILE) if self.net.netE is None else {}
+        return dict.fromkeys(_STYLED, NO_FILE) if self.decodes_only else {}
 
     def encode_layout(self, batch: Batch) -> Layout:
         """The label map; 255 is read as the don't-care class, which in face label maps is the
