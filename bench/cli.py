@@ -38,7 +38,7 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 Config = Annotated[Path, typer.Argument(help="YAML of the run; see docs/configuration.md")]
 Run = Annotated[Path, typer.Argument(help="folder of a run")]
-Strict = Annotated[bool, typer.Option("--strict", help="a figure that cannot be had is an error")]
+Strict = Annotated[bool, typer.Option("--strict", help="a score that cannot be had is an error")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
 Protocols = Annotated[
     str, typer.Option("--protocol", "-p", help="protocol, or several: a,b (default: the run's own)")
@@ -75,7 +75,7 @@ def score(
     run: Run,
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", "-m", help="only these; figures that are there stay"),
+        typer.Option("--metric", "-m", help="only these; scores that are there stay"),
     ] = None,
     protocol: Protocols = "",
     parsers: Annotated[str, typer.Option(help="parsers for mIoU and accuracy: a,b")] = "",
@@ -103,7 +103,7 @@ def report(
     ] = "",
     formats: Annotated[str, typer.Option(help="table formats")] = "md,tex,csv,html",
     uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", "-u", help="print one standard error beside figures")
+        bool, typer.Option("--uncertainty", "-u", help="print one standard error beside scores")
     ] = False,
     to: Annotated[
         Path | None, typer.Option("--out", "-o", help="folder of the report (default: RUN/report)")
@@ -346,9 +346,14 @@ def _print_tables(
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
 ) -> None:
+    from sisbench.pipeline import metric_facts
     from sisbench.report import console_tables
 
-    for table in console_tables(run, versus=versus, protocols=protocols, uncertainty=uncertainty):
+    facts = metric_facts() if versus else {}
+    tables = console_tables(
+        run, versus=versus, protocols=protocols, uncertainty=uncertainty, metric_facts=facts
+    )
+    for table in tables:
         out.print(table)
 
 

@@ -28,7 +28,7 @@ class DatasetConfig(Strict):
     name: PathText
     label: str = ""
     train: dict[str, Any] | None = Field(
-        None, description="arguments that open the training split, for figures against it"
+        None, description="arguments that open the training split, for scores against it"
     )
     arguments: dict[str, Any] = Field(default_factory=dict)
 
@@ -150,7 +150,7 @@ class EditorConfig(Strict):
 
 
 class EngineConfig(Strict):
-    """How the work is done; nothing here changes a figure.
+    """How the work is done; nothing here changes a score.
 
     Attributes:
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps"; several make

@@ -77,7 +77,7 @@ def _set(root: dict[str, Any], steps: Sequence[str], value: Any, text: str) -> N
 def _position(entries: list[Any], step: str, text: str) -> int:
     if step.isdecimal() and int(step) < len(entries):
         return int(step)
-    labels = {}
+    labels: dict[str, int] = {}
     for k, entry in enumerate(entries):
         spelled = _spelled(entry)
         for label in (spelled.get("label"), spelled.get("name")):

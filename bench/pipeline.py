@@ -66,11 +66,11 @@ def score_run(
 ) -> None:
     """Score the stored images of ``run``, write scores.json; ``device`` and ``compile`` go before
     the run's own. Where ``protocols`` or ``parsers`` are named, or fewer metrics than the run's,
-    the other figures that are there stay.
+    the other scores that are there stay.
 
     Raises:
         UserError: no run there; a protocol of which no cell holds the images; under ``strict``,
-            the first figure that cannot be had.
+            the first score that cannot be had.
     """
     from sisbench.core.devices import exact_arithmetic, pick_devices
     from sisbench.report import write_scores_csv
@@ -109,7 +109,7 @@ def score_run(
         fields = {p.id: p for p in before.protocols} | fields
     used = {s.protocol for s in scores}
     store.write_scores(scores, about, [p for key, p in fields.items() if key in used])
-    write_scores_csv(run)
+    write_scores_csv(run, metric_facts())
 
 
 def _earlier(store: RunStore, progress: Progress) -> ScoresFile | None:
@@ -126,7 +126,7 @@ def _earlier(store: RunStore, progress: Progress) -> ScoresFile | None:
 def _joined(
     before: Sequence[ScoreRecord], new: Sequence[ScoreRecord], cells: set[str]
 ) -> list[ScoreRecord]:
-    """``new`` in the places of the figures that they replace, then the rest; earlier figures of
+    """``new`` in the places of the scores that they replace, then the rest; earlier scores of
     images that the run no longer has are left out."""
 
     def key(score: ScoreRecord) -> tuple[str, ...]:
@@ -168,6 +168,19 @@ def describe(name: str, cls: Any) -> MetricFacts:
         scale=cls.scale,
         digits=cls.digits,
     )
+
+
+def metric_facts() -> dict[str, MetricFacts]:
+    """What papers' tables need to know of every metric, used in a run or not."""
+    from sisbench import metrics
+
+    found = {}
+    for name in metrics.registry.names():
+        cls = metrics.registry.get(name)
+        maker = metrics.maker_of(cls)
+        parsed = {"parser": bool(maker and maker.uses_parser)}
+        found[name] = describe(name, cls).model_copy(update=parsed)
+    return found
 
 
 def sample_loader() -> Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]:
@@ -212,6 +225,7 @@ def write_report(
         uncertainty=uncertainty,
         out=out,
         say=say,
+        metric_facts=metric_facts(),
     )
 
 

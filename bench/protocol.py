@@ -39,7 +39,7 @@ which classes it lacks."""
 
 
 class Protocol(BaseModel):
-    """Everything that a figure depends on besides the method and the data.
+    """Everything that a score depends on besides the method and the data.
 
     Attributes:
         name, title, source: registry name, one line, paper and section.
@@ -88,7 +88,7 @@ class Protocol(BaseModel):
 
     @property
     def id(self) -> str:
-        """Name and hash: ``sisbench1@3f2a9c01``. No figure is printed without it."""
+        """Name and hash: ``sisbench1@3f2a9c01``. No score is printed without it."""
         return f"{self.name}@{_hash(self.model_dump(exclude={'title', 'source', 'remarks'}))}"
 
     @property

@@ -1,4 +1,4 @@
-"""Metrics: row makers (map) and figures (reduce). Importing a metric does not import torch."""
+"""Metrics: row makers (map) and scores (reduce). Importing a metric does not import torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sisbench.core.registry import Registry
 
 if TYPE_CHECKING:
-    from sisbench.metrics.base import Metric, RowMaker
+    from sisbench.metrics.base import Context, Metric, RowMaker
 
 registry = Registry(
     "sisbench.metrics",
@@ -57,31 +57,57 @@ makers = Registry(
 )
 
 
-def create(name: str, **options: Any) -> Metric:
-    """The metric called ``name``, or ``"./file.py:Class"``.
+def create(name: str, context: Context | None = None, /, **options: Any) -> Metric:
+    """The metric called ``name``, or ``"./file.py:Class"``: with options of its own, or else as a
+    run with this context uses it.
 
     Raises:
         UserError: unknown name; the nearest one is named.
     """
-    return _made(registry, name, options)
+    found: Metric = _new(registry, name, context, options)
+    return found
 
 
-def create_maker(name: str, **options: Any) -> RowMaker:
-    """The row maker called ``name``, as ``"inception"``.
+def create_maker(name: str, context: Context | None = None, /, **options: Any) -> RowMaker:
+    """The row maker called ``name``, as ``"inception"``: with options of its own, or else as a
+    run with this context uses it.
 
     Raises:
         UserError: unknown name or option.
         Unavailable: weights that it needs are not here.
     """
-    return _made(makers, name, options)
+    found: RowMaker = _new(makers, name, context, options)
+    return found
 
 
-def _made(registry: Registry, name: str, options: dict[str, Any]) -> Any:
+def maker_of(metric: type[Metric]) -> type[RowMaker] | None:
+    """The class of a metric's row maker; None where it looks at no image."""
+    return _maker(metric.maker)
+
+
+def layout_maker_of(metric: type[Metric]) -> type[RowMaker] | None:
+    """The class of a metric's row maker for what a layout editor makes; None where it has none."""
+    return _maker(metric.layout_maker)
+
+
+def _maker(named: str | type[RowMaker]) -> type[RowMaker] | None:
+    if not isinstance(named, str):
+        return named
+    found: type[RowMaker] | None = makers.get(named) if named else None
+    return found
+
+
+def _new(registry: Registry, name: str, context: Context | None, options: dict[str, Any]) -> Any:
     import inspect
 
     from sisbench.core.errors import UserError, did_you_mean
+    from sisbench.metrics.base import Context
 
     found = registry.get(name)
+    if not options:
+        return found.from_context(context or Context())
+    if context is not None:
+        raise UserError(f"{registry.kind} '{name}': give options or a context, not both")
     known = inspect.signature(found).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
     for option in options:

@@ -1,4 +1,4 @@
-"""Figures of the machine, from a run's item records: seconds, memory, parameters, operations."""
+"""Scores of the machine, from a run's item records: seconds, memory, parameters, operations."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy as np
 from sisbench.core.errors import Unavailable
 from sisbench.core.estimates import mean_estimate
 from sisbench.core.tasks import method_tasks
-from sisbench.metrics.base import Figure, Metric, Rows
+from sisbench.metrics.base import Metric, Rows, Score
 
 
 class _FromItems(Metric):
-    """A figure of one column of the item records; ``name`` is the column.
+    """A score of one column of the item records, ``columns[0]``.
 
     Class attributes:
         remedy: what makes a run record it.
@@ -19,13 +19,14 @@ class _FromItems(Metric):
 
     remedy = ""
 
+    kind = "machine"
     direction = "down"
     bounds = (0.0, None)
     tasks = tuple(task.name for task in method_tasks())
     source = "measured in the run"
 
     def _column(self, rows: Rows) -> np.ndarray:
-        values = np.asarray(rows.get(self.name, ()), np.float64)
+        values = np.asarray(rows.get(self.columns[0], ()), np.float64)
         values = values[np.isfinite(values)]
         if not len(values):
             raise Unavailable(f"the run recorded no {self.title.lower()}", self.remedy)
@@ -43,16 +44,17 @@ class Seconds(_FromItems):
     """
 
     name = "seconds"
+    columns = ("seconds",)
     title = "Time"
     unit = "s"
     digits = 3
 
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         values = self._column(rows)
         low, median, high = np.percentile(values, [25, 50, 75])
         mean = mean_estimate(values)
         extra = {"mean": mean.value, "mean_se": mean.se, "quartiles": [float(low), float(high)]}
-        return Figure(float(median), len(values), extra=extra)
+        return Score(float(median), len(values), extra=extra)
 
 
 class PeakMemory(_FromItems):
@@ -66,15 +68,16 @@ class PeakMemory(_FromItems):
     """
 
     name = "peak_memory"
+    columns = ("peak_memory",)
     title = "Peak memory"
     unit = "MiB"
     remedy = "CUDA and Linux tell it, other devices do not"
     scale = 1 / 2**20
     digits = 0
 
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         values = self._column(rows)
-        return Figure(float(values.max()), len(values))
+        return Score(float(values.max()), len(values))
 
 
 class Parameters(_FromItems):
@@ -87,15 +90,16 @@ class Parameters(_FromItems):
     """
 
     name = "parameters"
+    columns = ("parameters",)
     title = "Parameters"
     unit = "M"
     remedy = "the method has no 'net'"
     scale = 1e-6
     digits = 1
 
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         values = self._column(rows)
-        return Figure(float(np.median(values)), len(values))
+        return Score(float(np.median(values)), len(values))
 
 
 class Flops(Parameters):
@@ -109,6 +113,7 @@ class Flops(Parameters):
     """
 
     name = "flops"
+    columns = ("flops",)
     title = "Operations"
     unit = "GFLOP"
     remedy = "set 'engine: {profile: true}' before its images are made"

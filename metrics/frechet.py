@@ -19,7 +19,7 @@ import numpy as np
 
 from sisbench.core.errors import UserError
 from sisbench.core.estimates import Estimate, normal_interval
-from sisbench.metrics.base import Figure, Metric, Rows
+from sisbench.metrics.base import Metric, Rows, Score
 
 _CHUNK = 4096
 _SVD_SIDE = 256  # up to here singular values themselves: exact, and no slower
@@ -257,14 +257,14 @@ class FID(Metric):
 
     FID = |m1 - m2|^2 + tr(S1 + S2 - 2 sqrt(S1 S2)) over 2048 Inception features, mean and
     covariance (n - 1) in float64, no epsilon. Lower is better, bounded by 0. Biased upwards by a
-    term that shrinks with n: compare only equal n and equal real sets (both are in the figure).
+    term that shrinks with n: compare only equal n and equal real sets (both are in the score).
     The standard error is the infinitesimal jackknife over the generated images; it covers neither
-    the bias nor the training seed.
+    the bias nor the training seed. ``values`` are FID + u_i, its pseudo-values.
 
     Rows: ``features`` (n, d) float32. Real rows: ``features`` (m, d), or ``FrechetReference.rows``.
 
     Args:
-        interval: compute the standard error and interval.
+        interval: compute the standard error, the interval and the values an item.
 
     Source: Heusel et al., NeurIPS 2017, section 3 (definition); torch-fidelity's
     ``inception-v3-compat`` (network and resize).
@@ -280,6 +280,7 @@ class FID(Metric):
     bounds: ClassVar[tuple[float | None, float | None]] = (0.0, None)
     digits = 2
     maker = "inception"
+    protocol_fields = ("fid", "dtype", "real")
     real = "test"
     tasks: ClassVar[tuple[str, ...]] = (
         "reconstruct",
@@ -293,26 +294,22 @@ class FID(Metric):
     def __init__(self, interval: bool = True) -> None:
         super().__init__(interval=interval)
 
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         reference = _reference(real, self.name)
         features = rows["features"]
         if not self.options["interval"]:
-            return Figure(frechet(features, reference), len(features), reference.n)
+            return Score(frechet(features, reference), len(features), reference.n)
         value, influence = frechet_influence(features, reference)
         se = float(np.sqrt(np.mean(influence**2) / len(influence)))
-        return Figure(
+        return Score(
             value=value,
             n=len(features),
             n_real=reference.n,
             se=se,
             ci=normal_interval(value, se, low=0.0),
             extra=self._extra(features, reference),
+            values=value + influence,
         )
-
-    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
-        """FID + u_i, the jackknife pseudo-values."""
-        value, influence = frechet_influence(rows["features"], _reference(real, self.name))
-        return value + influence
 
     def _extra(self, features: np.ndarray, reference: FrechetReference) -> dict[str, Any]:
         shift = features.mean(axis=0, dtype=np.float64) - reference.mean
@@ -370,13 +367,14 @@ class FIDInfinity(FID):
     Marked indicative below 5000 images, where the bias is not linear in 1/n.
 
     >>> x = np.random.default_rng(0).normal(size=(400, 4))
-    >>> figure = FIDInfinity().reduce({"features": x[:200]}, {"features": x[200:]})
-    >>> figure.marks
+    >>> score = FIDInfinity().reduce({"features": x[:200]}, {"features": x[200:]})
+    >>> score.marks
     ('indicative',)
     """
 
     name = "fid_infinity"
     title = "FID∞"
+    on_request = True
     bounds = (None, None)
     tasks = FID.tasks
     source = "Chong & Forsyth, CVPR 2020, section 4"
@@ -384,12 +382,12 @@ class FIDInfinity(FID):
     def __init__(self) -> None:
         super().__init__(interval=False)
 
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         reference = _reference(real, self.name)
         n = len(rows["features"])
         value = frechet_infinity(rows["features"], reference, seed)
         marks = ("indicative",) if min(n, reference.n) < INDICATIVE_BELOW else ()
-        return Figure(value, n, reference.n, marks=marks)
+        return Score(value, n, reference.n, marks=marks)
 
 
 def fid_jackknife(features: np.ndarray, reference: FrechetReference) -> tuple[Estimate, np.ndarray]:

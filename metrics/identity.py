@@ -1,14 +1,14 @@
-"""Identity figures: FRS for faces, REIDSim and REIDAcc for persons, from embeddings of others."""
+"""Identity scores: FRS for faces, REIDSim and REIDAcc for persons, from embeddings of others."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
 from sisbench.core.estimates import bootstrap_mean
-from sisbench.metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
+from sisbench.metrics.base import Context, ImageBatch, Metric, RowMaker, Rows, Score, of_mean
 from sisbench.metrics.extractors import ByContent, code_hash
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ class _Embedded(RowMaker):
         self.sha256 = str(getattr(self.network, "weights_info", {}).get("sha256", ""))
         self._kept = ByContent(REMEMBERED)
 
+    @classmethod
+    def from_context(cls, context: Context) -> Self:
+        return cls(weights=context.weights.get(cls.weights), device=context.device)
+
     def fingerprint(self) -> str:
         return code_hash(self.name, 1, self.network.fingerprint())
 
@@ -93,17 +97,23 @@ class IdentityRows(_Embedded):
     """
 
     name = "identity"
-    needs = frozenset({"target"})
+    needs = frozenset({"image", "target"})
     weights = "facenet"
     resize = "the whole picture, 160 x 160 by PIL's bilinear, (x - 127.5) / 128"
 
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
         self.check(batch)
-        assert batch.target is not None  # check has refused None
         return {
-            "embedding": _array(self.network.embed(batch.image)),
-            "target_embedding": self.photographs(batch.target),
+            "embedding": _array(self.network.embed(batch.the("image"))),
+            "target_embedding": self.photographs(batch.the("target")),
         }
+
+
+_WITH_LABEL_MAPS = (
+    ("image", "label"),
+    ("reference", "reference_label"),
+    ("photograph", "target_label"),
+)
 
 
 class REIDRows(_Embedded):
@@ -121,7 +131,9 @@ class REIDRows(_Embedded):
     """
 
     name = "reid"
-    needs = frozenset({"reference", "reference_label", "photograph", "target_label"})
+    needs = frozenset(
+        {"image", "label", "reference", "reference_label", "photograph", "target_label"}
+    )
     weights = "reid"
     resize = "the subject's box, 256 x 128 bilinear without antialiasing, x / 127.5 - 1"
 
@@ -132,20 +144,13 @@ class REIDRows(_Embedded):
 
         self.check(batch)
         background = sorted(batch.space.background)
-        triple = (
-            (batch.image, batch.label),
-            (batch.reference, batch.reference_label),
-            (batch.photograph, batch.target_label),
-        )
         found, whole = [], np.zeros(len(batch.ids), bool)
-        for image, label in triple:
-            assert image is not None  # check has refused None
-            assert label is not None
+        for name, map_name in _WITH_LABEL_MAPS:
+            image, label = batch.the(name), batch.the(map_name)
             boxes = subject_boxes(label, background)
-            drawn = image is batch.image
             found.append(
                 _array(self.network.embed(image, boxes))
-                if drawn
+                if name == "image"
                 else self.photographs(image, boxes)
             )
             subject = (label >= 0) & ~torch.isin(label, torch.tensor(background).to(label))
@@ -169,8 +174,8 @@ class FRS(Metric):
     Rows: ``embedding``, ``target_embedding`` (n, D).
 
     >>> e = np.eye(2)
-    >>> figure = FRS().reduce({"embedding": e, "target_embedding": e})
-    >>> figure.value, figure.extra["floor"]
+    >>> score = FRS().reduce({"embedding": e, "target_embedding": e})
+    >>> score.value, score.extra["floor"]
     (1.0, 0.0)
     """
 
@@ -183,17 +188,14 @@ class FRS(Metric):
     tasks = ("reconstruct",)
     source = "Fontanini et al. (CA2-SIS), Table 2; network: facenet, by inference"
 
-    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
-        return cosine(rows["embedding"], rows["target_embedding"])
-
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         target = rows["target_embedding"]
         values = cosine(rows["embedding"], target)
         estimate = bootstrap_mean(values, seed=seed)
         extra = {"median": float(np.median(values))}
         if len(target) > 1:
             extra["floor"] = float(cosine(target, np.roll(target, -1, axis=0)).mean())
-        return Figure(estimate.value, len(values), se=estimate.se, ci=estimate.ci, extra=extra)
+        return of_mean(estimate, values, extra)
 
 
 class REIDSim(Metric):
@@ -219,16 +221,16 @@ class REIDSim(Metric):
     tasks = ("subject_transfer",)
     source = "Dufour et al. (SCAM), ECCV 2022, section 4"
 
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
-        estimate = bootstrap_mean(self.values(rows), seed=seed)
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
+        values = self._values(rows)
+        estimate = bootstrap_mean(values, seed=seed)
         extra = {
             "background_similarity": float(np.mean(rows["background"])),
             "whole_frame": int(np.sum(rows["whole_frame"])),
         }
-        n = len(rows["subject"])
-        return Figure(estimate.value, n, se=estimate.se, ci=estimate.ci, extra=extra)
+        return of_mean(estimate, values, extra)
 
-    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray:
+    def _values(self, rows: Rows) -> np.ndarray:
         return rows["subject"]
 
 
@@ -248,5 +250,5 @@ class REIDAcc(REIDSim):
     title = "REIDAcc"
     bounds = (0.0, 1.0)
 
-    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray:
+    def _values(self, rows: Rows) -> np.ndarray:
         return (rows["subject"] > rows["background"]).astype(np.float64)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from sisbench.core.errors import UserError
 from sisbench.core.fit import fill, fold_batch_norms
 from sisbench.core.state_dict import read_state
-from sisbench.metrics.base import ImageBatch, RowMaker
+from sisbench.metrics.base import Context, ImageBatch, RowMaker
 from sisbench.metrics.extractors import (
     Compiled,
     code_hash,
@@ -52,6 +52,7 @@ class Inception(RowMaker):
 
     name = "inception"
     weights = "inception"
+    resize_field = "fid"
     resize = MappingProxyType(
         {
             "tf1": "299 x 299 by TensorFlow 1's bilinear rule (torch-fidelity), (x - 128) / 128",
@@ -78,12 +79,22 @@ class Inception(RowMaker):
         self.path, self.sha256 = weights_file(type(self).weights, weights)
         self._net: Callable[[Tensor], Tensor] | None = None
 
+    @classmethod
+    def from_context(cls, context: Context) -> Self:
+        return cls(
+            weights=context.weights.get(cls.weights),
+            preprocess=context.fid,
+            dtype=context.dtype,
+            device=context.device,
+            compile=context.compile,
+        )
+
     def fingerprint(self) -> str:
         return code_hash(self.name, VERSION, self.sha256, self.preprocess, self.dtype)
 
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
         self.check(batch)
-        return {"features": self.features(batch.image)}
+        return {"features": self.features(batch.the("image"))}
 
     def features(self, images: Tensor) -> np.ndarray:
         """(B, 3, H, W) uint8 -> (B, 2048) float32."""

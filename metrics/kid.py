@@ -6,7 +6,7 @@ import numpy as np
 
 from sisbench.core.errors import UserError
 from sisbench.core.estimates import normal_interval
-from sisbench.metrics.base import Figure, Metric, Rows
+from sisbench.metrics.base import Metric, Rows, Score
 from sisbench.metrics.frechet import check_features
 
 _BLOCK = 1024
@@ -112,7 +112,8 @@ class KID(Metric):
     k(a, b) = (a.b / d + 1)^3. Lower is better; about 0 for equal distributions and possibly
     negative. Unbiased, so it may be compared over different n. The standard error is first order
     (conservative where the distributions agree) and covers both sets; ``extra`` has the one of
-    the generated images alone.
+    the generated images alone. ``values``: the value plus the first-order influence of each
+    generated image; the real set, which two methods share, is taken as given.
 
     Rows: ``features`` (n, d) float32; real rows the same.
 
@@ -123,8 +124,8 @@ class KID(Metric):
     Source: Binkowski et al., ICLR 2018, section 4.
 
     >>> x = np.random.default_rng(0).normal(size=(60, 8))
-    >>> figure = KID().reduce({"features": x[:30]}, {"features": x[30:]})
-    >>> abs(figure.value) < 5 * figure.se
+    >>> score = KID().reduce({"features": x[:30]}, {"features": x[30:]})
+    >>> abs(score.value) < 5 * score.se
     True
     """
 
@@ -134,6 +135,7 @@ class KID(Metric):
     bounds = (None, None)
     digits = 5
     maker = "inception"
+    protocol_fields = ("fid", "dtype", "real")
     real = "test"
     tasks = ("reconstruct", "transfer", "class_transfer", "shape_transfer", "sample", "mixed")
     source = "Binkowski et al., ICLR 2018, section 4"
@@ -141,7 +143,7 @@ class KID(Metric):
     def __init__(self, subsets: int = 0, subset_size: int = 1000) -> None:
         super().__init__(subsets=subsets, subset_size=subset_size)
 
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         if real is None or "features" not in real:
             raise UserError("kid needs the features of a real set", "map the reference set first")
         x, y = rows["features"], real["features"]
@@ -153,12 +155,5 @@ class KID(Metric):
             size = self.options["subset_size"]
             mean, deviation = kid_subsets(x, y, self.options["subsets"], size)
             extra |= {"subsets_mean": mean, "subsets_sd": deviation}
-        return Figure(value, len(x), len(y), se=se, ci=normal_interval(value, se), extra=extra)
-
-    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
-        """The value plus each generated image's first-order influence on it; the real set, which
-        two methods share, is taken as given."""
-        if real is None:
-            return None
-        value, u, _ = kid(rows["features"], real["features"])
-        return value + u
+        ci = normal_interval(value, se)
+        return Score(value, len(x), len(y), se=se, ci=ci, extra=extra, values=value + u)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from sisbench.core.errors import UserError
 from sisbench.core.estimates import bootstrap_mean
 from sisbench.core.label_space import LabelSpace
-from sisbench.metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
+from sisbench.metrics.base import Context, ImageBatch, Metric, RowMaker, Rows, Score
 from sisbench.metrics.extractors import code_hash
 
 if TYPE_CHECKING:
@@ -31,10 +31,15 @@ class LocalityRows(RowMaker):
     """
 
     name = "locality"
-    needs = frozenset({"original", "classes", "label"})
+    needs = frozenset({"image", "original", "classes", "label"})
+    uses = frozenset({"target_label"})
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
+
+    @classmethod
+    def from_context(cls, context: Context) -> Self:
+        return cls(context.device)
 
     def fingerprint(self) -> str:
         return code_hash(self.name, 1)
@@ -43,16 +48,13 @@ class LocalityRows(RowMaker):
         import torch
 
         self.check(batch)
-        assert batch.original is not None  # check has refused None
-        assert batch.classes is not None
-        image, original, label = (
-            x.to(self.device) for x in (batch.image, batch.original, batch.label)
+        image, original, label, classes = (
+            batch.the(name).to(self.device) for name in ("image", "original", "label", "classes")
         )
         if image.shape != original.shape:
             raise UserError(
                 f"locality: images are {tuple(image.shape)}, originals {tuple(original.shape)}"
             )
-        classes = batch.classes.to(self.device)
         delta = (image.to(torch.int16) - original.to(torch.int16)).abs().sum(dim=1).double() / 765
         region = _of_classes(label, classes)
         if batch.target_label is not None:
@@ -98,8 +100,8 @@ class Locality(Metric):
 
     >>> rows = {"inside": np.array([0.5]), "outside": np.array([0.1]),
     ...         "leak": np.array([[0.4, 0.0]]), "pixels": np.array([[4, 0]])}
-    >>> figure = Locality().reduce(rows)
-    >>> figure.value, round(figure.per_class["0"], 3)
+    >>> score = Locality().reduce(rows)
+    >>> score.value, round(score.per_class["0"], 3)
     (0.1, 0.1)
     """
 
@@ -116,11 +118,11 @@ class Locality(Metric):
         super().__init__(space=space)
         self.space = LabelSpace.named(space) if isinstance(space, str) else space
 
-    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
-        outside = rows["outside"]
-        return outside if np.isfinite(outside).all() else None
+    @classmethod
+    def from_context(cls, context: Context) -> Self:
+        return cls(context.space)
 
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         outside, inside = rows["outside"], rows["inside"]
         defined = np.isfinite(outside) & np.isfinite(inside)
         if not defined.any():
@@ -136,11 +138,12 @@ class Locality(Metric):
         extra = {"inside": within, "undefined": int(np.sum(~defined))}
         if within > 0:
             extra["outside_over_inside"] = estimate.value / within
-        return Figure(
+        return Score(
             value=estimate.value,
             n=int(defined.sum()),
             se=estimate.se,
             ci=estimate.ci,
             per_class={n: float(v) for n, v in zip(names, by_class, strict=True)},
             extra=extra,
+            values=outside if np.isfinite(outside).all() else None,
         )

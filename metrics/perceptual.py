@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.estimates import bootstrap_mean
 from sisbench.core.fit import fill
 from sisbench.core.state_dict import read_state, sha256_of
-from sisbench.metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
+from sisbench.metrics.base import Context, ImageBatch, Metric, RowMaker, Rows, Score, of_mean
 from sisbench.metrics.extractors import (
     ByContent,
     code_hash,
@@ -164,7 +164,7 @@ class LPIPSRows(RowMaker):
         Unavailable: no trunk file, or no lpips package.
     """
 
-    needs = frozenset({"target"})
+    needs = frozenset({"image", "target"})
     net: ClassVar[str] = ""
 
     def __init__(
@@ -181,6 +181,11 @@ class LPIPSRows(RowMaker):
         linear_file(self.net)
         self._network: LPIPSNetwork | None = None
 
+    @classmethod
+    def from_context(cls, context: Context) -> Self:
+        given = context.weights.get(cls.weights)
+        return cls(given, dtype=context.dtype, device=context.device)
+
     @property
     def network(self) -> LPIPSNetwork:
         """The network, read on first use."""
@@ -195,14 +200,13 @@ class LPIPSRows(RowMaker):
         import torch
 
         self.check(batch)
-        assert batch.target is not None  # check has refused None
-        if batch.image.shape != batch.target.shape:
+        image, target = batch.the("image"), batch.the("target")
+        if image.shape != target.shape:
             raise UserError(
-                f"{self.name}: images are {tuple(batch.image.shape)}, "
-                f"targets {tuple(batch.target.shape)}"
+                f"{self.name}: images are {tuple(image.shape)}, targets {tuple(target.shape)}"
             )
         with torch.inference_mode():
-            pairs = zip(batch.image.split(self.batch), batch.target.split(self.batch), strict=True)
+            pairs = zip(image.split(self.batch), target.split(self.batch), strict=True)
             found = [self.network.distances(a, b).cpu() for a, b in pairs]
         return {"lpips": torch.cat(found).numpy()}
 
@@ -245,7 +249,7 @@ class LPIPSDiversityRows(LPIPSAlex):
     """
 
     name = "lpips-embedding"
-    needs = frozenset({"siblings"})
+    needs = frozenset({"image", "siblings"})
 
     def __init__(
         self,
@@ -262,17 +266,16 @@ class LPIPSDiversityRows(LPIPSAlex):
         import torch
 
         self.check(batch)
-        assert batch.siblings is not None  # check has refused None
-        if batch.siblings.ndim != 5 or batch.siblings.shape[1] < 1:
+        image, siblings = batch.the("image"), batch.the("siblings")
+        if siblings.ndim != 5 or siblings.shape[1] < 1:
             raise UserError(
-                f"siblings must be (B, K - 1, 3, H, W) with K >= 2, got "
-                f"{tuple(batch.siblings.shape)}",
+                f"siblings must be (B, K - 1, 3, H, W) with K >= 2, got {tuple(siblings.shape)}",
                 "diversity needs at least two images a label map",
             )
         found = []
         with torch.inference_mode():
-            for image, others in zip(batch.image, batch.siblings, strict=True):
-                own, *rest = self._kept.of(torch.cat([image[None], others]), self.network.embed)
+            for one, others in zip(image, siblings, strict=True):
+                own, *rest = self._kept.of(torch.cat([one[None], others]), self.network.embed)
                 found.append(torch.stack([_to_others(own, e[None]) for e in rest]).mean())
         return {"distance": torch.stack(found).cpu().numpy()}
 
@@ -297,17 +300,13 @@ class LPIPS(Metric):
     bounds: ClassVar[tuple[float | None, float | None]] = (0.0, None)
     digits = 4
     maker = "lpips-alex"
+    protocol_fields = ("dtype",)
     tasks = ("reconstruct",)
     source = "Zhang et al., CVPR 2018, section 3"
 
-    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
-        return rows["lpips"]
-
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         estimate = bootstrap_mean(rows["lpips"], seed=seed)
-        n = len(rows["lpips"])
-        extra = {"median": float(np.median(rows["lpips"]))}
-        return Figure(estimate.value, n, se=estimate.se, ci=estimate.ci, extra=extra)
+        return of_mean(estimate, rows["lpips"], {"median": float(np.median(rows["lpips"]))})
 
 
 class LPIPSOfVgg(LPIPS):
@@ -319,6 +318,7 @@ class LPIPSOfVgg(LPIPS):
 
     name = "lpips_vgg"
     title = "LPIPS (VGG)"
+    on_request = True
     maker = "lpips-vgg"
 
 
@@ -331,6 +331,7 @@ class LPIPSOfSqueeze(LPIPS):
 
     name = "lpips_squeeze"
     title = "LPIPS (SqueezeNet)"
+    on_request = True
     maker = "lpips-squeeze"
 
 
@@ -344,8 +345,8 @@ class LPIPSDiversity(Metric):
     Source: Zhu et al. (BicycleGAN), NeurIPS 2017, section 4; K = 10 and all pairs as in SDM.
 
     >>> rows = {"distance": np.array([0.2, 0.2, 0.4, 0.4]), "target_id": np.array(list("abab"))}
-    >>> figure = LPIPSDiversity().reduce(rows)
-    >>> round(figure.value, 6), figure.extra["label_maps"]
+    >>> score = LPIPSDiversity().reduce(rows)
+    >>> round(score.value, 6), score.extra["label_maps"]
     (0.3, 2)
     """
 
@@ -355,10 +356,11 @@ class LPIPSDiversity(Metric):
     bounds = (0.0, None)
     digits = 4
     maker = "lpips-embedding"
+    protocol_fields = ("dtype",)
     tasks = ("sample", "mixed")
     source = "Zhu et al. (BicycleGAN), NeurIPS 2017, section 4"
 
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         distance = np.asarray(rows["distance"], np.float64)
         groups = rows.get("target_id", np.arange(len(distance)))
         _, index = np.unique(groups, return_inverse=True)
@@ -366,4 +368,4 @@ class LPIPSDiversity(Metric):
         estimate = bootstrap_mean(means, seed=seed)
         extra = {"label_maps": len(means), "images_per_label_map": len(distance) / len(means)}
         n = len(distance)
-        return Figure(estimate.value, n, se=estimate.se, ci=estimate.ci, extra=extra)
+        return Score(estimate.value, n, se=estimate.se, ci=estimate.ci, extra=extra)

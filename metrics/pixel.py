@@ -1,15 +1,16 @@
-"""Pixel figures of image pairs: PSNR (per image and pooled) and SSIM, on 8-bit images."""
+"""Pixel scores of image pairs: PSNR (per image and pooled) and SSIM, on 8-bit images."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.estimates import bootstrap_mean
-from sisbench.metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
+from sisbench.metrics.base import Context, ImageBatch, Metric, RowMaker, Rows, Score, of_mean
 from sisbench.metrics.extractors import code_hash
 
 if TYPE_CHECKING:
@@ -21,13 +22,13 @@ _PAIRED = ("reconstruct",)
 
 
 def _pair(batch: ImageBatch, name: str) -> tuple[Tensor, Tensor]:
-    assert batch.target is not None  # RowMaker.check has refused None
-    if batch.image.shape != batch.target.shape:
+    image, target = batch.the("image"), batch.the("target")
+    if image.shape != target.shape:
         raise UserError(
-            f"{name}: images are {tuple(batch.image.shape)}, targets {tuple(batch.target.shape)}",
+            f"{name}: images are {tuple(image.shape)}, targets {tuple(target.shape)}",
             "pairs are compared at one size; the protocol's size applies to both",
         )
-    return batch.image, batch.target
+    return image, target
 
 
 class PSNRRows(RowMaker):
@@ -38,10 +39,14 @@ class PSNRRows(RowMaker):
     """
 
     name = "psnr"
-    needs = frozenset({"target"})
+    needs = frozenset({"image", "target"})
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
+
+    @classmethod
+    def from_context(cls, context: Context) -> Self:
+        return cls(context.device)
 
     def fingerprint(self) -> str:
         return code_hash(self.name, 1)
@@ -76,20 +81,22 @@ def psnr_of(sse: np.ndarray, count: np.ndarray, data_range: float = _RANGE) -> n
 class PSNR(Metric):
     """Peak signal-to-noise ratio, mean over images, data range 255.
 
-    PSNR_i = 10 log10(255^2 / MSE_i) over all elements of image i; the figure is the mean over
+    PSNR_i = 10 log10(255^2 / MSE_i) over all elements of image i; the score is the mean over
     images. Higher is better. An image equal to its target has an infinite PSNR: such images are
     left out of the mean, counted in ``extra["identical"]`` and marked.
 
     Rows: ``sse``, ``count`` (n,).
 
     >>> rows = {"sse": np.array([12.0 * 255**2 / 100, 0.0]), "count": np.array([12, 12])}
-    >>> figure = PSNR().reduce(rows)
-    >>> round(figure.value, 6), figure.extra["identical"]
+    >>> score = PSNR().reduce(rows)
+    >>> round(score.value, 6), score.extra["identical"]
     (20.0, 1)
     """
 
     name = "psnr"
     title = "PSNR"
+    shown_where = MappingProxyType({"psnr": "image_mean"})
+    protocol_fields = ("psnr",)
     direction = "up"
     bounds = (0.0, None)
     unit = "dB"
@@ -98,7 +105,7 @@ class PSNR(Metric):
     tasks = _PAIRED
     source = "scikit-image peak_signal_noise_ratio, mean over images"
 
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         values = psnr_of(rows["sse"], rows["count"])
         finite = values[np.isfinite(values)]
         identical = len(values) - len(finite)
@@ -110,13 +117,15 @@ class PSNR(Metric):
         estimate = bootstrap_mean(finite, seed=seed)
         marks = (f"{identical} images equal their target: left out",) if identical else ()
         extra = {"identical": identical, "median": float(np.median(finite))}
-        return Figure(
-            estimate.value, len(values), se=estimate.se, ci=estimate.ci, extra=extra, marks=marks
+        return Score(
+            estimate.value,
+            len(values),
+            se=estimate.se,
+            ci=estimate.ci,
+            extra=extra,
+            marks=marks,
+            values=None if identical else values,
         )
-
-    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
-        values = psnr_of(rows["sse"], rows["count"])
-        return values if np.isfinite(values).all() else None
 
 
 class PSNRPooled(Metric):
@@ -137,6 +146,8 @@ class PSNRPooled(Metric):
 
     name = "psnr_pooled"
     title = "PSNR (pooled)"
+    shown_where = MappingProxyType({"psnr": "pooled"})
+    protocol_fields = ("psnr",)
     direction = "up"
     bounds = (0.0, None)
     unit = "dB"
@@ -145,7 +156,7 @@ class PSNRPooled(Metric):
     tasks = _PAIRED
     source = "Dufour et al. (SCAM), ECCV 2022: PSNR as its code accumulates it"
 
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         sse, count = rows["sse"].astype(np.float64), rows["count"].astype(np.float64)
         if sse.sum() == 0:
             raise Unavailable(
@@ -156,17 +167,14 @@ class PSNRPooled(Metric):
         low, high = rows["low"].min() / 127.5 - 1, rows["high"].max() / 127.5 - 1
         observed = max(0.0, high) - min(0.0, low)
         n = len(sse)
-        se = float(_pooled_influence(sse, count).std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+        influence = _pooled_influence(sse, count)
+        se = float(influence.std(ddof=1) / np.sqrt(n)) if n > 1 else None
+        ci = None if se is None else (value - 1.96 * se, value + 1.96 * se)
         extra = {
             "observed_range": float(psnr_of(sse.sum(), count.sum(), observed * 127.5)),
             "identical": int(np.sum(sse == 0)),
         }
-        return Figure(value, n, se=se, ci=(value - 1.96 * se, value + 1.96 * se), extra=extra)
-
-    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
-        """The value plus each image's first-order influence on it."""
-        sse, count = rows["sse"].astype(np.float64), rows["count"].astype(np.float64)
-        return psnr_of(sse.sum(), count.sum()) + _pooled_influence(sse, count)
+        return Score(value, n, se=se, ci=ci, extra=extra, values=value + influence)
 
 
 def _pooled_influence(sse: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -187,12 +195,19 @@ class SSIMRows(RowMaker):
     """
 
     name = "ssim"
-    needs = frozenset({"target"})
+    needs = frozenset({"image", "target"})
 
     def __init__(self, window: str = "gauss11", device: str = "cpu") -> None:
         if window not in ("gauss11", "uniform7"):
             raise UserError(f"window must be gauss11 or uniform7, got {window!r}")
         self.window, self.device = window, device
+
+    @classmethod
+    def from_context(cls, context: Context) -> Self:
+        return cls(context.ssim, context.device)
+
+    def basis(self, size: tuple[int, int]) -> dict[str, str]:
+        return {"convention": self.window}
 
     def fingerprint(self) -> str:
         return code_hash(self.name, 1, self.window)
@@ -284,6 +299,7 @@ class SSIM(Metric):
 
     name = "ssim"
     title = "SSIM"
+    protocol_fields = ("ssim",)
     direction = "up"
     bounds = (-1.0, 1.0)
     digits = 4
@@ -291,11 +307,6 @@ class SSIM(Metric):
     tasks = _PAIRED
     source = "Wang et al., IEEE TIP 2004, section III"
 
-    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
-        return rows["ssim"]
-
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         estimate = bootstrap_mean(rows["ssim"], seed=seed)
-        extra = {"median": float(np.median(rows["ssim"]))}
-        n = len(rows["ssim"])
-        return Figure(estimate.value, n, se=estimate.se, ci=estimate.ci, extra=extra)
+        return of_mean(estimate, rows["ssim"], {"median": float(np.median(rows["ssim"]))})

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from sisbench.core.errors import UserError
+from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.estimates import bootstrap_confusion
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.tasks import method_tasks
-from sisbench.metrics.base import Figure, ImageBatch, Metric, RowMaker, Rows
+from sisbench.metrics.base import Context, ImageBatch, Metric, RowMaker, Rows, Score
 from sisbench.metrics.extractors import code_hash
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class ConfusionRows(RowMaker):
 
     name = "confusion"
     resize = "images by the parser's rule, label maps to its size by PIL's nearest rule"
-    needs = frozenset({"label"})
+    needs = frozenset({"image", "label"})
+    uses_parser = True
 
     def __init__(
         self,
@@ -97,6 +98,21 @@ class ConfusionRows(RowMaker):
             file = None if weights is None else Path(weights)
             parser = segmenters.create(parser, space).load(file, device)
         self.parser = parser
+
+    @classmethod
+    def from_context(cls, context: Context) -> Self:
+        if not context.parser:
+            named = context.space.name if context.space else "this label space"
+            raise Unavailable(f"no parser is known for '{named}'", "name one under 'parsers'")
+        given = context.weights.get(context.parser)
+        return cls(context.parser, context.space, given, context.device)
+
+    def basis(self, size: tuple[int, int]) -> dict[str, str]:
+        return {
+            "parser": f"{self.parser.name} {self.parser.fingerprint()[:12]}",
+            "resize": "label maps by PIL's nearest rule",
+            "compare_at": "x".join(map(str, self.parser.compare_size(size))),
+        }
 
     def fingerprint(self) -> str:
         space = self.parser.space
@@ -115,8 +131,9 @@ class ConfusionRows(RowMaker):
                 f"'{batch.space.name}' ({len(batch.space)})",
                 "choose a parser for this label space",
             )
-        found = self.parser(batch.image)
-        label = resize_labels_pil(batch.label.to(found.device), (found.shape[1], found.shape[2]))
+        found = self.parser(batch.the("image"))
+        size = (found.shape[1], found.shape[2])
+        label = resize_labels_pil(batch.the("label").to(found.device), size)
         matrix, ignored = confusion_counts(label, found, len(space), space.ignore)
         return {
             "confusion": matrix.cpu().numpy().astype(np.int32),
@@ -140,10 +157,9 @@ class LayoutRows(RowMaker):
 
     def rows(self, batch: ImageBatch) -> dict[str, np.ndarray]:
         self.check(batch)
-        assert batch.target_label is not None  # check has refused None
         space = batch.space
         matrix, ignored = confusion_counts(
-            batch.target_label, batch.label, len(space), space.ignore
+            batch.the("target_label"), batch.the("label"), len(space), space.ignore
         )
         return {
             "confusion": matrix.numpy().astype(np.int32),
@@ -214,7 +230,7 @@ def conventions(
 
 
 class _FromConfusion(Metric):
-    """What the three figures share: one confusion, a label space, every convention in ``extra``."""
+    """What the three scores share: one confusion, a label space, every convention in ``extra``."""
 
     direction = "up"
     bounds = (0.0, 100.0)
@@ -222,14 +238,19 @@ class _FromConfusion(Metric):
     scale = 100.0
     digits = 2
     maker = "confusion"
+    layout_maker = "layout"
+    protocol_fields = ("parsers", "miou", "accuracy")
     tasks = _TASKS
-    convention = ""
 
     def __init__(self, space: LabelSpace | str | None = None) -> None:
         super().__init__(space=space)
         self.space = LabelSpace.named(space) if isinstance(space, str) else space
 
-    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Figure:
+    @classmethod
+    def from_context(cls, context: Context) -> Self:
+        return cls(context.space)
+
+    def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         confusion, ignored = rows["confusion"], rows["ignored"]
         k = confusion.shape[1]
         if self.space is not None and len(self.space) != k:
@@ -244,13 +265,14 @@ class _FromConfusion(Metric):
         named = conventions(confusion, ignored, ignore)
         per_class, extra = self._details(confusion, ignored, keep)
         extra |= {name: value for name, value in named.items() if np.isfinite(value)}
-        return Figure(
+        return Score(
             value=named[self.convention],
             n=len(confusion),
             se=estimate.se,
             ci=estimate.ci,
             per_class=per_class,
             extra=extra,
+            values=self._pseudo_values(confusion, keep),
         )
 
     def _value(
@@ -258,15 +280,11 @@ class _FromConfusion(Metric):
     ) -> np.ndarray:
         return _mean(np.where(keep, _iou(tp, truth, found), np.nan))
 
-    def values(self, rows: Rows, real: Rows | None = None) -> np.ndarray | None:
-        """Infinitesimal-jackknife pseudo-values of the pooled figure: the figure plus n times its
+    def _pseudo_values(self, confusion: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        """Infinitesimal-jackknife pseudo-values of the pooled value: the value plus n times its
         derivative by the weight of each image."""
-        confusion = rows["confusion"]
         tp = np.diagonal(confusion, axis1=1, axis2=2).astype(np.float64)  # (n, K)
         truth, found = confusion.sum(2, dtype=np.float64), confusion.sum(1, dtype=np.float64)
-        k = confusion.shape[1]
-        ignore = None if self.space is None else self.space.ignore
-        keep = np.arange(k) != (-1 if ignore is None else ignore)
         value = float(self._value(tp.sum(0), truth.sum(0), found.sum(0), keep))
         return value + len(tp) * self._derivative(tp, truth, found, keep)
 
@@ -319,6 +337,7 @@ class MIoU(_FromConfusion):
     name = "miou"
     title = "mIoU"
     convention = MIOU
+    convention_field = "miou"
     source = "pooled Jaccard index, macro mean over classes with a non-empty union"
 
 
@@ -332,6 +351,7 @@ class ClassIoU(_FromConfusion):
 
     name = "class_iou"
     title = "IoU by class"
+    on_request = True
     convention = MIOU
     source = MIoU.source
 
@@ -350,6 +370,7 @@ class Accuracy(_FromConfusion):
     name = "accuracy"
     title = "Acc"
     convention = ACCURACY
+    convention_field = "accuracy"
     source = "pixel accuracy of the MIT scene-parsing evaluation"
 
     def _value(

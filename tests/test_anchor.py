@@ -45,7 +45,8 @@ def test_photographs_are_not_parsed_where_that_was_not_asked_for(toy: tuple[Anch
 
 def test_decoding_ahead_gives_the_same_rows() -> None:
     from sisbench import metrics
-    from sisbench.score.rows import Photographs, map_rows, real_source
+    from sisbench.score.rows import Mapped, map_rows
+    from sisbench.score.sources import Photographs, real_source
 
     data = open_dataset("toyfaces", size=64, n=40)
     maker = metrics.create_maker("confusion", parser="toy", space=data.space)
@@ -57,25 +58,30 @@ def test_decoding_ahead_gives_the_same_rows() -> None:
             map_rows(source, {"confusion-toy": maker}, QUIET, workers)
     assert kept[0] == kept[1]
 
-    def broken(start: int) -> Any:
-        if start:
+    def broken(name: str, at: int) -> Any:
+        if at == 17:
             raise UserError("picture 17 is damaged")
-        return source.batch(start)
+        return source.read(name, at)
 
-    with pytest.raises(UserError, match="picture 17"):
-        map_rows(replace(source, batch=broken), {"confusion-toy": maker}, QUIET, 2)
+    found = map_rows(replace(source, read=broken), {"confusion-toy": maker}, QUIET, 2)
+    rows = found["confusion-toy"]
+    assert isinstance(rows, Mapped)
+    assert len(rows.ids) == 39
+    assert rows.left_out == {data.ids[17]: "picture 17 is damaged"}
 
 
 def test_another_average_is_named(toy: tuple[Anchor, str]) -> None:
     from sisbench import metrics
-    from sisbench.score.rows import Photographs, map_rows, real_source
+    from sisbench.score.rows import Mapped, map_rows
+    from sisbench.score.sources import Photographs, real_source
 
     anchor, said = toy
     data = open_dataset("toyfaces", size=64, n=12)
     maker = metrics.create_maker("confusion", parser="toy", space=data.space)
     source = real_source(Photographs(data, data.fingerprint()))
     rows = map_rows(source, {"confusion-toy": maker}, QUIET)["confusion-toy"]
-    named = metrics.create("miou", space=data.space).reduce(rows).extra
+    assert isinstance(rows, Mapped)
+    named = metrics.create("miou", space=data.space).reduce(rows.columns).extra
     off = replace(anchor, miou=100 * named["miou_image_absent1"], accuracy=found(said, "accuracy"))
     right, text = check_anchor(off, data, None, "cpu", QUIET)
     assert not right

@@ -210,7 +210,7 @@ def test_every_metric_is_explained_under_every_protocol() -> None:
 
 METRIC = '''
 import numpy as np
-from sisbench.metrics.base import Figure, Metric
+from sisbench.metrics.base import Metric, Score
 
 class WorstPixel(Metric):
     """Largest squared error a set."""
@@ -218,7 +218,7 @@ class WorstPixel(Metric):
     name, title, maker = "worst", "Worst image", "psnr"
 
     def reduce(self, rows, real=None, *, seed=0):
-        return Figure(float(np.max(rows["sse"])), len(rows["sse"]))
+        return Score(float(np.max(rows["sse"])), len(rows["sse"]))
 '''
 
 

@@ -122,8 +122,8 @@ def test_reference_file(tmp_path, golden):
     again = FrechetReference.load(tmp_path / "reference.npz")
     assert again.n == len(y)
     assert frechet(x, again) == frechet(x, reference)
-    figure = FID().reduce({"features": x}, again.rows())
-    assert figure.value == frechet_influence(x, reference)[0]
+    score = FID().reduce({"features": x}, again.rows())
+    assert score.value == frechet_influence(x, reference)[0]
     with pytest.raises(UserError, match="no reference statistics"):
         FrechetReference.load(tmp_path / "absent.npz")
     (tmp_path / "other.npz").write_bytes(b"no archive")
@@ -134,17 +134,17 @@ def test_reference_file(tmp_path, golden):
 def test_figures(golden):
     x, y, expected = golden["tall"]
     rows, real = {"features": x}, {"features": y}
-    figure = metrics.create("fid").reduce(rows, real)
-    assert (figure.n, figure.n_real) == (300, 260)
-    assert figure.ci[0] < figure.value < figure.ci[1]
-    assert figure.extra["mean_term"] == pytest.approx(expected["frechet"]["mean_term"])
+    score = metrics.create("fid").reduce(rows, real)
+    assert (score.n, score.n_real) == (300, 260)
+    assert score.ci[0] < score.value < score.ci[1]
+    assert score.extra["mean_term"] == pytest.approx(expected["frechet"]["mean_term"])
     assert metrics.create("fid", interval=False).reduce(rows, real).se is None
     names = ("r_fid", "s_fid", "fid_sh")
-    assert all(metrics.create(n).reduce(rows, real).value == figure.value for n in names)
+    assert all(metrics.create(n).reduce(rows, real).value == score.value for n in names)
     assert metrics.create("r_fid").real == "train"
     assert metrics.create("fid_infinity").reduce(rows, real).marks == ("indicative",)
-    figure = metrics.create("kid", subsets=5, subset_size=50).reduce(rows, real)
-    assert {"se_generated", "subsets_mean", "subsets_sd"} == figure.extra.keys()
+    score = metrics.create("kid", subsets=5, subset_size=50).reduce(rows, real)
+    assert {"se_generated", "subsets_mean", "subsets_sd"} == score.extra.keys()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""FRS, REIDSim and REIDAcc on golden embeddings; boxes; locality of edits; machine figures."""
+"""FRS, REIDSim and REIDAcc on golden embeddings; boxes; locality of edits; machine scores."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def test_boxes_are_part_of_what_is_kept():
 
 def test_frs_golden_embeddings():
     stored, expected = arrays("frs"), meta("frs")
-    figure = metrics.create("frs").reduce(
+    score = metrics.create("frs").reduce(
         {"embedding": stored["emb_b"], "target_embedding": stored["emb_a"]}
     )
-    assert figure.value == pytest.approx(np.mean(expected["cosine"]), abs=1e-5)
-    assert figure.extra["median"] == pytest.approx(np.median(expected["cosine"]), abs=1e-5)
+    assert score.value == pytest.approx(np.mean(expected["cosine"]), abs=1e-5)
+    assert score.extra["median"] == pytest.approx(np.median(expected["cosine"]), abs=1e-5)
     a = stored["emb_a"]
     floor = np.mean([a[0] @ a[1], a[1] @ a[2], a[2] @ a[0]])
-    assert figure.extra["floor"] == pytest.approx(floor, abs=1e-6)
+    assert score.extra["floor"] == pytest.approx(floor, abs=1e-6)
 
 
 def test_reid_rows():
@@ -181,13 +181,13 @@ def test_locality():
     maker = metrics.create_maker("locality")
     batch = image_batch(edited, original=original, label=label, classes=classes, space=THREE)
     rows = maker.rows(batch)
-    figure = metrics.create("locality", space=THREE).reduce(rows)
-    assert figure.value == pytest.approx(5 / 255)
-    assert figure.extra["inside"] == pytest.approx(0.2)
-    assert figure.extra["outside_over_inside"] == pytest.approx(5 / 51)
-    assert figure.per_class["ground"] == pytest.approx(10 / 255)
-    assert figure.per_class["hair"] == 0
-    assert np.isnan(figure.per_class["body"])
+    score = metrics.create("locality", space=THREE).reduce(rows)
+    assert score.value == pytest.approx(5 / 255)
+    assert score.extra["inside"] == pytest.approx(0.2)
+    assert score.extra["outside_over_inside"] == pytest.approx(5 / 51)
+    assert score.per_class["ground"] == pytest.approx(10 / 255)
+    assert score.per_class["hair"] == 0
+    assert np.isnan(score.per_class["body"])
 
 
 def test_locality_of_a_moved_shape():
@@ -198,8 +198,8 @@ def test_locality_of_a_moved_shape():
     batch = image_batch(
         edited, original=original, label=label, classes=classes, space=THREE, target_label=own
     )
-    figure = metrics.create("locality").reduce(metrics.create_maker("locality").rows(batch))
-    assert figure.value == 0
+    score = metrics.create("locality").reduce(metrics.create_maker("locality").rows(batch))
+    assert score.value == 0
 
 
 def test_locality_undefined():

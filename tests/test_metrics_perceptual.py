@@ -81,7 +81,7 @@ def test_diversity_is_the_mean_over_all_pairs(trunks):
         maker.rows(image_batch(images[part], siblings=siblings[part]))["distance"]
         for part in (slice(0, 3), slice(3, 8))
     ]
-    figure = metrics.create("lpips_diversity").reduce(
+    score = metrics.create("lpips_diversity").reduce(
         {"distance": np.concatenate(rows), "target_id": groups}
     )
     network = LPIPSNetwork("alex", trunks / "alex")
@@ -92,9 +92,9 @@ def test_diversity_is_the_mean_over_all_pairs(trunks):
             pairs = [(i, j) for i in own for j in own if i < j]
             first, second = (torch.stack([images[p[s]] for p in pairs]) for s in (0, 1))
             expected.append(float(network.distances(first, second).mean()))
-    assert figure.value == pytest.approx(np.mean(expected), rel=1e-5)
-    assert figure.extra == {"label_maps": 2, "images_per_label_map": 4.0}
-    assert figure.n == 8
+    assert score.value == pytest.approx(np.mean(expected), rel=1e-5)
+    assert score.extra == {"label_maps": 2, "images_per_label_map": 4.0}
+    assert score.n == 8
 
 
 def test_diversity_forgets(trunks):

@@ -1,4 +1,4 @@
-"""The speed comparison itself: fair rounds, seeded material, and a small run of the pipeline."""
+"""The speed comparison itself: fair rounds, seeded results, and a small run of the pipeline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from sisbench.perf.material import degraded, pictures
+from sisbench.perf.samples import degraded, pictures
 from sisbench.perf.timing import interleaved
 
 

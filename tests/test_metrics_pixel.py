@@ -56,13 +56,13 @@ def test_pooled_as_scam_accumulates_it():
 
 def test_observed_range():
     a, b = noise_images(2, 16, 16, 0), noise_images(2, 16, 16, 1).clamp(min=200)
-    figure = metrics.create("psnr_pooled").reduce(
+    score = metrics.create("psnr_pooled").reduce(
         metrics.create_maker("psnr").rows(image_batch(a, b))
     )
     highest = int(b.max()) / 127.5 - 1  # all targets are above 0: the range starts at 0
     x, y = a.double() / 127.5 - 1, b.double() / 127.5 - 1
     expected = 10 * np.log10(highest**2 / float(((x - y) ** 2).mean()))
-    assert figure.extra["observed_range"] == pytest.approx(expected, rel=1e-9)
+    assert score.extra["observed_range"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_laws():
@@ -82,12 +82,12 @@ def test_identical_images_do_not_destroy_the_mean():
     a, b = noise_images(3, 16, 16, 0), noise_images(3, 16, 16, 1)
     b[0] = a[0]
     rows = metrics.create_maker("psnr").rows(image_batch(a, b))
-    figure = metrics.create("psnr").reduce(rows)
+    score = metrics.create("psnr").reduce(rows)
     rest = metrics.create("psnr").reduce({k: v[1:] for k, v in rows.items()})
-    assert figure.value == rest.value
-    assert figure.n == 3
-    assert figure.extra["identical"] == 1
-    assert "left out" in figure.marks[0]
+    assert score.value == rest.value
+    assert score.n == 3
+    assert score.extra["identical"] == 1
+    assert "left out" in score.marks[0]
     same = metrics.create_maker("psnr").rows(image_batch(a, a))
     for name in ("psnr", "psnr_pooled"):
         with pytest.raises(Unavailable, match="infinite"):
@@ -98,11 +98,11 @@ def test_pooled_interval_matches_bootstrap():
     generator = np.random.default_rng(0)
     sse, count = generator.gamma(3, 1e6, size=400), np.full(400, 3 * 64 * 64)
     rows = {"sse": sse, "count": count, "low": np.zeros(400), "high": np.full(400, 255)}
-    figure = metrics.create("psnr_pooled").reduce(rows)
+    score = metrics.create("psnr_pooled").reduce(rows)
     drawn = [
         psnr_of(sse[i].sum(), count[i].sum()) for i in generator.integers(0, 400, size=(500, 400))
     ]
-    assert figure.se == pytest.approx(np.std(drawn), rel=0.12)
+    assert score.se == pytest.approx(np.std(drawn), rel=0.12)
 
 
 @pytest.mark.parametrize("name", ["psnr", "ssim"])

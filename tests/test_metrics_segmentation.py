@@ -83,10 +83,10 @@ def test_ignore_label_that_is_a_class():
     found = torch.tensor([[[1, 1, 0, 2]]])
     matrix, ignored = confusion_counts(truth, found, 3, 0)
     rows = {"confusion": matrix.numpy(), "ignored": ignored.numpy()}
-    figure = metrics.create("miou", space=space).reduce(rows)
-    assert figure.value == pytest.approx((0.5 + 1) / 2)
-    assert figure.per_class == {"wall": 0.5, "sky": 1.0}
-    assert figure.extra["ignored_share"] == 0.25
+    score = metrics.create("miou", space=space).reduce(rows)
+    assert score.value == pytest.approx((0.5 + 1) / 2)
+    assert score.per_class == {"wall": 0.5, "sky": 1.0}
+    assert score.extra["ignored_share"] == 0.25
     assert metrics.create("accuracy", space=space).reduce(rows).value == pytest.approx(2 / 3)
 
 

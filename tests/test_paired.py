@@ -13,7 +13,7 @@ from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
 from sisbench.pipeline import run_all, write_report
 from sisbench.report.paired import paired_tables
-from sisbench.report.quality import Material
+from sisbench.report.quality import RunResults
 
 RNG = np.random.default_rng(0)
 FEATURES = {"features": RNG.normal(size=(40, 12))}
@@ -40,17 +40,18 @@ CASES = [
 @pytest.mark.parametrize(("name", "rows", "real"), CASES, ids=[c[0] for c in CASES])
 def test_the_mean_of_the_values_is_the_figure(name: str, rows: dict, real: dict | None) -> None:
     metric = metrics.create(name)
-    values = metric.values(rows, real)
-    assert values is not None
-    assert values.mean() == pytest.approx(metric.reduce(rows, real).value, rel=1e-9)
+    score = metric.reduce(rows, real)
+    assert score.values is not None
+    assert score.values.mean() == pytest.approx(score.value, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["miou", "accuracy"])
 def test_pseudo_values_are_the_derivative_by_an_images_weight(name: str) -> None:
     """One image counted slightly more changes the figure by its pseudo-value's share."""
     metric, n, step = metrics.create(name), 20, 1e-4
-    values = metric.values(CONFUSION)
-    figure = metric.reduce(CONFUSION).value
+    score = metric.reduce(CONFUSION)
+    values, figure = score.values, score.value
+    assert values is not None
     for k in (0, 7):
         weights = np.ones(n)
         weights[k] += step
@@ -67,7 +68,7 @@ def test_kids_values_are_its_leave_one_out_differences() -> None:
     whole, n = metric.reduce(FEATURES, REAL).value, len(x)
     left_out = [metric.reduce({"features": np.delete(x, k, 0)}, REAL).value for k in range(n)]
     jackknife = (n - 1) * (whole - np.array(left_out))
-    off = np.abs(metric.values(FEATURES, REAL) - whole - jackknife)
+    off = np.abs(metric.reduce(FEATURES, REAL).values - whole - jackknife)
     assert off.max() < 2 / n * np.abs(jackknife).max()
 
 
@@ -87,10 +88,10 @@ def test_versus_a_method_of_the_run(method_file: str, tmp_path: Path) -> None:
         "parsers": {"celebamask_hq": "toy"},
     }
     run_all(validated(RunConfig, raw, "test"), Progress(quiet=True))
-    table = paired_tables(Material.of(tmp_path / "run"), "noisy", [])[0]
+    table = paired_tables(RunResults.of(tmp_path / "run"), "noisy", [])[0]
     assert [r.key for r in table.rows] == ["clean"]
     cell = dict(zip([c.key for c in table.columns], table.cells[0], strict=True))["psnr"]
-    scores = {(s.method, s.metric): s for s in Material.of(tmp_path / "run").scores}
+    scores = {(s.method, s.metric): s for s in RunResults.of(tmp_path / "run").scores}
     difference = scores["clean", "psnr"].value - scores["noisy", "psnr"].value
     assert cell.value == pytest.approx(difference)
     assert cell.value > 0
@@ -120,6 +121,6 @@ def test_two_parsers_and_whether_they_rank_alike(
         for k, value in enumerate(values)
     ]
     facts = MetricFacts(title="mIoU", direction="up", unit="%", scale=100.0, digits=2)
-    material = Material(tmp_path, Manifest(), [], scores, {"miou": facts, "miou@other": facts})
-    table = quality_tables(material)[0]
+    results = RunResults(tmp_path, Manifest(), [], scores, {"miou": facts, "miou@other": facts})
+    table = quality_tables(results)[0]
     assert any(said in sentence and "other" in sentence for sentence in table.caption)

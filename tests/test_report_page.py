@@ -18,7 +18,7 @@ from sisbench.core.label_space import LabelSpace
 from sisbench.report import build_report, console_tables
 from sisbench.report.charts import plain
 from sisbench.report.grids import _palette, colourise, draw, grids, pick
-from sisbench.report.quality import Material
+from sisbench.report.quality import RunResults
 
 synthetic = load_file(Path(__file__).parent / "fixtures" / "report" / "synthetic.py")
 EVIL = "<script>alert('x')</script> $\\frac{"
@@ -83,7 +83,7 @@ def test_the_page_says_what_ran_and_what_is_missing(page):
         "0f" * 32,
         "d1" * 32,
         "quantise",
-        "figures say nothing about the method",
+        "scores say nothing about the method",
         "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;",
         "label map …/x.png is broken",
         "No images: SPADE.",
@@ -179,7 +179,7 @@ def test_grids_show_label_map_edit_reference_target_and_methods(run, monkeypatch
         return draw(columns, names)
 
     monkeypatch.setattr("sisbench.report.grids.draw", watched)
-    made = grids(Material.of(run), synthetic.sample, rows=3)
+    made = grids(RunResults.of(run), synthetic.sample, rows=3)
     assert [list(columns) for columns, _ in seen] == [
         ["label map", "target", "SEAN", "SPADE", "CA2-SIS", "V-INADE†"],
         ["label map", "edited label map", "reference", "target", "SEAN", "CA2-SIS", "V-INADE†"],
@@ -205,13 +205,13 @@ def test_edits_of_classes_show_where_the_image_changed(run, monkeypatch):
         return draw(columns, names)
 
     monkeypatch.setattr("sisbench.report.grids.draw", watched)
-    made = grids(Material.of(run), synthetic.sample, rows=2)
+    made = grids(RunResults.of(run), synthetic.sample, rows=2)
     which = [g.title.endswith("where the image changed") for g in made]
     assert which == [False, False, True, False]
     assert "own reconstruction" not in made[1].note
     assert "own reconstruction" in made[2].note
     maps = seen[2]["SEAN"]
-    cells = {c.entry.task.name: c for c in Material.of(run).cells if "sean" in c.key}
+    cells = {c.entry.task.name: c for c in RunResults.of(run).cells if "sean" in c.key}
     edited, plain = (cells[t].image("0").astype(float) for t in ("shape_transfer", "reconstruct"))
     change = np.abs(edited - plain).mean(2)
     brightest = np.unravel_index(change.argmax(), change.shape)
@@ -224,7 +224,7 @@ def test_grids_without_the_data_set_show_methods_and_say_so(run):
         raise UserError("no images under /data/celeba/img", "give root")
 
     for load in (None, broken):
-        made = grids(Material.of(run), load)
+        made = grids(RunResults.of(run), load)
         assert "generated images only" in made[0].note
         assert "/data" not in made[0].note
         assert made[0].picture.size[0] < 5 * 200

@@ -10,17 +10,20 @@ import yaml
 
 from sisbench.core.adapter_file import load_file
 from sisbench.core.errors import UserError
+from sisbench.pipeline import metric_facts
 from sisbench.report.published import RESULTS, load_published, load_specs, paper_table, paper_tables
-from sisbench.report.quality import Material
+from sisbench.report.quality import RunResults
 from sisbench.report.render import to_markdown
 
 synthetic = load_file(Path(__file__).parent / "fixtures" / "report" / "synthetic.py")
 
+FACTS = metric_facts()
+
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory):
+def results(tmp_path_factory):
     found = synthetic.scores() + synthetic.scores("scadm2024@12345678", shift=1.0)
-    return Material.of(synthetic.make_run(tmp_path_factory.mktemp("run"), found, n=1))
+    return RunResults.of(synthetic.make_run(tmp_path_factory.mktemp("run"), found, n=1))
 
 
 def blocks(table):
@@ -42,7 +45,7 @@ def test_every_published_figure_stands_in_exactly_one_table():
     shown = Counter()
     for path in sorted((RESULTS / "tables").glob("*.yaml")):
         spec = load_specs(path.stem)[path.stem]
-        made = paper_table(path.stem, spec, None)
+        made = paper_table(path.stem, spec, None, facts=FACTS)
         for row, line in zip(made.rows, made.cells, strict=True):
             for column, one in zip(spec.columns, line, strict=True):
                 if one.value is not None:
@@ -51,9 +54,9 @@ def test_every_published_figure_stands_in_exactly_one_table():
     assert shown == wanted
 
 
-def test_published_ranks_are_those_of_the_paper(material):
+def test_published_ranks_are_those_of_the_paper(results):
     spec = load_specs("ca2sis_table1")["ca2sis_table1"]
-    made = paper_table("t", spec, material, "ca2sis2024")
+    made = paper_table("t", spec, results, "ca2sis2024", FACTS)
     fid = "celebamask_hq/reconstruct/fid"
     assert cell(made, "published/CA2-SIS w/o AttLoss", fid).rank == 1
     assert cell(made, "published/CA2-SIS", fid).rank == 2
@@ -63,9 +66,9 @@ def test_published_ranks_are_those_of_the_paper(material):
     assert cell(made, "published/MaskGAN", "ade20k/reconstruct/fid").text == "–"
 
 
-def test_differences_and_their_sign(material):
+def test_differences_and_their_sign(results):
     spec = load_specs("ca2sis_table4")["ca2sis_table4"]
-    made = paper_table("t", spec, material, "scadm2024@12345678")
+    made = paper_table("t", spec, results, "scadm2024@12345678", FACTS)
     assert blocks(made) == [
         "Published: CA2-SIS, Table 4",
         "Measured: protocol scadm2024@12345678",
@@ -80,32 +83,32 @@ def test_differences_and_their_sign(material):
     assert synthetic.CANNOT in made.notes
 
 
-def test_percentages_keep_the_papers_digits_and_compare_as_fractions(material):
+def test_percentages_keep_the_papers_digits_and_compare_as_fractions(results):
     spec = load_specs("scadm_table1")["scadm_table1"]
-    made = paper_table("t", spec, material, "ca2sis2024")
+    made = paper_table("t", spec, results, "ca2sis2024", FACTS)
     miou = "celebamask_hq/reconstruct/miou"
     assert cell(made, "published/SEAN", miou).text == "82.4"
     assert cell(made, "published/SEAN", miou).value == pytest.approx(0.824)
     assert cell(made, "difference/SEAN", miou).text == "−3.78"
 
 
-def test_segmentation_scores_never_stand_without_evaluator_and_convention(material):
+def test_segmentation_scores_never_stand_without_evaluator_and_convention(results):
     spec = load_specs("scadm_table1")["scadm_table1"]
-    text = to_markdown(paper_table("t", spec, material, "ca2sis2024")).replace("\\", "")
+    text = to_markdown(paper_table("t", spec, results, "ca2sis2024", FACTS)).replace("\\", "")
     assert "evaluator celebamask_unet ab12cd34ab12, resize bilinear, compared at 512" in text
     assert "mIoU by evaluator" in text
     assert "convention miou_dataset_union" in text
     assert "mixes two pipelines" in text
-    published = [r.key for r in paper_table("t", spec, None).rows]
-    made = paper_table("t", spec, material, "ca2sis2024")
+    published = [r.key for r in paper_table("t", spec, None, facts=FACTS).rows]
+    made = paper_table("t", spec, results, "ca2sis2024", FACTS)
     assert all(
         c.rank == 0 for r, line in zip(made.rows, made.cells) if r.key in published for c in line
     )
 
 
-def test_what_the_paper_has_and_the_run_lacks_is_named(material):
+def test_what_the_paper_has_and_the_run_lacks_is_named(results):
     spec = load_specs("scadm_table1")["scadm_table1"]
-    caption = " ".join(paper_table("t", spec, material, "ca2sis2024").caption)
+    caption = " ".join(paper_table("t", spec, results, "ca2sis2024", FACTS).caption)
     assert "Published but not in this run: MaskGAN, SemanticStyleGAN, SCA-DM." in caption
 
 
@@ -115,19 +118,19 @@ def test_ambiguous_tasks_are_dashes(tmp_path):
     more = [type(s)(**(vars(s) | {"task": "shape_transfer[skin]"})) for s in twice]
     run = synthetic.make_run(tmp_path, found + more, n=1)
     spec = load_specs("ca2sis_table4")["ca2sis_table4"]
-    made = paper_table("t", spec, Material.of(run), "ca2sis2024")
+    made = paper_table("t", spec, RunResults.of(run), "ca2sis2024", FACTS)
     assert cell(made, "measured/sean", "celebamask_hq/shape_transfer/fid_sh").value is None
     assert any("several tasks" in note for note in made.notes)
 
 
-def test_versus_names_a_paper_a_table_or_a_file(material, tmp_path):
-    assert len(paper_tables("ca2sis", material, ["ca2sis2024"])) == 7
-    assert len(paper_tables("scam_table1", material, material.protocols)) == 2
+def test_versus_names_a_paper_a_table_or_a_file(results, tmp_path):
+    assert len(paper_tables("ca2sis", results, ["ca2sis2024"], FACTS)) == 7
+    assert len(paper_tables("scam_table1", results, results.protocols, FACTS)) == 2
     own = tmp_path / "mine.yaml"
     column = {"dataset": "celebamask_hq", "task": "reconstruct", "metric": "fid"}
     spec = {"source": "ca2sis", "table": "4", "title": "Mine", "columns": [column]}
     own.write_text(yaml.safe_dump(spec), encoding="utf-8")
-    (made,) = paper_tables(str(own), material, ["ca2sis2024"])
+    (made,) = paper_tables(str(own), results, ["ca2sis2024"], FACTS)
     assert made.title == "Mine (celebamask_hq), against ca2sis2024"
     assert made.name == "mine-ca2sis2024"
 

@@ -26,7 +26,7 @@ from sisbench.report import build_report, write_scores_csv
 from sisbench.report.charts import _ordered_classes
 from sisbench.report.grids import draw, grids
 from sisbench.report.page import _matrix
-from sisbench.report.quality import Material, quality_tables
+from sisbench.report.quality import RunResults, quality_tables
 from sisbench.report.render import defused, to_csv, to_html, to_latex, to_markdown
 
 synthetic = load_file(Path(__file__).parent / "fixtures" / "report" / "synthetic.py")
@@ -179,7 +179,7 @@ def test_p_values_stand_in_every_format(tmp_path: Path) -> None:
     assert tidy["spade"]["p"] == f"{float(rows[0]['ssim_p']):.10g}"
     assert tidy["spade"]["note"] == "p: against sean, paired"
     assert tidy["sean"]["p"] == ""
-    quality = to_csv(quality_tables(Material.of(run))[0])
+    quality = to_csv(quality_tables(RunResults.of(run))[0])
     assert "_p" not in quality.splitlines()[0].replace("_protocol", "")
 
 
@@ -218,7 +218,7 @@ def test_an_unknown_opponent_lists_the_runs_methods(run: Path) -> None:
 
 def test_seeded_methods_are_never_the_best(tmp_path: Path) -> None:
     seeded = [replace(s, marks=(SEEDED,)) for s in few()]
-    table = quality_tables(Material.of(synthetic.make_run(tmp_path / "run", seeded, n=1)))[0]
+    table = quality_tables(RunResults.of(synthetic.make_run(tmp_path / "run", seeded, n=1)))[0]
     assert all(cell.rank == 0 for line in table.cells for cell in line)
     for text in (to_markdown(table), to_latex(table), to_html(table)):
         assert "second best" not in text
@@ -226,7 +226,7 @@ def test_seeded_methods_are_never_the_best(tmp_path: Path) -> None:
 
 def test_what_came_out_is_a_matrix(tmp_path: Path) -> None:
     run = synthetic.make_run(tmp_path / "run", n=1)
-    matrix = _matrix(Material.of(run))
+    matrix = _matrix(RunResults.of(run))
     assert matrix.places == [
         "celebamask_hq, reconstruct",
         "celebamask_hq, shape_transfer[hair]",
@@ -279,7 +279,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_reported(run: Path, name: str) 
 def test_a_damaged_picture_is_grey_and_named(run: Path) -> None:
     cell = RunStore(run).cells()[0]
     cell.image_path("1").write_bytes(cell.image_path("1").read_bytes()[:70])
-    found = grids(Material.of(run), synthetic.sample)[0]
+    found = grids(RunResults.of(run), synthetic.sample)[0]
     assert found.note == "Damaged, shown in grey: SEAN 1."
 
 
@@ -339,7 +339,7 @@ def test_interpolations_are_strips_by_alpha(method_file, tmp_path, monkeypatch) 
         loads.append(name)
         return synthetic.sample(None, name[-1])
 
-    found = grids(Material.of(tmp_path / "run"), load, rows=2)
+    found = grids(RunResults.of(tmp_path / "run"), load, rows=2)
     assert [g.title.split(": ")[1] for g in found] == ["epoch 50", "=epoch 100"]
     columns, names = seen[0]
     assert list(columns) == ["target", "α = 0", "α = 0.5", "α = 1", "reference"]
@@ -353,7 +353,7 @@ def test_interpolations_are_strips_by_alpha(method_file, tmp_path, monkeypatch) 
 
 
 def test_classes_stand_in_one_order(tmp_path: Path) -> None:
-    found = Material.of(synthetic.make_run(tmp_path / "run", few(), n=1))
+    found = RunResults.of(synthetic.make_run(tmp_path / "run", few(), n=1))
     values = [{"hair": 0.1, "skin": 0.9, "odd": 0.5, "hat": None, "background": float("nan")}]
     assert _ordered_classes(found, "celebamask_hq", values) == ["skin", "hair", "odd"]
     assert _ordered_classes(found, "celebamask_hq", [{"skin": 0.1}, {"hair": 0.9}]) == [

@@ -16,7 +16,7 @@ from sisbench.core.adapter_file import load_file
 from sisbench.core.errors import UserError
 from sisbench.core.log import CEILING, SEEDED
 from sisbench.report.build import RENDERERS, unique, write_tables
-from sisbench.report.quality import Material, quality_tables
+from sisbench.report.quality import RunResults, quality_tables
 from sisbench.report.render import to_csv, to_html, to_latex, to_markdown, to_rich
 from sisbench.report.tables import Cell, Column, Row, assemble, scrub, slug, symbol
 
@@ -83,7 +83,7 @@ def test_seeded_weights_never_beat_trained_ones_and_are_loud():
     cells["c", "acc@p"] = Cell(0.9, n=5, marks=(SEEDED,))
     made = assemble("t", "T", [UP], rows, cells, [])
     assert ranks(made) == [2, 1, 0]
-    sentence = "figures say nothing about the method"
+    sentence = "scores say nothing about the method"
     for render in (to_markdown, to_html):
         assert sentence in render(made)
         assert render(made).count("†") == 3  # method, figure, sentence
@@ -108,7 +108,7 @@ def test_dashes_have_deduplicated_footnotes():
         ("c", "acc@p"): Cell(float("inf"), n=3),
     }
     made = assemble("t", "T", [UP], rows, cells, [])
-    assert made.notes == ("no class swap", "the figure is not finite", "not measured in this run")
+    assert made.notes == ("no class swap", "the score is not finite", "not measured in this run")
     assert [line[0].notes for line in made.cells] == [(0,), (0,), (1,), (2,)]
     assert to_markdown(made).count("–<sup>a</sup>") == 2
     assert to_csv(made).count("no class swap") == 2
@@ -173,7 +173,7 @@ def test_uncertainty_is_shown_when_asked():
 
 
 def test_one_table_for_each_protocol_and_place(run):
-    made = quality_tables(Material.of(run))
+    made = quality_tables(RunResults.of(run))
     assert len(made) == 6
     assert all(t.caption[0] in ("Protocol ca2sis2024.", "Protocol scadm2024.") for t in made)
     assert all({c.key.split("@")[1] for c in t.columns} == {t.caption[0][9:-1]} for t in made)
@@ -182,7 +182,7 @@ def test_one_table_for_each_protocol_and_place(run):
 
 
 def test_two_protocols_stand_side_by_side_and_labelled(run):
-    made = quality_tables(Material.of(run), ("ca2sis2024", "scadm2024"))
+    made = quality_tables(RunResults.of(run), ("ca2sis2024", "scadm2024"))
     assert len(made) == 3
     assert [g for g, _ in made[0].groups()] == ["protocol ca2sis2024", "protocol scadm2024"]
     assert "FID ↓ (protocol scadm2024)" in to_markdown(made[0])
@@ -193,12 +193,12 @@ def test_two_protocols_stand_side_by_side_and_labelled(run):
     assert r"\multicolumn{5}{c}{protocol scadm2024}" in to_latex(made[0])
     assert r"\cmidrule(lr){7-11}" in to_latex(made[0])
     with pytest.raises(UserError, match="scadm2042"):
-        quality_tables(Material.of(run), ("scadm2042",))
+        quality_tables(RunResults.of(run), ("scadm2042",))
 
 
 def test_a_method_without_scores_is_a_dash_with_the_plans_reason(tmp_path):
     found = [s for s in synthetic.scores() if s.method != "spade"]
-    made = quality_tables(Material.of(synthetic.make_run(tmp_path, found, n=1)))
+    made = quality_tables(RunResults.of(synthetic.make_run(tmp_path, found, n=1)))
     for one in made:
         row = next(i for i, r in enumerate(one.rows) if r.title == "SPADE")
         reasons = {one.notes[n] for cell in one.cells[row] for n in cell.notes}
@@ -211,14 +211,14 @@ def test_a_method_without_scores_is_a_dash_with_the_plans_reason(tmp_path):
 
 def test_same_scores_give_the_same_bytes(run, tmp_path):
     for folder in ("a", "b"):
-        write_tables(tmp_path / folder, quality_tables(Material.of(run)), tuple(RENDERERS))
+        write_tables(tmp_path / folder, quality_tables(RunResults.of(run)), tuple(RENDERERS))
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert len(names) == 24
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         assert b"seconds" not in (tmp_path / "a" / name).read_bytes()
     with pytest.raises(UserError, match="docx"):
-        write_tables(tmp_path, quality_tables(Material.of(run)), ("docx",))
+        write_tables(tmp_path, quality_tables(RunResults.of(run)), ("docx",))
 
 
 def test_names_and_reasons_never_carry_paths():

@@ -22,7 +22,7 @@ from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
 from sisbench.core.store import CellView, RunStore
 from sisbench.pipeline import run_all, score_run
-from sisbench.report.quality import Material, quality_tables
+from sisbench.report.quality import RunResults, quality_tables
 from sisbench.run import runner
 from sisbench.run.images import to_uint8
 from sisbench.run.plan import make_plan, method_class, resolve_weights
@@ -119,7 +119,7 @@ def test_drawn_label_maps_are_kept_where_they_differ(method_file: str, tmp_path:
     own, swapped = RunStore(tmp_path / "run").cells()
     data = make_plan(run).datasets["toyfaces[test]"]
     assert own.label_path("test-00000") is None
-    from sisbench.score.rows import Photographs, drawn_label
+    from sisbench.score.sources import Photographs, drawn_label
 
     photos = Photographs(data, "x")
     item = next(r for r in swapped.items() if r["classes"])
@@ -336,7 +336,7 @@ def test_protocols_share_the_images_that_they_make_alike(method_file: str, tmp_p
     page = (tmp_path / "run" / "report" / "report.html").read_text()
     assert one in page
     assert other in page
-    table = quality_tables(Material.of(tmp_path / "run"), [one, other])[1]
+    table = quality_tables(RunResults.of(tmp_path / "run"), [one, other])[1]
     assert {g for g, _ in table.groups()} == {f"protocol {one}", f"protocol {other}"}
 
 

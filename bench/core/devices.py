@@ -43,7 +43,7 @@ def pick_devices(wanted: str) -> list[str]:
 
 
 def exact_arithmetic() -> None:
-    """No TF32 on GPUs: figures that are reported come from float32 products."""
+    """No TF32 on GPUs: scores that are reported come from float32 products."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -24,9 +24,9 @@ class UserError(Exception):
 
 
 class Unavailable(UserError):
-    """Something that a figure or an image needs is not there (weights, a library, a capability).
+    """Something that a score or an image needs is not there (weights, a library, a capability).
 
-    The runner turns it into a dash with ``message`` as its reason; ``--strict`` lets it rise.
+    The runner makes it an empty cell with ``message`` as its reason; ``--strict`` lets it rise.
     """
 
 

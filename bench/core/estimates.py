@@ -1,4 +1,4 @@
-"""Uncertainty of figures: bootstrap of means and confusions, jackknife of FID, paired differences.
+"""Uncertainty of scores: bootstrap of means and confusions, jackknife of FID, paired differences.
 
 FID is never bootstrapped: drawing with replacement lowers the effective n, which moves FID by far
 more than its standard error.
@@ -19,19 +19,20 @@ _CHUNK = 500
 
 
 class Estimate(NamedTuple):
-    """A value with its standard error and 95 % interval."""
+    """A value with its standard error and 95 % interval; None where one value cannot tell them."""
 
     value: float
-    se: float
-    ci: tuple[float, float]
+    se: float | None
+    ci: tuple[float, float] | None
 
 
 class Difference(NamedTuple):
-    """A paired difference a - b with standard error, 95 % interval and two-sided p-value."""
+    """A paired difference a - b with standard error, 95 % interval and two-sided p-value; of one
+    item, the first two are None."""
 
     value: float
-    se: float
-    ci: tuple[float, float]
+    se: float | None
+    ci: tuple[float, float] | None
     p: float
 
 
@@ -77,7 +78,9 @@ def mean_estimate(values: np.ndarray) -> Estimate:
     """
     values = _column(values)
     value = float(values.mean())
-    se = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+    if len(values) == 1:
+        return Estimate(value, None, None)
+    se = float(values.std(ddof=1) / np.sqrt(len(values)))
     return Estimate(value, se, normal_interval(value, se))
 
 
@@ -88,6 +91,8 @@ def bootstrap_mean(values: np.ndarray, *, seed: int = 0, replicates: int = _REPL
     (1.0, 1.0)
     """
     values = _column(values)
+    if len(values) == 1:
+        return Estimate(float(values[0]), None, None)
     means = _resampled_means(values, seed, replicates)
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(values.mean()), float(means.std(ddof=1)), (float(low), float(high)))
@@ -131,6 +136,8 @@ def bootstrap_confusion(
     ).astype(np.float64)  # (n, 3K)
     pooled = margins.sum(axis=0)
     value = float(statistic(pooled[:k], pooled[k : 2 * k], pooled[2 * k :]))
+    if len(confusion) == 1:
+        return Estimate(value, None, None)
     drawn = _draws(len(confusion), replicates, seed).astype(np.float64) @ margins
     values = statistic(drawn[:, :k], drawn[:, k : 2 * k], drawn[:, 2 * k :])
     low, high = np.nanpercentile(values, [2.5, 97.5])
@@ -158,12 +165,13 @@ def paired_difference(
             "take the intersection of the sample ids first",
         )
     delta = a - b
+    p = _sign_flip_p(delta, seed, replicates)
+    if len(delta) == 1:
+        return Difference(float(delta[0]), None, None, p)
     means = _resampled_means(delta, seed, replicates)
     low, high = np.percentile(means, [2.5, 97.5])
-    se = float(delta.std(ddof=1) / np.sqrt(len(delta))) if len(delta) > 1 else 0.0
-    return Difference(
-        float(delta.mean()), se, (float(low), float(high)), _sign_flip_p(delta, seed, replicates)
-    )
+    se = float(delta.std(ddof=1) / np.sqrt(len(delta)))
+    return Difference(float(delta.mean()), se, (float(low), float(high)), p)
 
 
 def _sign_flip_p(delta: np.ndarray, seed: int, replicates: int) -> float:

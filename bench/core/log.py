@@ -204,6 +204,7 @@ class MetricFacts(Entry):
     unit: str = ""
     scale: float = 1.0
     digits: int = 2
+    parser: bool = Field(False, exclude=True, description="whether a parser stands behind it")
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Progress:
         if not self.quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def made(self, images: int) -> None:
+    def count(self, images: int) -> None:
         """Images that were just made; for who watches from another process."""
 
     @contextmanager

@@ -1,41 +1,41 @@
-"""What made a figure: versions, machine, code; recorded with every run."""
+"""What made a score: versions, machine, code; recorded with every run."""
 
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-_LIBRARIES = (
-    "sisbench",
-    "torch",
-    "torchvision",
-    "numpy",
-    "scipy",
-    "pillow",
-    "opencv-python-headless",
-    "torch-fidelity",
-    "lpips",
-    "facenet-pytorch",
-    "transformers",
-)
+_FOR_DEVELOPERS = 'extra == "dev"'
 
 
 def library_versions() -> dict[str, str | None]:
-    """Installed version of every library that a figure can depend on; None where it is not
-    there."""
+    """Installed version of sisbench and of every library that it declares, those of its extras
+    too; None where one is not there."""
     found: dict[str, str | None] = {}
-    for name in _LIBRARIES:
+    for name in ("sisbench", *_declared()):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = None
     return found
+
+
+def _declared() -> list[str]:
+    """Names of the libraries that sisbench declares, in its order, without a developer's tools."""
+    try:
+        lines = requires("sisbench") or []
+    except PackageNotFoundError:  # run from its sources
+        return []
+    used = [line for line in lines if _FOR_DEVELOPERS not in line.replace("'", '"')]
+    names = (re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in used)
+    return list(dict.fromkeys(name.lower() for name in names))
 
 
 def _git(*arguments: str) -> str:

@@ -164,7 +164,7 @@ class _Kit:
             torch.manual_seed(seed)
             np.random.seed(seed)
             images.append(self._any(self.batch, self.noise))
-        worst = same(*images, "after other seeds of torch and NumPy", self.laws.bits)
+        worst = same(images[0], images[1], "after other seeds of torch and NumPy", self.laws.bits)
         return f"largest difference {worst:.1e}" if worst else "the same bits"
 
     def parameters(self) -> str:

@@ -19,7 +19,7 @@ _EXTRAS = {"facenet-pytorch": "FRS (extra: identity)", "transformers": "SegForme
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor: ``state`` is "ok", "warn" (a dash will appear) or "fail"."""
+    """One line of the doctor: ``state`` is "ok", "warn" (an empty cell will appear) or "fail"."""
 
     state: Literal["ok", "warn", "fail"]
     what: str
@@ -35,12 +35,12 @@ def examine(config: Path | None, anchor: bool = False) -> Iterator[Finding]:
     yield Finding("ok", f"python {sys.version.split()[0]}")
     versions = library_versions()
     for name in _NEEDED:
-        if versions[name]:
+        if versions.get(name):
             yield Finding("ok", f"{name} {versions[name]}")
         else:
             yield Finding("fail", f"{name} is not installed", "pip install sisbench")
     for name, purpose in _EXTRAS.items():
-        if not versions[name]:
+        if not versions.get(name):
             yield Finding("warn", f"{name} is not installed: no {purpose}")
     yield from _device()
     if config is None:
@@ -129,9 +129,7 @@ def _plan(config: RunConfig) -> Iterator[Finding]:
                     "fine for a method that learns nothing",
                 )
             elif m.weights.startswith("seeded:"):
-                yield Finding(
-                    "warn", f"method {m.shown}: seeded test weights, figures mean nothing"
-                )
+                yield Finding("warn", f"method {m.shown}: seeded test weights, scores mean nothing")
             else:
                 yield Finding("ok", f"method {m.shown}: weights at {resolve_weights(m.weights)}")
         except Unavailable as error:

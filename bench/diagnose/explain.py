@@ -10,12 +10,6 @@ from sisbench import metrics
 from sisbench.core.errors import Unavailable
 from sisbench.protocol import Protocol, get_protocol, presets
 
-_BY_MAKER = {
-    "inception": ("fid", "dtype", "real"),
-    "confusion": ("parsers", "miou", "accuracy"),
-    "psnr": ("psnr",),
-    "ssim": ("ssim",),
-}
 _ALWAYS = ("quantise", "noise", "pairs", "absent", "shape_swap", "seed")
 
 
@@ -33,7 +27,7 @@ def explain(metric: str, protocol: str) -> str:
         return "\n".join(f"{name:<{width}}  {title}" for name, title in rows)
     cls = metrics.registry.get(metric)
     lines = [f"{cls.title} ({metric}) under {chosen.id}: {chosen.title}", ""]
-    lines += [inspect.cleandoc(cls.__doc__ or ""), ""]
+    lines += [_prose(cls), ""]
     lines += _facts(cls, chosen)
     lines += [
         "",
@@ -60,18 +54,30 @@ def _facts(cls: Any, protocol: Protocol) -> list[str]:
         ("source", cls.source),
         ("computed in", _place(cls)),
     ]
-    if cls.maker:
-        maker = metrics.makers.get(cls.maker)
-        resize = maker.resize if isinstance(maker.resize, str) else maker.resize[protocol.fid]
+    maker = metrics.maker_of(cls)
+    if maker is not None:
+        resize = maker.resize
+        if not isinstance(resize, str):
+            resize = resize[getattr(protocol, maker.resize_field)]
         facts += [
-            ("rows", f"{cls.maker}: {_first_paragraph(maker)}"),
+            ("rows", f"{maker.name}: {_first_paragraph(maker)}"),
             ("rows made in", _place(maker)),
             ("resize", resize),
             ("weights", _weights(maker.weights)),
         ]
-        facts += _parsers(protocol) if cls.maker == "confusion" else []
+        facts += _parsers(protocol) if maker.uses_parser else []
     width = max(len(name) for name, _ in facts)
     return [f"{name:<{width}}  {value}" for name, value in facts if value]
+
+
+def _prose(cls: Any) -> str:
+    """A docstring without its arguments and examples, which are code."""
+    kept = [
+        paragraph
+        for paragraph in (inspect.getdoc(cls) or "").split("\n\n")
+        if not paragraph.startswith(("Args:", ">>>"))
+    ]
+    return "\n\n".join(kept)
 
 
 def _first_paragraph(cls: Any) -> str:
@@ -116,7 +122,7 @@ def _weights(name: str) -> str:
 
 def _differences(cls: Any, chosen: Protocol) -> list[str]:
     """One line a field: the value of every preset, only for fields that touch this metric."""
-    fields = (*_BY_MAKER.get(cls.maker, ()), *_ALWAYS)
+    fields = (*cls.protocol_fields, *_ALWAYS)
     names = list(presets())
     rows = [["", *(f"{n}*" if n == chosen.name else n for n in names)]]
     for field in fields:

@@ -10,7 +10,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a comparison and print it; 1 where a figure differs by more than its tolerance."""
+    """Run a comparison and print it; 1 where a score differs by more than its tolerance."""
     parser = argparse.ArgumentParser(prog="python -m sisbench.perf", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     scoring = commands.add_parser("scoring", help="one-pass scoring against the usual tools")

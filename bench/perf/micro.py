@@ -16,7 +16,7 @@ from sisbench.metrics.frechet import FrechetReference, frechet
 from sisbench.metrics.kid import kid, kid_subsets
 from sisbench.metrics.perceptual import LPIPSNetwork, pairwise
 from sisbench.metrics.pixel import _ssim_cv
-from sisbench.perf.material import degraded, pictures
+from sisbench.perf.samples import degraded, pictures
 from sisbench.perf.timing import Timed, interleaved
 
 _DIM = 2048

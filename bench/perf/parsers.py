@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import partial
 from typing import IO, Any
 
-from sisbench.perf.material import pictures
+from sisbench.perf.samples import pictures
 from sisbench.perf.timing import interleaved
 
 CASES = {

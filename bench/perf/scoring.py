@@ -18,12 +18,12 @@ from PIL import Image
 from sisbench import metrics
 from sisbench.core.devices import exact_arithmetic
 from sisbench.core.label_space import LabelSpace
-from sisbench.metrics.base import ImageBatch
-from sisbench.perf.material import degraded, pictures, seeded_weights, write_folder
+from sisbench.metrics.base import Context, ImageBatch
 from sisbench.perf.micro import micro_comparisons
+from sisbench.perf.samples import degraded, pictures, seeded_weights, write_folder
 from sisbench.perf.timing import Timed, has_bf16, interleaved
 
-FIGURES = ("fid", "kid", "lpips", "ssim", "psnr")
+SCORES = ("fid", "kid", "lpips", "ssim", "psnr")
 TOLERANCE = 1e-4
 _BATCH = 16
 _SPACE = LabelSpace("none", ("all",))
@@ -122,18 +122,14 @@ def incumbent(job: Job, cached: bool) -> Callable[[], dict[str, float]]:
 
 def one_pass(job: Job, dtype: str, compile: bool = False) -> Callable[[], dict[str, float]]:
     """sisbench: each file decoded once, every row maker at once, real features from the cache."""
+    weights = {"inception": job.inception, "lpips-alex": job.alex}
+    context = Context(dtype=dtype, device=job.device, compile=compile, weights=weights)
+    names = ("inception", "lpips-alex", "ssim", "psnr")
     makers = {
-        "inception": metrics.create_maker(
-            "inception", weights=job.inception, dtype=dtype, device=job.device, compile=compile
-        ),
-        "lpips-alex": metrics.create_maker(
-            "lpips-alex", weights=job.alex, dtype=dtype, device=job.device
-        ),
-        "ssim": metrics.create_maker("ssim"),
-        "psnr": metrics.create_maker("psnr"),
+        name: metrics.create_maker(name, context if name in weights else None) for name in names
     }
     real = {"features": makers["inception"].features(read(job.reals))}  # type: ignore[attr-defined]
-    reduced = [metrics.create(name) for name in FIGURES]
+    reduced = [metrics.create(name) for name in SCORES]
 
     def run() -> dict[str, float]:
         parts: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in makers}
@@ -149,13 +145,15 @@ def one_pass(job: Job, dtype: str, compile: bool = False) -> Callable[[], dict[s
             name: {c: np.concatenate([p[c] for p in found]) for c in found[0]}
             for name, found in parts.items()
         }
-        return {m.name: m.reduce(rows[m.maker], real if m.real else None).value for m in reduced}
+        return {
+            m.name: m.reduce(rows[str(m.maker)], real if m.real else None).value for m in reduced
+        }
 
     return run
 
 
 def compare_scoring(wanted: Wanted, out: TextIO) -> int:
-    """Print ratios and differences; 1 where a float32 figure differs by more than 1e-4."""
+    """Print ratios and differences; 1 where a float32 score differs by more than 1e-4."""
     torch.set_num_threads(1)
     exact_arithmetic()
     low = wanted.bf16 or wanted.device != "cpu" or has_bf16()
@@ -197,12 +195,12 @@ def _pipeline(job: Job, wanted: Wanted, low: bool, out: TextIO) -> bool:
     timed = interleaved(candidates, wanted.rounds, wanted.device)
     base, ours = timed["usual tools"], timed["sisbench float32"]
     clock = "core-ms" if job.device == "cpu" else f"wall ms ({job.device})"
-    print(f"\nScoring {n} pairs: {clock} a pair, ratio, figures", file=out)
-    print(f"{'':24}{'ms':>8}{'ratio':>8}  " + "".join(f"{f:>13}" for f in FIGURES), file=out)
+    print(f"\nScoring {n} pairs: {clock} a pair, ratio, scores", file=out)
+    print(f"{'':24}{'ms':>8}{'ratio':>8}  " + "".join(f"{f:>13}" for f in SCORES), file=out)
     for name, one in timed.items():
         _line(name, one, base, n, out)
     subsets = _kid_as_torch_fidelity(job)
-    differences = {f: abs(ours.result[f] / base.result[f] - 1) for f in FIGURES if f != "kid"} | {
+    differences = {f: abs(ours.result[f] / base.result[f] - 1) for f in SCORES if f != "kid"} | {
         "kid (100 subsets, their seed)": abs(subsets - base.result["kid"])
     }
     for name, value in differences.items():
@@ -212,13 +210,13 @@ def _pipeline(job: Job, wanted: Wanted, low: bool, out: TextIO) -> bool:
 
 
 def _line(name: str, one: Timed, base: Timed, n: int, out: TextIO) -> None:
-    figures = "".join(f"{one.result[f]:13.8f}" for f in FIGURES)
+    scores = "".join(f"{one.result[f]:13.8f}" for f in SCORES)
     ratio = base.median / one.median
-    print(f"{name:24}{1000 * one.median / n:8.1f}{ratio:8.2f}  {figures}", file=out)
+    print(f"{name:24}{1000 * one.median / n:8.1f}{ratio:8.2f}  {scores}", file=out)
 
 
 def _kid_as_torch_fidelity(job: Job) -> float:
-    """KID over the same 100 subsets, from our features: untimed, to compare the figure."""
+    """KID over the same 100 subsets, from our features: untimed, to compare the score."""
     from sisbench.metrics.inception import Inception
     from sisbench.metrics.kid import kid_subsets
 

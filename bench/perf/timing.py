@@ -30,7 +30,7 @@ def interleaved(
     """Run A B C ... A B C ...; with more than one round the first is dropped (warm-up).
 
     On the CPU, counts processor time of this process and of children that have ended; with work on
-    another device, wall time (every candidate ends with a figure on the CPU).
+    another device, wall time (every candidate ends with a score on the CPU).
     """
     clock = _core_seconds if device == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in candidates}

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sisbench.core.errors import UserError, did_you_mean
@@ -14,8 +15,8 @@ from sisbench.report.charts import Chart, charts
 from sisbench.report.grids import Grid, LoadSample, grids
 from sisbench.report.page import report_page
 from sisbench.report.paired import Comparison, comparisons
-from sisbench.report.published import paper_tables
-from sisbench.report.quality import Material, quality_tables
+from sisbench.report.published import Facts, paper_tables
+from sisbench.report.quality import RunResults, quality_tables
 from sisbench.report.render import RENDERERS, to_rich
 from sisbench.report.tables import Table
 from sisbench.report.tidy import scores_csv, timing_csv
@@ -26,19 +27,19 @@ VERSUS = "versus.json"
 
 
 def report_tables(
-    material: Material,
+    results: RunResults,
     *,
     versus: str | None = None,
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
 ) -> list[Table]:
     """Quality tables, then the comparison with what ``versus`` names: a method, or a paper."""
-    tables = quality_tables(material, protocols, uncertainty=uncertainty)
-    return tables + (versus_tables(material, versus, protocols)[0] if versus else [])
+    tables = quality_tables(results, protocols, uncertainty=uncertainty)
+    return tables + (versus_tables(results, versus, protocols)[0] if versus else [])
 
 
 def versus_tables(
-    material: Material, versus: str, protocols: Sequence[str] = ()
+    results: RunResults, versus: str, protocols: Sequence[str] = ()
 ) -> tuple[list[Table], list[Comparison]]:
     """The comparison with a method of the run (by its label or title), or with a paper; the
     second part is empty for a paper.
@@ -46,15 +47,16 @@ def versus_tables(
     Raises:
         UserError: neither a method of the run nor a paper.
     """
-    chosen = material.chosen(protocols)
-    own = [row for row in material.methods if not row.ceiling]
+    chosen = results.chosen(protocols)
+    own = [row for row in results.methods if not row.ceiling]
     label = next((r.key for r in own if versus == r.key), "")
     label = label or next((r.key for r in own if versus == r.title), "")
     if label:
-        compared = comparisons(material, label, chosen)
+        compared = comparisons(results, label, chosen)
         return [one.table() for one in compared], compared
     try:
-        return paper_tables(versus, material, chosen or material.protocols), []
+        protocols = chosen or results.protocols
+        return paper_tables(versus, results, protocols, results.facts), []
     except UserError as error:
         listed = ", ".join(row.key for row in own) or "none"
         hint = f"{error.hint}; methods of this run: {listed}".removeprefix("; ")
@@ -101,10 +103,11 @@ def console_tables(
     versus: str | None = None,
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
+    metric_facts: Facts = MappingProxyType({}),
 ) -> list[Any]:
     """The report's tables as rich tables, for ``rich.print``."""
-    material = Material.of(run)
-    tables = report_tables(material, versus=versus, protocols=protocols, uncertainty=uncertainty)
+    results = RunResults.of(run, metric_facts)
+    tables = report_tables(results, versus=versus, protocols=protocols, uncertainty=uncertainty)
     return [to_rich(t) for t in tables]
 
 
@@ -113,20 +116,20 @@ def _write_pictures(folder: Path, pictures: Sequence[Chart | Grid]) -> None:
         picture.write(folder, name)
 
 
-def write_scores_csv(run: Path) -> None:
+def write_scores_csv(run: Path, metric_facts: Facts = MappingProxyType({})) -> None:
     """RUN/report/scores.csv, with the p-values of the comparisons that the report keeps.
 
     Raises:
         UserError: no run there, or its report cannot be written.
     """
-    material, report = Material.of(run), run / "report"
-    _, compared, _ = _against(material, report, None, ())
+    results, report = RunResults.of(run, metric_facts), run / "report"
+    _, compared, _ = _against(results, report, None, ())
     with _writable(report):
-        write_atomic(report / "scores.csv", scores_csv(material, compared).encode())
+        write_atomic(report / "scores.csv", scores_csv(results, compared).encode())
 
 
 def _against(
-    material: Material, report: Path, versus: str | None, protocols: Sequence[str]
+    results: RunResults, report: Path, versus: str | None, protocols: Sequence[str]
 ) -> tuple[list[Table], list[Comparison], list[str]]:
     """(tables, comparisons, names) of earlier reports' ``versus`` and the one asked for now: each
     is made anew, so that none goes stale. An earlier one that names nothing any more is dropped."""
@@ -135,7 +138,7 @@ def _against(
     names = []
     for name in dict.fromkeys([*_kept(report), *([versus] if versus else [])]):
         try:
-            more, pairs = versus_tables(material, name, protocols)
+            more, pairs = versus_tables(results, name, protocols)
         except UserError:
             if name == versus:
                 raise
@@ -190,6 +193,7 @@ def build_report(
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    metric_facts: Facts = MappingProxyType({}),
 ) -> Path:
     """Write tables, charts, grids, scores.csv, timing.csv and report.html; returns the page.
 
@@ -197,35 +201,36 @@ def build_report(
         out: folder of the report; by default RUN/report.
         formats: of the tables: "md", "tex", "csv", "html".
         versus: a method of the run, for paired differences on the same items; or a paper whose
-            figures stand beside the run's: ``ca2sis``, ``ca2sis_table1``, or a YAML file. Later
+            scores stand beside the run's: ``ca2sis``, ``ca2sis_table1``, or a YAML file. Later
             reports into the same folder make these tables again (it is listed in versus.json).
         load_sample: (data set config, sample id) -> (image (H, W, 3) uint8, label map (H, W) int);
             without it grids show generated images only.
         protocols: several are shown side by side; () gives every protocol tables of its own.
         uncertainty: print standard errors.
         say: gets one line for each file of the run that is missing or damaged.
+        metric_facts: of metrics that a paper's table has and the run did not use.
 
     Raises:
         UserError: no run there, unknown format, protocol or paper table; a link in the way, or a
             folder that cannot be written.
     """
-    material = Material.of(run)
-    for fault in material.faults:
+    results = RunResults.of(run, metric_facts)
+    for fault in results.faults:
         say(fault)
     report = out or run / "report"
     _check_folder(report, chosen=out is not None)
-    tables = quality_tables(material, protocols, uncertainty=uncertainty)
-    more, compared, names = _against(material, report, versus, protocols)
-    drawn = charts(material, material.chosen(protocols))
-    pictures = grids(material, load_sample)
+    tables = quality_tables(results, protocols, uncertainty=uncertainty)
+    more, compared, names = _against(results, report, versus, protocols)
+    drawn = charts(results, results.chosen(protocols))
+    pictures = grids(results, load_sample)
     with _writable(report):
         write_tables(fresh(report / "tables"), tables + more, formats)
         _write_pictures(fresh(report / "charts"), drawn)
         _write_pictures(fresh(report / "grids"), pictures)
-        write_atomic(report / "scores.csv", scores_csv(material, compared).encode())
-        write_atomic(report / "timing.csv", timing_csv(material).encode())
+        write_atomic(report / "scores.csv", scores_csv(results, compared).encode())
+        write_atomic(report / "timing.csv", timing_csv(results).encode())
         if names:
             write_json(report / VERSUS, names)
         page = report / "report.html"
-        write_atomic(page, report_page(material, tables + more, drawn, pictures).encode())
+        write_atomic(page, report_page(results, tables + more, drawn, pictures).encode())
     return page

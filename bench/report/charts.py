@@ -14,7 +14,7 @@ from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.log import CEILING, SEEDED, ScoreRecord
 from sisbench.core.store import write_atomic
-from sisbench.report.quality import Material
+from sisbench.report.quality import RunResults
 from sisbench.report.tables import ARROWS, DAGGER, DASH, Column, describe, one_line, slug
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ def _figure(width: float, height: float, panels: int, across: int = 3) -> tuple[
     return figure, axes[:panels]
 
 
-def _colours(material: Material) -> dict[str, tuple[str, str, str]]:
+def _colours(results: RunResults) -> dict[str, tuple[str, str, str]]:
     """Method label -> colour, marker, hatch; a method looks the same in every chart."""
-    methods = [r.key for r in material.methods if not r.ceiling]
+    methods = [r.key for r in results.methods if not r.ceiling]
     hatches = ("", "///", "...", "xxx")
     return {
         m: (COLOURS[i % 8], MARKERS[i % len(MARKERS)], hatches[i // 8 % 4])
@@ -102,7 +102,7 @@ def _name(score: ScoreRecord) -> str:
     return plain(score.title) + (DAGGER if SEEDED in score.marks else "")
 
 
-def charts(material: Material, protocols: Sequence[str] = ()) -> list[Chart]:
+def charts(results: RunResults, protocols: Sequence[str] = ()) -> list[Chart]:
     """Every chart that the scores allow, protocol by protocol, in the order of the tables.
 
     Args:
@@ -112,17 +112,17 @@ def charts(material: Material, protocols: Sequence[str] = ()) -> list[Chart]:
 
     with matplotlib.rc_context(_STYLE):
         drawn: list[Chart] = []
-        for protocol in protocols or material.protocols:
-            scores = [s for s in material.scores if s.protocol == protocol]
+        for protocol in protocols or results.protocols:
+            scores = [s for s in results.scores if s.protocol == protocol]
             by_metric: dict[str, list[ScoreRecord]] = {}
             for score in scores:
                 if score.value is not None and math.isfinite(score.value):
                     by_metric.setdefault(score.metric, []).append(score)
             for metric, found in by_metric.items():
-                column = Column(metric, **describe(metric, material.metrics))
-                drawn.append(_bars(material, found, column, protocol))
-                drawn += _times(material, found, column, protocol)
-                drawn += _classes(material, found, column, protocol)
+                column = Column(metric, **describe(metric, results.metrics))
+                drawn.append(_bars(results, found, column, protocol))
+                drawn += _times(results, found, column, protocol)
+                drawn += _classes(results, found, column, protocol)
         return drawn
 
 
@@ -134,11 +134,11 @@ def _by_place(scores: Sequence[ScoreRecord]) -> dict[tuple[str, str], list[Score
 
 
 def _bars(
-    material: Material, scores: Sequence[ScoreRecord], column: Column, protocol: str
+    results: RunResults, scores: Sequence[ScoreRecord], column: Column, protocol: str
 ) -> Chart:
     """One panel a data set and task, one bar a method; a dashed line is the real photographs."""
-    looks, places = _colours(material), _by_place(scores)
-    methods = [r for r in material.methods if r.key in looks]
+    looks, places = _colours(results), _by_place(scores)
+    methods = [r for r in results.methods if r.key in looks]
     names = {s.method: _name(s) for s in sorted(scores, key=lambda s: SEEDED in s.marks)}
     figure, axes = _figure(2.9, 1.05 + 0.34 * len(methods), len(places))
     for axis, ((dataset, task), here) in zip(axes, places.items(), strict=True):
@@ -177,14 +177,14 @@ def _bars(
 
 
 def _times(
-    material: Material, scores: Sequence[ScoreRecord], column: Column, protocol: str
+    results: RunResults, scores: Sequence[ScoreRecord], column: Column, protocol: str
 ) -> list[Chart]:
     """Quality against median seconds an image, logarithmic: one panel a place with two methods."""
-    looks = _colours(material)
+    looks = _colours(results)
     places: dict[tuple[str, str], list[tuple[float, ScoreRecord]]] = {}
     for (dataset, task), here in _by_place(scores).items():
         for score in here:
-            taken = material.seconds.get((score.method, dataset, task), [])
+            taken = results.seconds.get((score.method, dataset, task), [])
             if taken and score.method in looks:
                 points = places.setdefault((dataset, task), [])
                 points.append((statistics.median(taken), score))
@@ -235,14 +235,14 @@ def _plain_ticks(axis: Axes, seconds: Sequence[float]) -> None:
 
 
 def _classes(
-    material: Material, scores: Sequence[ScoreRecord], column: Column, protocol: str
+    results: RunResults, scores: Sequence[ScoreRecord], column: Column, protocol: str
 ) -> list[Chart]:
     """One row a class in the label space's order, one dot a method; undefined classes are left
     out."""
-    looks, drawn = _colours(material), []
+    looks, drawn = _colours(results), []
     for (dataset, task), here in _by_place(scores).items():
         named = [s for s in here if s.per_class]
-        classes = _ordered_classes(material, dataset, [s.per_class for s in named])
+        classes = _ordered_classes(results, dataset, [s.per_class for s in named])
         if not classes:
             continue
         panels = [
@@ -279,12 +279,12 @@ def _classes(
 
 
 def _ordered_classes(
-    material: Material, dataset: str, values: Sequence[Mapping[str, float | None]]
+    results: RunResults, dataset: str, values: Sequence[Mapping[str, float | None]]
 ) -> list[str]:
     """Names of the classes with a value, in the order of the data set's label space, so that every
     chart has them alike; names that it does not know come last, by the alphabet."""
     defined = {n for one in values for n, v in one.items() if v is not None and math.isfinite(v)}
-    entries = (c.entry.dataset for c in material.cells if c.entry.dataset.label == dataset)
+    entries = (c.entry.dataset for c in results.cells if c.entry.dataset.label == dataset)
     space = next((entry.space for entry in entries), "")
     try:
         order = LabelSpace.named(space).classes

@@ -17,7 +17,7 @@ from sisbench.core.log import ItemRow
 from sisbench.core.store import CellView, write_atomic
 from sisbench.core.tasks import TASKS
 from sisbench.report.heat import heat_map
-from sisbench.report.quality import Material
+from sisbench.report.quality import RunResults
 from sisbench.report.sheet import TILE, draw
 from sisbench.report.tables import DAGGER, scrub, slug
 
@@ -51,18 +51,18 @@ class Grid:
         return stream.getvalue()
 
 
-def grids(material: Material, load_sample: LoadSample | None, rows: int = 4) -> list[Grid]:
+def grids(results: RunResults, load_sample: LoadSample | None, rows: int = 4) -> list[Grid]:
     """One grid for each data set and task that has images of at least one method; one for each
     kind of images where the run's protocols make different ones. After an edit of classes, another
     one with the heat maps of CA2-SIS, Fig. 14; of an interpolation, a strip for each method."""
     found = []
-    for place in material.places:
+    for place in results.places:
         kinds: dict[tuple[str, ...], list[CellView]] = {}
-        for cell in material.cells:
+        for cell in results.cells:
             if cell.entry.place[1:] == place:
                 kinds.setdefault(cell.entry.protocols, []).append(cell)
         for protocols, planned in kinds.items():
-            items = {c.key: _with_images(c, material.rows[c.key]) for c in planned}
+            items = {c.key: _with_images(c, results.rows[c.key]) for c in planned}
             title = ", ".join(place)
             if len(kinds) > 1:
                 title += f" ({' and '.join(protocols)})"
@@ -75,7 +75,7 @@ def grids(material: Material, load_sample: LoadSample | None, rows: int = 4) -> 
                 own = [items[cells[0].key][name] for name in picked]
                 absent = [c.entry.method.title for c in planned if not items[c.key]]
                 found.append(_grid(title, absent, cells, own, load_sample))
-                changed = _changes(title, material, cells, own, load_sample)
+                changed = _changes(title, results, cells, own, load_sample)
                 found += [] if changed is None else [changed]
     return found
 
@@ -137,7 +137,7 @@ def _lost(names: Sequence[str]) -> str:
 
 def _changes(
     title: str,
-    material: Material,
+    results: RunResults,
     cells: Sequence[CellView],
     items: Sequence[ItemRow],
     load_sample: LoadSample | None,
@@ -149,7 +149,7 @@ def _changes(
         return None
     found: dict[str, list[np.ndarray]] = {}
     for cell in cells:
-        plain = _reconstructions(material, cell)
+        plain = _reconstructions(results, cell)
         if plain is None or not all(plain.image_path(item.sample).is_file() for item in items):
             continue
         try:
@@ -171,9 +171,9 @@ def _changes(
     return Grid(slug(title.replace(", ", "-")), title, picture, scrub(said.strip()))
 
 
-def _reconstructions(material: Material, cell: CellView) -> CellView | None:
+def _reconstructions(results: RunResults, cell: CellView) -> CellView | None:
     """The reconstructions of the same method and data set under a protocol of the cell."""
-    for other in material.cells:
+    for other in results.cells:
         a, b = cell.entry, other.entry
         same = a.place[:2] == b.place[:2] and b.task.name == "reconstruct"
         if same and {*a.protocols} & {*b.protocols}:

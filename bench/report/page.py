@@ -16,7 +16,7 @@ from markupsafe import Markup
 from sisbench.core.log import ItemRow, MetricFacts, ProtocolEntry, ScoreRecord
 from sisbench.report.charts import Chart
 from sisbench.report.grids import Grid
-from sisbench.report.quality import Material
+from sisbench.report.quality import RunResults
 from sisbench.report.render import to_html
 from sisbench.report.tables import (
     ARROWS,
@@ -33,7 +33,7 @@ from sisbench.report.tables import (
 
 
 def report_page(
-    material: Material, tables: Sequence[Table], charts: Sequence[Chart], grids: Sequence[Grid]
+    results: RunResults, tables: Sequence[Table], charts: Sequence[Chart], grids: Sequence[Grid]
 ) -> str:
     """One HTML document without any outside reference; everything but our own tables is escaped
     by the template."""
@@ -47,24 +47,24 @@ def report_page(
     template = environment.from_string(
         files("sisbench.report").joinpath("template.html").read_text(encoding="utf-8")
     )
-    manifest = material.manifest
+    manifest = results.manifest
     return template.render(
-        name=manifest.name or material.root.name,
+        name=manifest.name or results.root.name,
         style=Markup(files("sisbench.report").joinpath("style.css").read_text(encoding="utf-8")),
-        summary=_summary(material),
+        summary=_summary(results),
         seeded=SEEDED_SENTENCE if any(t.seeded(y) for t in tables for y in _rows(t)) else "",
-        methods=_methods(material),
-        datasets=_datasets(material),
+        methods=_methods(results),
+        datasets=_datasets(results),
         tables=[(slug(t.name), t.title, Markup(to_html(t))) for t in tables],
         charts=[(c.title, c.wide, _uri("image/svg+xml", c.svg)) for c in charts],
         grids=[(g.title, g.note, _uri("image/jpeg", g.encoded("JPEG"))) for g in grids],
-        matrix=_matrix(material),
-        troubles=_troubles(material),
-        faults=[scrub(fault) for fault in material.faults],
-        metrics=_metrics(material),
-        definitions=[_definition(p) for p in material.protocol_fields],
-        protocols=material.protocols,
-        costs=_costs(material),
+        matrix=_matrix(results),
+        troubles=_troubles(results),
+        faults=[scrub(fault) for fault in results.faults],
+        metrics=_metrics(results),
+        definitions=[_definition(p) for p in results.protocol_fields],
+        protocols=results.protocols,
+        costs=_costs(results),
         provenance=list(_flat(manifest.provenance)),
         config=list(_flat(manifest.config)),
     )
@@ -103,24 +103,24 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, scrub(text) if text else "–"
 
 
-def _summary(material: Material) -> list[tuple[str, str]]:
-    states = Counter(cell.entry.status for cell in material.cells)
-    figures = sum(s.value is not None for s in material.scores)
-    made = sum(map(len, material.seconds.values()))
+def _summary(results: RunResults) -> list[tuple[str, str]]:
+    states = Counter(cell.entry.status for cell in results.cells)
+    scores = sum(s.value is not None for s in results.scores)
+    made = sum(map(len, results.seconds.values()))
     return [
-        ("Protocols", ", ".join(material.protocols) or "none"),
-        ("Methods", ", ".join(r.title for r in material.methods if not r.ceiling)),
-        ("Data sets and tasks", "; ".join(f"{d}, {t}" for d, t in material.places)),
+        ("Protocols", ", ".join(results.protocols) or "none"),
+        ("Methods", ", ".join(r.title for r in results.methods if not r.ceiling)),
+        ("Data sets and tasks", "; ".join(f"{d}, {t}" for d, t in results.places)),
         ("Cells", ", ".join(f"{n} {state}" for state, n in states.items())),
         ("Images", count(made)),
-        ("Figures", f"{count(figures)} and {count(len(material.scores) - figures)} dashes"),
+        ("Scores", f"{count(scores)} and {count(len(results.scores) - scores)} dashes"),
     ]
 
 
-def _methods(material: Material) -> list[tuple[str, str, str, str]]:
+def _methods(results: RunResults) -> list[tuple[str, str, str, str]]:
     """(title, paper, weights, sha256) once for each method and weights."""
     found: dict[tuple[str, str, str, str], None] = {}
-    for cell in material.cells:
+    for cell in results.cells:
         method, weights = cell.entry.method, cell.entry.method.weights
         source, digest = (scrub(text or "–") for text in (weights.source, weights.sha256))
         found[method.title, method.paper or "–", source, digest] = None
@@ -137,12 +137,12 @@ def recorded(rows: Sequence[ItemRow]) -> dict[str, float | None]:
     return found
 
 
-def _costs(material: Material) -> list[tuple[str, ...]]:
+def _costs(results: RunResults) -> list[tuple[str, ...]]:
     """(method, data set and task, images, median seconds, M parameters, GFLOP, peak MiB)."""
-    titles = {row.key: row.title for row in material.methods}
+    titles = {row.key: row.title for row in results.methods}
     found = []
-    for (method, dataset, task), rows in material.records.items():
-        cost, seconds = recorded(rows), material.seconds[method, dataset, task]
+    for (method, dataset, task), rows in results.records.items():
+        cost, seconds = recorded(rows), results.seconds[method, dataset, task]
         scales = {"parameters": 1e-6, "flops": 1e-9, "peak_memory": 2.0**-20}
         shown = (
             DASH if (v := cost[name]) is None else f"{v * scale:,.{int(name != 'peak_memory')}f}"
@@ -154,10 +154,10 @@ def _costs(material: Material) -> list[tuple[str, ...]]:
     return found
 
 
-def _datasets(material: Material) -> list[tuple[str, str, str, str]]:
+def _datasets(results: RunResults) -> list[tuple[str, str, str, str]]:
     """(label, split, images, fingerprint)."""
     found: dict[tuple[str, str, str, str], None] = {}
-    for cell in material.cells:
+    for cell in results.cells:
         data = cell.entry.dataset
         shown = "–" if data.n is None else count(data.n)
         found[data.label, data.split or "–", shown, data.fingerprint or "–"] = None
@@ -174,23 +174,23 @@ class Matrix:
     notes: list[tuple[str, str, str]]
 
 
-def _matrix(material: Material) -> Matrix:
+def _matrix(results: RunResults) -> Matrix:
     """How many scores each method has of those at each data set and task, and why not all."""
     notes: dict[str, dict[str, None]] = {}  # reason -> metrics
     rows = []
-    for method in material.methods:
+    for method in results.methods:
         if method.ceiling:
             continue
         line = []
-        for place in material.places:
+        for place in results.places:
             own = [
-                s for s in material.scores if (s.method, s.dataset, s.task) == (method.key, *place)
+                s for s in results.scores if (s.method, s.dataset, s.task) == (method.key, *place)
             ]
-            states = [c.entry for c in material.cells if c.entry.place == (method.key, *place)]
+            states = [c.entry for c in results.cells if c.entry.place == (method.key, *place)]
             reasons = [(scrub(e.reason), "") for e in states if e.reason]
             for s in own:
                 if s.value is None:
-                    title = describe(s.metric, material.metrics)["title"]
+                    title = describe(s.metric, results.metrics)["title"]
                     reasons.append((scrub(s.reason) or "no reason was recorded", title))
             for reason, title in reasons:
                 notes.setdefault(reason, {})[title] = None
@@ -201,7 +201,7 @@ def _matrix(material: Material) -> Matrix:
         (symbol(at), ", ".join(filter(None, titles)) or "all", reason)
         for at, (reason, titles) in enumerate(notes.items())
     ]
-    return Matrix([f"{d}, {t}" for d, t in material.places], rows, legend)
+    return Matrix([f"{d}, {t}" for d, t in results.places], rows, legend)
 
 
 def _outcome(scores: Sequence[ScoreRecord], states: Sequence[str]) -> str:
@@ -212,15 +212,15 @@ def _outcome(scores: Sequence[ScoreRecord], states: Sequence[str]) -> str:
     return f"{said}: {shown}" if said else shown
 
 
-def _troubles(material: Material) -> list[tuple[str, str, str]]:
+def _troubles(results: RunResults) -> list[tuple[str, str, str]]:
     """(cell, state, reason) of cells that are not done, and of samples that failed."""
     found: list[tuple[str, str, str]] = []
-    for cell in material.cells:
+    for cell in results.cells:
         entry = cell.entry
         name = f"{entry.method.title}: {entry.dataset.label}, {entry.task.slug}"
         if entry.status != "done":
             found.append((name, entry.status, scrub(entry.reason or "–")))
-        failed = [r for r in material.rows[cell.key] if r.error]
+        failed = [r for r in results.rows[cell.key] if r.error]
         for row in failed[:3]:
             found.append((f"{name}, sample {row.id}", "failed", scrub(row.error)))
         if len(failed) > 3:
@@ -228,13 +228,13 @@ def _troubles(material: Material) -> list[tuple[str, str, str]]:
     return found
 
 
-def _metrics(material: Material) -> list[tuple[str, str, str]]:
+def _metrics(results: RunResults) -> list[tuple[str, str, str]]:
     """(title, better, how it is printed)."""
     better = {"up": f"higher {ARROWS['up']}", "down": f"lower {ARROWS['down']}", "": "–"}
-    used = dict.fromkeys(s.metric for s in material.scores)
+    used = dict.fromkeys(s.metric for s in results.scores)
     rows = []
     for name in used:
-        facts = material.metrics.get(name, MetricFacts(title=name))
+        facts = results.metrics.get(name, MetricFacts(title=name))
         times = f", stored value times {facts.scale:g}" if facts.scale != 1 else ""
         unit = f" {facts.unit}" if facts.unit else ""
         rows.append((facts.title, better[facts.direction], f"{facts.digits} decimals{unit}{times}"))

@@ -10,7 +10,7 @@ import numpy as np
 from sisbench.core.errors import UserError
 from sisbench.core.log import CEILING, SEEDED
 from sisbench.core.store import CellView, read_values
-from sisbench.report.quality import Material
+from sisbench.report.quality import RunResults
 from sisbench.report.tables import Cell, Column, Row, Table, assemble
 
 _FEWEST = 2
@@ -34,48 +34,48 @@ class Comparison:
         place = f"{self.dataset}, {self.task}"
         title = f"{place}: difference to {self.versus} on the same items ({self.protocol})"
         caption = (
-            f"Protocol {self.protocol}. Each figure is the method's minus that of {self.versus}, "
+            f"Protocol {self.protocol}. Each score is the method's minus that of {self.versus}, "
             "with one standard error of the paired difference and the two-sided p-value of a "
             "sign-flip test.",
         )
         return assemble(name, title, self.columns, self.rows, self.cells, caption)
 
 
-def paired_tables(material: Material, versus: str, protocols: Sequence[str]) -> list[Table]:
+def paired_tables(results: RunResults, versus: str, protocols: Sequence[str]) -> list[Table]:
     """``comparisons`` as tables."""
-    return [found.table() for found in comparisons(material, versus, protocols)]
+    return [found.table() for found in comparisons(results, versus, protocols)]
 
 
-def comparisons(material: Material, versus: str, protocols: Sequence[str]) -> list[Comparison]:
+def comparisons(results: RunResults, versus: str, protocols: Sequence[str]) -> list[Comparison]:
     """One a protocol, data set and task: method minus ``versus`` with its standard error and
     the p-value of a sign-flip test, over the items that both have.
 
-    Figures of a set (FID, mIoU, accuracy) are compared by their jackknife pseudo-values, figures of
+    Scores of a set (FID, mIoU, accuracy) are compared by their jackknife pseudo-values, scores of
     single images by the values themselves (``sisbench.metrics.base.Metric.values``).
     """
     found = (
-        _comparison(material, versus, protocol, dataset, task)
-        for protocol in protocols or material.protocols
-        for dataset, task in material.places
+        _comparison(results, versus, protocol, dataset, task)
+        for protocol in protocols or results.protocols
+        for dataset, task in results.places
     )
     return [one for one in found if one.rows and one.columns]
 
 
 def _comparison(
-    material: Material, versus: str, protocol: str, dataset: str, task: str
+    results: RunResults, versus: str, protocol: str, dataset: str, task: str
 ) -> Comparison:
-    other = material.cell_of(versus, dataset, task, protocol)
+    other = results.cell_of(versus, dataset, task, protocol)
     place = (dataset, task, protocol)
-    here = [s for s in material.scores if (s.dataset, s.task, s.protocol) == place]
+    here = [s for s in results.scores if (s.dataset, s.task, s.protocol) == place]
     scores = [s for s in here if CEILING not in s.marks]
     metrics = dict.fromkeys(s.metric for s in scores if s.value is not None)
-    columns = tuple(replace(material.column(m, m, ""), direction="") for m in metrics)
+    columns = tuple(replace(results.column(m, m, ""), direction="") for m in metrics)
     seeded = any(SEEDED in s.marks for s in scores)
-    rows = tuple(r for r in material.methods if r.key != versus and not r.ceiling)
+    rows = tuple(r for r in results.methods if r.key != versus and not r.ceiling)
     reasons = {(s.method, s.metric): s.reason for s in scores if s.value is None}
     cells = {}
     for row in rows:
-        cell = material.cell_of(row.key, dataset, task, protocol)
+        cell = results.cell_of(row.key, dataset, task, protocol)
         for column in columns:
             absent = [reasons.get((m, column.key), "") for m in (row.key, versus)]
             cells[row.key, column.key] = (
@@ -89,7 +89,7 @@ def _comparison(
 def _difference(
     cell: CellView | None, other: CellView | None, column: Column, protocol: str, seeded: bool
 ) -> Cell:
-    """One paired difference, or a dash with its reason."""
+    """One paired difference, or an empty cell with its reason."""
     from sisbench.core.estimates import paired_difference
 
     try:
@@ -103,6 +103,7 @@ def _difference(
         return Cell(reason=f"only {len(ids)} items on both sides")
     a, b = (np.array([side[i] for i in ids]) for side in (pair[0], pair[1]))
     found = paired_difference(a, b)
+    assert found.se is not None  # known from two items on
     value, se = (x * column.scale for x in (found.value, found.se))
     shown = "< 0.001" if found.p < 0.001 else f"{found.p:.3f}"
     return Cell(

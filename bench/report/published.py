@@ -1,23 +1,22 @@
-"""Figures that papers print, and measured figures set under them; never ranked together."""
+"""Scores that papers print, and measured scores set under them; never ranked together."""
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.log import SEEDED, MetricFacts, ScoreRecord
-from sisbench.report.quality import Material, short
+from sisbench.report.quality import RunResults, short
 from sisbench.report.tables import Cell, Column, Row, Table, assemble, describe
 
 RESULTS = Path(str(files("sisbench.results")))
@@ -26,17 +25,21 @@ PAPERS: Mapping[str, str] = MappingProxyType(
     {"ca2sis": "CA2-SIS", "scadm": "SCA-DM", "scam": "SCAM", "semantic_vae": "Semantic-VAE"}
 )
 
-_PER_CENT = frozenset({"miou", "accuracy", "user_preference"})
+_PREFERENCE = "user_preference"
+"""What papers print of user studies, in per cent; no metric computes it."""
 _TASKS: Mapping[str, str] = MappingProxyType(
     {"reconstruction": "reconstruct", "diversity": "sample"}
 )
 _DIFFERENCE = "Difference: measured − published"
-_SEGMENTATION = frozenset({"miou", "accuracy"})
+
+
+Facts = Mapping[str, MetricFacts]
+"""By metric name, also of metrics that a run did not use."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One figure as printed.
+    """One score as printed.
 
     Attributes:
         value: as printed (per cent for mIoU and accuracy); text: its digits in the file.
@@ -52,22 +55,26 @@ class Published:
     value: float
     text: str
 
-    @property
-    def stored(self) -> float:
+    def stored(self, facts: Facts) -> float:
         """The value in the unit that scores are stored in (fractions for percentages)."""
-        return self.value / 100 if self.metric in _PER_CENT else self.value
+        return self.value / 100 if self.in_per_cent(facts) else self.value
+
+    def in_per_cent(self, facts: Facts) -> bool:
+        """Whether papers print it in per cent."""
+        known = facts.get(self.metric)
+        return self.metric == _PREFERENCE or (known is not None and known.unit == "%")
 
 
 @lru_cache(maxsize=4)
 def load_published(path: Path = RESULTS / "published" / "published.csv") -> tuple[Published, ...]:
-    """Every published figure, in the file's order.
+    """Every published score, in the file's order.
 
     Raises:
         UserError: the file is missing, lacks a column, or a value is no number.
     """
     if not path.is_file():
         raise UserError(
-            f"the published figures are not at {path}",
+            f"the published scores are not at {path}",
             "run from a checkout: results/ is no part of the installed package",
         )
     with path.open(encoding="utf-8", newline="") as stream:
@@ -99,7 +106,7 @@ class SpecColumn(BaseModel):
 
 
 class Spec(BaseModel):
-    """A paper's table: which figures stand where, and what must be said about them.
+    """A paper's table: which scores stand where, and what must be said about them.
 
     Attributes:
         source, table: as in published.csv; title: heading.
@@ -161,59 +168,56 @@ def _spec(path: Path) -> Spec:
         ) from error
 
 
-def describe_metric(name: str, run: Mapping[str, MetricFacts]) -> dict[str, Any]:
-    """As ``tables.describe``; a metric that the run did not use is described by its class."""
-    from sisbench import metrics
-
-    if name in run or name not in metrics.registry.names():
-        return describe(name, run)
-    found = metrics.registry.get(name)
-    fields = ("title", "direction", "unit", "scale", "digits")
-    return {field: getattr(found, field) for field in fields}
-
-
-def paper_table(name: str, spec: Spec, material: Material | None, protocol: str = "") -> Table:
-    """A paper's table; with ``material`` the run's figures and the differences stand under it.
+def paper_table(
+    name: str,
+    spec: Spec,
+    results: RunResults | None,
+    protocol: str = "",
+    facts: Facts = MappingProxyType({}),
+) -> Table:
+    """A paper's table; with ``results`` the run's scores and the differences stand under it.
 
     Three blocks of rows: published, measured, measured - published. Each ranks by itself.
 
     Args:
         name: name of the specification.
-        material: the run, or None for the published figures alone.
+        results: the run, or None for the published scores alone.
         protocol: the one protocol whose scores are shown.
+        facts: of the metrics; what the run says of those that it used goes before.
     """
-    figures = [f for f in load_published() if (f.source, f.table) == (spec.source, spec.table)]
-    columns = _columns(spec, material.metrics if material else {})
-    methods = dict.fromkeys(f.method for f in figures)
+    scores = [f for f in load_published() if (f.source, f.table) == (spec.source, spec.table)]
+    columns = _columns(spec, {**facts, **(results.metrics if results else {})})
+    methods = dict.fromkeys(f.method for f in scores)
     printed = f"Published: {spec.cited}"
     rows = [Row(f"published/{m}", m, printed, ranked=spec.rank_published) for m in methods]
     cells: dict[tuple[str, str], Cell] = {}
-    at = {(f.method, f.dataset, f.task, f.metric): f for f in figures}
+    at = {(f.method, f.dataset, f.task, f.metric): f for f in scores}
     for row in rows:
         for column, where in zip(columns, spec.columns, strict=True):
             known = at.get((row.title, where.dataset, where.task, where.metric))
             cells[row.key, column.key] = (
-                Cell(value=known.stored, text=_as_printed(known, column))
+                Cell(value=known.stored(facts), text=_as_printed(known, column, facts))
                 if known
                 else Cell(reason="not in the paper's table")
             )
-    caption = [f"Figures as printed in {spec.cited}."]
-    if material is not None:
-        measured = _measured(spec, material, protocol, columns, cells)
+    caption = [f"Scores as printed in {spec.cited}."]
+    if results is not None:
+        measured = _measured(spec, results, protocol, columns, cells)
         measured = [r for r in measured if not r.ceiling or _filled(r, columns, cells)]
-        rows += measured + _differences(spec, material, rows, measured, columns, cells)
-        caption += _remarks(spec, material, protocol, rows)
+        rows += measured + _differences(spec, results, rows, measured, columns, cells)
+        caption += _remarks(spec, results, protocol, rows, facts)
     datasets = list(dict.fromkeys(c.dataset for c in spec.columns))
     title = f"{spec.title} ({datasets[0]})" if len(datasets) == 1 else spec.title
     title = f"{title}, against {protocol}" if protocol else title
     return assemble(name, title, columns, rows, cells, [*caption, *spec.remarks])
 
 
-def _as_printed(figure: Published, column: Column) -> str:
+def _as_printed(score: Published, column: Column, facts: Facts) -> str:
     """The paper's own digits, unless this table's unit differs from the paper's."""
-    same = abs(figure.stored * column.scale - figure.value) < 1e-9 * max(1.0, abs(figure.value))
-    unknown = column.scale == 1.0 and figure.metric in _PER_CENT
-    return figure.text if same or unknown else column.printed(figure.stored)
+    stored = score.stored(facts)
+    same = abs(stored * column.scale - score.value) < 1e-9 * max(1.0, abs(score.value))
+    unknown = column.scale == 1.0 and score.in_per_cent(facts)
+    return score.text if same or unknown else column.printed(stored)
 
 
 def _columns(spec: Spec, metrics: Mapping[str, MetricFacts]) -> list[Column]:
@@ -223,7 +227,7 @@ def _columns(spec: Spec, metrics: Mapping[str, MetricFacts]) -> list[Column]:
     for c in spec.columns:
         group = f"{c.dataset}, {c.task}" if len(datasets) > 1 else c.task if several else ""
         key = f"{c.dataset}/{c.task}/{c.metric}"
-        columns.append(Column(key, group=group, **describe_metric(c.metric, metrics)))
+        columns.append(Column(key, group=group, **describe(c.metric, metrics)))
     return columns
 
 
@@ -231,12 +235,12 @@ def _key(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
-def _match(spec: Spec, material: Material, published: str) -> str | None:
+def _match(spec: Spec, results: RunResults, published: str) -> str | None:
     """Label of the run's method that a published name stands for."""
     wanted = _key(spec.methods.get(published, published))
-    for row in material.methods:
+    for row in results.methods:
         names = [row.key, row.title]
-        for cell in material.cells:
+        for cell in results.cells:
             if cell.entry.method.label == row.key:
                 names.append(cell.entry.method.name)
         if not row.ceiling and wanted in map(_key, names):
@@ -244,9 +248,9 @@ def _match(spec: Spec, material: Material, published: str) -> str | None:
     return None
 
 
-def _place(material: Material, where: SpecColumn) -> tuple[str, str] | str:
-    """(data set, task slug) of a column in the run, or the reason for a dash."""
-    slugs = [t for d, t in material.places if d == where.dataset]
+def _place(results: RunResults, where: SpecColumn) -> tuple[str, str] | str:
+    """(data set, task slug) of a column in the run, or the reason for an empty cell."""
+    slugs = [t for d, t in results.places if d == where.dataset]
     near = [t for t in slugs if t == where.task] or [
         t for t in slugs if t.split("[")[0] == where.task
     ]
@@ -257,19 +261,17 @@ def _place(material: Material, where: SpecColumn) -> tuple[str, str] | str:
 
 def _measured(
     spec: Spec,
-    material: Material,
+    results: RunResults,
     protocol: str,
     columns: Sequence[Column],
     cells: dict[tuple[str, str], Cell],
 ) -> list[Row]:
     scores: dict[tuple[str, ...], ScoreRecord] = {
-        (s.method, s.dataset, s.task, s.metric): s
-        for s in material.scores
-        if s.protocol == protocol
+        (s.method, s.dataset, s.task, s.metric): s for s in results.scores if s.protocol == protocol
     }
-    places = [_place(material, where) for where in spec.columns]
+    places = [_place(results, where) for where in spec.columns]
     rows = []
-    for method in material.methods:
+    for method in results.methods:
         row = Row(f"measured/{method.key}", method.title, f"Measured: protocol {protocol}")
         rows.append(replace(row, ceiling=method.ceiling))
         for column, where, place in zip(columns, spec.columns, places, strict=True):
@@ -277,13 +279,13 @@ def _measured(
                 cells[row.key, column.key] = Cell(reason=place)
                 continue
             score = scores.get((method.key, *place, where.metric))
-            cells[row.key, column.key] = material.cell(score, method.key, *place, protocol)
+            cells[row.key, column.key] = results.cell(score, method.key, *place, protocol)
     return rows
 
 
 def _differences(
     spec: Spec,
-    material: Material,
+    results: RunResults,
     published: Sequence[Row],
     measured: Sequence[Row],
     columns: Sequence[Column],
@@ -292,7 +294,7 @@ def _differences(
     labels = {row.key for row in measured}
     rows = []
     for row in published:
-        label = f"measured/{_match(spec, material, row.title)}"
+        label = f"measured/{_match(spec, results, row.title)}"
         if label not in labels:
             continue
         new = Row(f"difference/{row.title}", row.title, _DIFFERENCE, ranked=False)
@@ -300,7 +302,7 @@ def _differences(
         for column in columns:
             ours, theirs = cells[label, column.key], cells[row.key, column.key]
             if ours.value is None or theirs.value is None:
-                cells[new.key, column.key] = Cell(reason="one of the two figures is absent")
+                cells[new.key, column.key] = Cell(reason="one of the two scores is absent")
                 continue
             gap = ours.value - theirs.value
             text = column.printed(gap)
@@ -319,31 +321,34 @@ def _seeded(cell: Cell) -> tuple[str, ...]:
     return tuple(m for m in cell.marks if m == SEEDED)
 
 
-def _remarks(spec: Spec, material: Material, protocol: str, rows: Sequence[Row]) -> list[str]:
+def _remarks(
+    spec: Spec, results: RunResults, protocol: str, rows: Sequence[Row], facts: Facts
+) -> list[str]:
     titles = [r.title for r in rows if r.key.startswith("published/")]
-    lost = [t for t in titles if _match(spec, material, t) is None]
+    lost = [t for t in titles if _match(spec, results, t) is None]
     said = [
-        "Papers measure under protocols of their own: figures of different blocks are not ranked"
+        "Papers measure under protocols of their own: scores of different blocks are not ranked"
         " against each other."
     ]
-    if _SEGMENTATION & {c.metric for c in spec.columns}:
-        said.append(_evaluator(material, protocol))
+    parsed = {name for name, known in facts.items() if known.parser}
+    if parsed & {c.metric for c in spec.columns}:
+        said.append(_evaluator(results, protocol, parsed))
     if lost:
         said.append(f"Published but not in this run: {', '.join(lost)}.")
     return said
 
 
-def _evaluator(material: Material, protocol: str) -> str:
-    """The sentence without which no measured mIoU or accuracy stands beside a paper's."""
+def _evaluator(results: RunResults, protocol: str, parsed: Collection[str]) -> str:
+    """The sentence without which no measured score of a parser's stands beside a paper's."""
     found = {
         (s.metric, tuple(str(s.extra.get(k) or "not recorded") for k in _EVALUATOR))
-        for s in material.scores
-        if s.protocol == protocol and s.metric in _SEGMENTATION and s.value is not None
+        for s in results.scores
+        if s.protocol == protocol and s.metric in parsed and s.value is not None
     }
     if not found:
         return "No segmentation score was measured under this protocol."
     named = "; ".join(
-        f"{describe(metric, material.metrics)['title']} by "
+        f"{describe(metric, results.metrics)['title']} by "
         + ", ".join(f"{said} {value}" for said, value in zip(_EVALUATOR.values(), how, strict=True))
         for metric, how in sorted(found)
     )
@@ -360,12 +365,17 @@ _EVALUATOR: Mapping[str, str] = MappingProxyType(
 )
 
 
-def paper_tables(versus: str, material: Material | None, protocols: Sequence[str]) -> list[Table]:
+def paper_tables(
+    versus: str,
+    results: RunResults | None,
+    protocols: Sequence[str],
+    facts: Facts = MappingProxyType({}),
+) -> list[Table]:
     """Every table that ``versus`` names (see ``load_specs``), once for each protocol."""
     tables = []
     for name, spec in load_specs(versus).items():
         for protocol in protocols:
-            tables.append(paper_table(f"{name}-{protocol}", spec, material, protocol))
-        if material is None:
-            tables.append(paper_table(name, spec, None))
+            tables.append(paper_table(f"{name}-{protocol}", spec, results, protocol, facts))
+        if results is None:
+            tables.append(paper_table(name, spec, None, facts=facts))
     return tables

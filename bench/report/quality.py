@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.frames import score_frame
@@ -28,12 +29,13 @@ _HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
 
 
 @dataclass(frozen=True)
-class Material:
+class RunResults:
     """All that a report is made from.
 
     Attributes:
         manifest: run.json; cells: its cells; scores, metrics, protocol_fields: scores.json.
         faults: one sentence for each file of the run that is missing or damaged.
+        facts: of metrics that a paper's table has and the run did not use.
     """
 
     root: Path
@@ -43,10 +45,15 @@ class Material:
     metrics: Mapping[str, MetricFacts]
     protocol_fields: Sequence[ProtocolEntry] = ()
     faults: Sequence[str] = field(default=())
+    facts: Mapping[str, MetricFacts] = field(default_factory=dict)
 
     @staticmethod
-    def of(run: Path) -> Material:
+    def of(run: Path, facts: Mapping[str, MetricFacts] = MappingProxyType({})) -> RunResults:
         """Read a run folder; a damaged file other than the manifest is named in ``faults``.
+
+        Args:
+            run: the folder.
+            facts: of metrics that a paper's table has and the run did not use.
 
         Raises:
             UserError: no run there, a damaged manifest, or one of another version.
@@ -59,7 +66,8 @@ class Material:
         except UserError as error:
             faults.insert(0, f"{error.message} ({error.hint})")
             found = ScoresFile()
-        return Material(run, manifest, cells, found.scores, found.metrics, found.protocols, faults)
+        metrics, protocols = found.metrics, found.protocols
+        return RunResults(run, manifest, cells, found.scores, metrics, protocols, faults, facts)
 
     @cached_property
     def methods(self) -> list[Row]:
@@ -139,7 +147,7 @@ class Material:
     def cell(
         self, score: ScoreRecord | None, method: str, dataset: str, task: str, protocol: str
     ) -> Cell:
-        """A score as a table cell; without one, a dash with the reason that the plan gives."""
+        """A score as a table cell; without one, the reason that the plan gives."""
         planned = self.cell_of(method, dataset, task, protocol)
         status = planned.entry.status if planned else ""
         if score is None and any(r.ceiling for r in self.methods if r.key == method):
@@ -163,7 +171,7 @@ class Material:
 
 
 def basis(score: ScoreRecord) -> str:
-    """What a figure rests on: ``parser celebamask_unet 1a2b3c...; resize nearest``, hashes cut."""
+    """What a score rests on: ``parser celebamask_unet 1a2b3c...; resize nearest``, hashes cut."""
     said = [f"{k.replace('_', ' ')} {score.extra[k]}" for k in BASIS if score.extra.get(k)]
     return short("; ".join(said))
 
@@ -174,7 +182,7 @@ def short(text: str) -> str:
 
 
 def quality_tables(
-    material: Material, protocols: Sequence[str] = (), *, uncertainty: bool = False
+    results: RunResults, protocols: Sequence[str] = (), *, uncertainty: bool = False
 ) -> list[Table]:
     """One table for each (protocol, data set, task); with two or more ``protocols`` one for each
     (data set, task) whose columns are labelled by protocol.
@@ -182,21 +190,21 @@ def quality_tables(
     Raises:
         UserError: a protocol without scores.
     """
-    protocols = material.chosen(protocols)
+    protocols = results.chosen(protocols)
     sets = [list(protocols)] if len(protocols) > 1 else [[p] for p in protocols]
     tables = []
-    for chosen in sets or [[p] for p in material.protocols]:
-        for dataset, task in material.places:
-            table = _table(material, chosen, dataset, task, uncertainty)
+    for chosen in sets or [[p] for p in results.protocols]:
+        for dataset, task in results.places:
+            table = _table(results, chosen, dataset, task, uncertainty)
             if table is not None:
                 tables.append(table)
     return tables
 
 
 def _table(
-    material: Material, protocols: Sequence[str], dataset: str, task: str, uncertainty: bool
+    results: RunResults, protocols: Sequence[str], dataset: str, task: str, uncertainty: bool
 ) -> Table | None:
-    here = [s for s in material.scores if (s.dataset, s.task) == (dataset, task)]
+    here = [s for s in results.scores if (s.dataset, s.task) == (dataset, task)]
     columns: list[Column] = []
     cells: dict[tuple[str, str], Cell] = {}
     for protocol in protocols:
@@ -204,14 +212,14 @@ def _table(
         for metric in dict.fromkeys(metric for metric, _ in scores):
             key = f"{dataset}/{task}/{metric}@{protocol}"
             group = f"protocol {protocol}" if len(protocols) > 1 else ""
-            columns.append(material.column(metric, key, group))
-            for row in material.methods:
+            columns.append(results.column(metric, key, group))
+            for row in results.methods:
                 score = scores.get((metric, row.key))
-                cells[row.key, key] = material.cell(score, row.key, dataset, task, protocol)
+                cells[row.key, key] = results.cell(score, row.key, dataset, task, protocol)
     if not columns:
         return None
     named = {s.method for s in here}
-    rows = [r for r in material.methods if not r.ceiling or r.key in named]
+    rows = [r for r in results.methods if not r.ceiling or r.key in named]
     label = " and ".join(protocols)
     return assemble(
         f"{dataset}-{task}-{'-'.join(protocols)}",
@@ -221,14 +229,14 @@ def _table(
         cells,
         [
             f"{'Protocols' if len(protocols) > 1 else 'Protocol'} {label}.",
-            *_agreement(material, here, protocols),
+            *_agreement(results, here, protocols),
         ],
         uncertainty=uncertainty,
     )
 
 
 def _agreement(
-    material: Material, scores: Sequence[ScoreRecord], protocols: Sequence[str]
+    results: RunResults, scores: Sequence[ScoreRecord], protocols: Sequence[str]
 ) -> Iterator[str]:
     """Whether two parsers rank the methods alike: Kendall's tau of ``miou`` and ``miou@PARSER``."""
     others = dict.fromkeys(s.metric for s in scores if "@" in s.metric)
@@ -245,10 +253,10 @@ def _agreement(
             if len(both) < 2 or both.shape[1] < 2:
                 continue
             tau = kendalltau(both[base], both[other])
-            title = material.column(base, base, "").title
+            title = results.column(base, base, "").title
             said = f"agrees with Kendall's tau {tau.statistic:+.2f}"
             if math.isnan(tau.statistic):
-                said = "cannot be compared: one of them gives all the same figure"
+                said = "cannot be compared: one of them gives all the same score"
             yield (
                 f"{title}: ranking of {len(both)} methods by the table's parser and by {parser} "
                 f"{said}."

@@ -153,7 +153,7 @@ def defused(text: str) -> str:
 def to_csv(table: Table) -> str:
     """Stored values in full precision (fractions where tables print per cent), and for each column
     ``_rank`` (1 best, 2 second best), ``_se``, ``_n``, ``_n_real``, ``_p`` (in paired tables) and
-    ``_note`` (marks, or the reason of a dash). Column keys name data set, task, metric and
+    ``_note`` (marks, or the reason of an empty cell). Column keys name data set, task, metric and
     protocol."""
     stream = io.StringIO()
     out = csv.writer(stream, lineterminator="\n")
@@ -195,14 +195,14 @@ def _html_cell(cell: Cell, opens: bool) -> str:
     text = {0: "{}", 1: "<strong>{}</strong>", 2: "<u>{}</u>"}[cell.rank].format(text)
     raised = ([DAGGER] if cell.seeded else []) + [symbol(n) for n in cell.notes]
     title = f' title="{_html(cell.reason)}"' if cell.value is None else ""
-    kinds = ["dash"] * (cell.value is None) + ["opens"] * opens
+    kinds = ["empty"] * (cell.value is None) + ["opens"] * opens
     kind = f' class="{" ".join(kinds)}"' if kinds else ""
     note = f"<sup>{','.join(raised)}</sup>" if raised else ""
     return f"<td{kind}{title}>{text}{note}</td>"
 
 
 def to_html(table: Table) -> str:
-    """A ``<figure>`` with title, table, caption and footnotes; everything escaped."""
+    """A ``<score>`` with title, table, caption and footnotes; everything escaped."""
     lines = ['<figure class="table">', f"<h3>{_html(table.title)}</h3>"]
     lines += ['<div class="scroll"><table>', "<thead>"]
     opens = [x > 0 and c.group != table.columns[x - 1].group for x, c in enumerate(table.columns)]

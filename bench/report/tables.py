@@ -15,12 +15,12 @@ from sisbench.core.log import SEEDED, MetricFacts
 DASH = "–"
 DAGGER = "†"
 ARROWS = {"up": "↑", "down": "↓", "": ""}
-SEEDED_SENTENCE = f"{DAGGER} weights are seeded test weights: figures say nothing about the method."
+SEEDED_SENTENCE = f"{DAGGER} weights are seeded test weights: scores say nothing about the method."
 
 
 @dataclass(frozen=True)
 class Column:
-    """One figure over all rows.
+    """One score over all rows.
 
     Attributes:
         key: unique in the table, as ``celebamask_hq/reconstruct/fid@ca2sis2024``.
@@ -70,13 +70,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure or a dash.
+    """One score or an empty cell.
 
     Attributes:
         value: stored value, or None with a ``reason``.
-        se, ci, n, n_real, marks: see ``sisbench.metrics.base.Figure``.
-        basis: what the figure rests on (extractor, parser, ...), one sentence part.
-        text: printed digits; filled by ``assemble`` unless given (published figures).
+        se, ci, n, n_real, marks: see ``sisbench.metrics.base.Score``.
+        basis: what the score rests on (extractor, parser, ...), one sentence part.
+        text: printed digits; filled by ``assemble`` unless given (published scores).
         p: of a paired test, in [0, 1].
         rank: 1 best, 2 second best, 0 neither; notes: positions in ``Table.notes``.
     """
@@ -113,7 +113,7 @@ class Table:
     notes: tuple[str, ...]
 
     def seeded(self, row: int) -> bool:
-        """Whether a figure of the row rests on seeded weights."""
+        """Whether a score of the row rests on seeded weights."""
         return any(cell.seeded for cell in self.cells[row])
 
     def groups(self) -> list[tuple[str, int]]:
@@ -191,7 +191,7 @@ def assemble(
 ) -> Table:
     """Rank, footnote and caption the cells, which are keyed by (row key, column key).
 
-    A missing cell becomes a dash whose footnote says that the method was not measured there.
+    A missing cell becomes an empty cell whose footnote says that the method was not measured there.
 
     Args:
         caption: opening sentences; those on set sizes, basis and seeded weights are added.
@@ -228,7 +228,7 @@ def assemble(
 
 def _print(cell: Cell, column: Column, uncertainty: bool) -> Cell:
     if cell.value is None or not math.isfinite(cell.value):
-        reason = cell.reason or ("the figure is not finite" if cell.value is not None else "")
+        reason = cell.reason or ("the score is not finite" if cell.value is not None else "")
         return replace(cell, value=None, text=DASH, reason=reason or "no reason was recorded")
     error = column.printed(cell.se) if uncertainty and cell.se is not None else ""
     return replace(cell, text=cell.text or column.printed(cell.value), error=error)
@@ -243,7 +243,7 @@ def _rank_column(
 ) -> list[Cell]:
     """Fill the ranks of a column, block by block; the usual cell of each block (for the caption).
 
-    Only figures over sets of the same sizes and on the same basis compete, and seeded weights
+    Only scores over sets of the same sizes and on the same basis compete, and seeded weights
     never do. Ties are decided on the printed digits.
     """
     usual: list[Cell] = []

@@ -11,7 +11,7 @@ from sisbench.core.frames import score_frame
 from sisbench.core.log import MetricFacts
 from sisbench.report.page import recorded
 from sisbench.report.paired import Comparison
-from sisbench.report.quality import Material
+from sisbench.report.quality import RunResults
 from sisbench.report.render import defused
 from sisbench.report.tables import one_line, scrub
 
@@ -21,18 +21,18 @@ COLUMNS = (
 )
 
 
-def scores_csv(material: Material, compared: Sequence[Comparison] = ()) -> str:
+def scores_csv(results: RunResults, compared: Sequence[Comparison] = ()) -> str:
     """One row a score, as ``COLUMNS``: numbers as tables print them (percentages as such) in full
     precision, empty where there is none; ``note`` says why, or what to know of the score.
 
     Args:
         compared: to one method each; ``p`` is that of the first that has the score.
     """
-    frame = score_frame(material.scores)
-    scale = frame["metric"].map(lambda name: material.metrics.get(name, MetricFacts()).scale)
+    frame = score_frame(results.scores)
+    scale = frame["metric"].map(lambda name: results.metrics.get(name, MetricFacts()).scale)
     for column in ("value", "se", "low", "high"):
         frame[column] *= scale.astype("float64")
-    frame["run"] = material.manifest.name or material.root.name
+    frame["run"] = results.manifest.name or results.root.name
     tested: dict[tuple[str, ...], tuple[float, str]] = {}
     for one in compared:
         for (method, metric), cell in one.cells.items():
@@ -49,7 +49,7 @@ def scores_csv(material: Material, compared: Sequence[Comparison] = ()) -> str:
     return str(frame[list(COLUMNS)].to_csv(index=False, lineterminator="\n", float_format="%.10g"))
 
 
-def timing_csv(material: Material) -> str:
+def timing_csv(results: RunResults) -> str:
     """One row a method, data set and task: images, median and mean seconds an image, parameters,
     operations, peak memory in bytes (empty where not recorded). Kept apart from the tables, which
     are the same bytes for the same scores."""
@@ -57,8 +57,8 @@ def timing_csv(material: Material) -> str:
     out = csv.writer(stream, lineterminator="\n")
     head = ["method", "dataset", "task", "images", "median_seconds", "mean_seconds"]
     out.writerow([*head, "parameters", "flops", "peak_memory"])
-    for where, rows in material.records.items():
-        taken = material.seconds[where]
+    for where, rows in results.records.items():
+        taken = results.seconds[where]
         middle, mean = statistics.median(taken), statistics.fmean(taken)
         costs = ("" if c is None else f"{c:.0f}" for c in recorded(rows).values())
         place = map(defused, where)

@@ -20,7 +20,7 @@ from sisbench.data import Dataset, Sample
 from sisbench.data.loader import prefetch, to_batch
 from sisbench.data.prepare import png_bytes
 from sisbench.run.items import Item
-from sisbench.run.plan import Cell, Plan, twins
+from sisbench.run.plan import Cell, Plan, same_rendering
 from sisbench.run.tasks import Editor, TaskResult, image_faults, run_label_task, run_task
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Target:
     root: Path
     key: str
     quantise: str
-    lacking: frozenset[str]
+    missing: frozenset[str]
 
 
 Picture: TypeAlias = "tuple[Target, str, np.ndarray]"
@@ -128,7 +128,7 @@ class CellRunner:
     ) -> None:
         self.plan, self.cell, self.method, self.editor = plan, cell, method, editor
         self.timer, self.progress, self.share = timer, progress, share
-        self.targets = [self._target(c) for c in (cell, *twins(cell, plan.cells))]
+        self.targets = [self._target(c) for c in (cell, *same_rendering(cell, plan.cells))]
         self.dataset: Dataset = plan.datasets[cell.dataset.shown]
         self.batch_size = plan.config.engine.batch_size
         self.position = {item.id: index for index, item in enumerate(cell.items)}
@@ -172,7 +172,7 @@ class CellRunner:
                     writes.append(pool.submit(self._write, rows, pictures))
                 self.timer.images += len(group)
                 advance(len(group))
-                self.progress.made(sum(i.id in t.lacking for i in group for t in self.targets))
+                self.progress.count(sum(i.id in t.missing for i in group for t in self.targets))
             with self.timer.stage("write"):
                 for future in writes:
                     future.result()
@@ -182,8 +182,8 @@ class CellRunner:
 
     def _target(self, cell: Cell) -> Target:
         root = self.plan.config.folder
-        lacking = frozenset(item.id for item in pending(root, cell, self.share))
-        return Target(root / cell.folder, cell.key, cell.protocol.quantise, lacking)
+        missing = frozenset(item.id for item in pending(root, cell, self.share))
+        return Target(root / cell.folder, cell.key, cell.protocol.quantise, missing)
 
     def _make(
         self, group: Sequence[Item], samples: dict[str, Sample | UserError]
@@ -200,18 +200,18 @@ class CellRunner:
             else:
                 rows.append(self._row(item, error=fault.message))
         counted = self._operations(usable, samples)
-        for part, made, cost in self._render(usable, samples):
-            if isinstance(made, str):
-                rows.extend(self._row(item, error=made) for item in part)
+        for part, result, cost in self._render(usable, samples):
+            if isinstance(result, str):
+                rows.extend(self._row(item, error=result) for item in part)
                 continue
-            wrong = image_faults(made.image)
+            wrong = image_faults(result.image)
             eight_bit = {
-                t: to_uint8(made.image, t.quantise).cpu().numpy()
+                t: to_uint8(result.image, t.quantise).cpu().numpy()
                 for t in self.targets
-                if any(item.id in t.lacking for item in part)
+                if any(item.id in t.missing for item in part)
             }
-            edited, absent = made.edited.cpu(), made.absent.cpu().tolist()
-            label = None if made.label is None else made.label.cpu().numpy()
+            edited, absent = result.edited.cpu(), result.absent.cpu().tolist()
+            label = None if result.label is None else result.label.cpu().numpy()
             for k, item in enumerate(part):
                 if wrong[k]:
                     rows.append(self._row(item, error=wrong[k]))
@@ -219,7 +219,7 @@ class CellRunner:
                 classes = edited[k].nonzero()[:, 0].tolist()
                 row = self._row(item, classes, absent[k], cost, len(part))
                 rows.append(row | {"flops": counted.get(item.id)})
-                wanted = [t for t in eight_bit if item.id in t.lacking]
+                wanted = [t for t in eight_bit if item.id in t.missing]
                 pictures += [(t, f"images/{item.id}.png", eight_bit[t][k]) for t in wanted]
                 if label is not None:
                     byte = np.where(label[k] < 0, HOLE_BYTE, label[k]).astype(np.uint8)
@@ -242,16 +242,16 @@ class CellRunner:
     def _render(
         self, items: Sequence[Item], samples: dict[str, Sample | UserError]
     ) -> Iterator[tuple[Sequence[Item], TaskResult | str, Cost]]:
-        """(items, what was made of them or the error, its cost); halves a batch that does not
+        """(items, what came of them or the error, its cost); halves a batch that does not
         fit.
 
         Raises:
-            Unavailable: the method is unable to do the task, before it made any image of it.
+            Unavailable: the method is unable to do the task, before its first image.
         """
         if not items:
             return
         try:
-            made, cost = self._forward(items, samples)
+            result, cost = self._forward(items, samples)
             self.able = True
         except (RuntimeError, ValueError, UserError) as error:
             if isinstance(error, Unavailable) and not self.able:
@@ -266,7 +266,7 @@ class CellRunner:
             yield from self._render(items[:half], samples)
             yield from self._render(items[half:], samples)
             return
-        yield items, made, cost
+        yield items, result, cost
 
     def _forward(
         self, items: Sequence[Item], samples: dict[str, Sample | UserError]
@@ -283,10 +283,10 @@ class CellRunner:
         with self.timer.stage("network"):
             reset_peak(device)
             start = time.perf_counter()
-            made = self._call(items, target, reference)
+            result = self._call(items, target, reference)
             _synchronise(device)
             seconds = time.perf_counter() - start
-        return made, Cost(seconds, peak_memory(device))
+        return result, Cost(seconds, peak_memory(device))
 
     def _call(self, items: Sequence[Item], target: Batch, reference: Batch | None) -> TaskResult:
         task, protocol = self.cell.task, self.cell.protocol
@@ -323,7 +323,7 @@ class CellRunner:
         for target, name, array in pictures:
             write_atomic(target.root / name, png_bytes(array))
         for target in self.targets:
-            own = [row for row in rows if row["id"] in target.lacking]
+            own = [row for row in rows if row["id"] in target.missing]
             if own:
                 first = min(row["index"] for row in own)
                 write_items(target.root / "items" / f"part-{first:06d}.parquet", own)

@@ -67,14 +67,14 @@ class Plan:
 
     Attributes:
         protocols: one or several.
-        datasets: opened, by label; ``prints`` holds their fingerprints.
+        datasets: opened, by label; ``fingerprints`` holds their fingerprints.
         cells: in the order in which they are worked off (methods outermost: each is loaded once).
     """
 
     config: RunConfig
     protocols: Sequence[Protocol]
     datasets: Mapping[str, Dataset]
-    prints: Mapping[str, str]
+    fingerprints: Mapping[str, str]
     cells: Sequence[Cell]
 
 
@@ -110,7 +110,7 @@ def make_plan(config: RunConfig) -> Plan:
     """
     protocols = run_protocols(config)
     datasets = {d.shown: open_dataset(d.name, **d.arguments) for d in config.datasets}
-    prints = {label: dataset.fingerprint() for label, dataset in datasets.items()}
+    fingerprints = {label: dataset.fingerprint() for label, dataset in datasets.items()}
     cells: list[Cell] = []
     editor = config.layout_editor
     edit_weights, edit_identity, no_editor = None, "", ""
@@ -129,7 +129,7 @@ def make_plan(config: RunConfig) -> Plan:
                 for protocol in protocols:
                     items = tuple(plan_items(task, protocol, data.ids, data.space, editor))
                     about = generation_of(task, protocol, editor)
-                    key = _key(method, identity, prints[d.shown], task, about, items, edited)
+                    key = _key(method, identity, fingerprints[d.shown], task, about, items, edited)
                     cell = here.get(key) or Cell(
                         method=method,
                         dataset=d,
@@ -145,10 +145,10 @@ def make_plan(config: RunConfig) -> Plan:
                     )
                     here[key] = replace(cell, protocols=(*cell.protocols, protocol.id))
                 cells.extend(here.values())
-    return Plan(config, protocols, datasets, prints, cells)
+    return Plan(config, protocols, datasets, fingerprints, cells)
 
 
-def twins(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
+def same_rendering(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
     """The other cells whose images differ from the cell's in their 8-bit rounding alone."""
 
     def rendered(c: Cell) -> tuple[Any, ...]:

@@ -50,10 +50,10 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
     Args:
         plan: from ``sisbench.run.plan.make_plan``.
         progress: where the bars go.
-        strict: a cell that cannot be filled is an error, not a dash.
+        strict: a cell that cannot be filled is an error, not an empty cell.
 
     Raises:
-        UserError: under ``strict``, the first reason for a dash.
+        UserError: under ``strict``, the first reason for an empty cell.
     """
     root = plan.config.folder
     devices = pick_devices(plan.config.engine.device)
@@ -121,7 +121,7 @@ def _entry(plan: Plan, cell: Cell) -> CellEntry:
                 "space": dataset.space.name,
                 "size": list(dataset.size),
                 "n": len(dataset),
-                "fingerprint": plan.prints[cell.dataset.shown],
+                "fingerprint": plan.fingerprints[cell.dataset.shown],
                 "config": cell.dataset.model_dump(mode="json"),
             },
             "task": cell.task.model_dump(mode="json") | {"slug": cell.task.slug},
@@ -153,9 +153,7 @@ def _settled(root: Path, cell: Cell, entry: CellEntry, strict: bool) -> CellEntr
             }
         )
     if strict and entry.status != "done":
-        raise UserError(
-            f"{cell.folder}: {entry.reason}", "leave out --strict to get a dash instead"
-        )
+        raise UserError(f"{cell.folder}: {entry.reason}", "leave out --strict to go on without it")
     return entry
 
 

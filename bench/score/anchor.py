@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sisbench import metrics
+from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
 from sisbench.data import Dataset
-from sisbench.score.rows import Photographs, has_rows, map_rows, real_source
+from sisbench.metrics.base import Context
+from sisbench.score.rows import has_rows, map_rows
+from sisbench.score.sources import Photographs, real_source
 
 TOLERANCE = 0.5
 """Points (per cent) within which the set-up counts as right (segmentation_metrics, section 5)."""
@@ -42,7 +45,7 @@ ANCHORS = (
         n=2824,
         miou=79.06,
         accuracy=93.42,
-        source="the CelebAMask-HQ face parser's own figures on its test split",
+        source="the CelebAMask-HQ face parser's own scores on its test split",
     ),
 )
 
@@ -55,7 +58,7 @@ def check_anchor(
     progress: Progress,
     only_cached: bool = False,
 ) -> tuple[bool, str] | None:
-    """(whether both figures are within half a point of the anchor, what was found); None with
+    """(whether both scores are within half a point of the anchor, what was found); None with
     ``only_cached`` where the photographs would have to be parsed first.
 
     Where they are not, the named conventions that would meet the anchor are listed: that tells a
@@ -64,22 +67,23 @@ def check_anchor(
     Raises:
         Unavailable: the parser's weights are not here.
     """
-    maker = metrics.create_maker(
-        "confusion", parser=anchor.parser, space=dataset.space, weights=weights, device=device
-    )
+    given = {} if weights is None else {anchor.parser: weights}
+    context = Context(parser=anchor.parser, space=dataset.space, device=device, weights=given)
+    maker = metrics.create_maker("confusion", context)
     source = real_source(Photographs(dataset, dataset.fingerprint()))
     name = f"confusion-{anchor.parser}"
     if only_cached and not has_rows(source, name, maker):
         return None
     rows = map_rows(source, {name: maker}, progress)
     found = next(iter(rows.values()))
-    assert isinstance(found, Mapping)  # photographs always have label maps
-    named = metrics.create("miou", space=dataset.space).reduce(found).extra
+    if isinstance(found, UserError):
+        raise found
+    named = metrics.create("miou", context).reduce(found.columns).extra
     pairs = (("mIoU", "miou", anchor.miou), ("accuracy", "acc", anchor.accuracy))
     defaults = {"miou": "miou_dataset_union", "acc": "acc_pixel_dataset"}
-    parts, right = [], len(dataset) == anchor.n
+    parts, right = [], len(found.ids) == anchor.n
     if not right:
-        parts.append(f"{len(dataset)} images where the anchor has {anchor.n}")
+        parts.append(f"{len(found.ids)} images where the anchor has {anchor.n}")
     for title, prefix, wanted in pairs:
         value = 100 * named[defaults[prefix]]
         near = abs(value - wanted) <= TOLERANCE

@@ -14,8 +14,8 @@ def cells_under(cells: Sequence[CellView], protocol: Protocol) -> list[CellView]
     found = []
     for group in _places(cells):
         nearest = min(group, key=lambda c: len(differences(c, protocol)))
-        lacking = differences(nearest, protocol)
-        found.append(_without_images(nearest, lacking) if lacking else nearest)
+        differing = differences(nearest, protocol)
+        found.append(_without_images(nearest, differing) if differing else nearest)
     return found
 
 

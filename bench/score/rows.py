@@ -2,184 +2,310 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import traceback
+import zipfile
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sisbench.core.errors import Unavailable, UserError
-from sisbench.core.label_space import HOLE
 from sisbench.core.progress import Progress
-from sisbench.core.store import CellView, write_atomic
-from sisbench.data import Dataset, Sample
+from sisbench.core.store import write_atomic
+from sisbench.score.sources import Source
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sisbench.metrics.base import ImageBatch, RowMaker, Rows
 
 BATCH = 16
-_HOLE_BYTE = 255
-_CACHED_BYTES = 1 << 30
-
-
-def cache_dir() -> Path:
-    """Where rows of real photographs are kept: $SISBENCH_CACHE, or the user's cache folder."""
-    given = os.environ.get("SISBENCH_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(base) / "sisbench"
-
-
-@dataclass
-class Photographs:
-    """A data set with its decoded samples kept while they fit into a gibibyte; for any thread."""
-
-    dataset: Dataset
-    fingerprint: str
-    _kept: dict[str, Sample] = field(default_factory=dict)
-    _bytes: int = 0
-    _lock: Lock = field(default_factory=Lock)
-
-    def get(self, sample_id: str) -> Sample:
-        """One sample; decoded once as long as it fits."""
-        if sample_id in self._kept:
-            return self._kept[sample_id]
-        sample = self.dataset.load(sample_id)
-        size = sample.image.nbytes + sample.label.nbytes
-        with self._lock:
-            if self._bytes + size <= _CACHED_BYTES and sample_id not in self._kept:
-                self._kept[sample_id] = sample
-                self._bytes += size
-        return sample
+PART = 512
+"""Images after which the rows so far are kept, so that a killed pass resumes; whole batches."""
+_LEFT_OUT = ("left_out_ids", "left_out_reasons")
 
 
 @dataclass(frozen=True)
-class Source:
-    """A set of images to map: the generated ones of a cell, or the photographs of a split.
+class Mapped:
+    """Rows of a source.
 
     Attributes:
-        folder: where its rows are stored.
-        ids: item ids in order; their hash is part of the rows' file name.
-        batch: makes the batch of at most ``BATCH`` images from a position on; only called when
-            rows are missing, and from several threads.
-        label: what the progress bar says.
+        ids: items that have a row, in the source's order; columns: name -> (n, ...).
+        left_out: item id -> why it has none (a file that cannot be read, mostly).
     """
 
-    folder: Path
     ids: tuple[str, ...]
-    batch: Callable[[int], ImageBatch]
-    label: str
-
-
-def in_groups(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Items in plan order; where a label map has several images, these follow each other."""
-    groups = Counter(r["target"] for r in items)
-    if max(groups.values(), default=1) == 1:
-        return list(items)
-    return sorted(items, key=lambda r: (r["target"], r["index"]))
-
-
-def cell_source(
-    view: CellView,
-    items: Sequence[Mapping[str, Any]],
-    photos: Photographs,
-    sibling: CellView | None,
-) -> Source:
-    """The finished items of a cell.
-
-    Args:
-        items: item rows, without the failed ones.
-        sibling: the same method's reconstructions, for figures of an edit's locality; or None.
-    """
-
-    def batch(start: int) -> ImageBatch:
-        part = items[start : start + BATCH]
-        made = _cell_batch(view, part, photos, sibling)
-        return replace(made, siblings=_siblings(view, part, items))
-
-    task, dataset = view.about["task"]["slug"], view.about["dataset"]["label"]
-    label = f"scoring {view.about['method']['label']} {task} on {dataset}"
-    return Source(view.folder / "rows", tuple(r["id"] for r in items), batch, label)
-
-
-def real_source(photos: Photographs, limit_to: Sequence[str] | None = None) -> Source:
-    """The photographs of a split, as a reference set; rows are cached for every run."""
-    ids = tuple(photos.dataset.ids if limit_to is None else limit_to)
-
-    def batch(start: int) -> ImageBatch:
-        from sisbench.metrics.base import ImageBatch
-
-        samples = [photos.get(i) for i in ids[start : start + BATCH]]
-        image, label = _images([s.image for s in samples]), _labels([s.label for s in samples])
-        names, space = [s.id for s in samples], photos.dataset.space
-        return ImageBatch(names, image, image, label, None, None, space)
-
-    folder = cache_dir() / "rows" / photos.fingerprint[:16]
-    return Source(
-        folder, ids, batch, f"photographs of {photos.dataset.name} {photos.dataset.split}"
-    )
+    columns: Rows
+    left_out: Mapping[str, str]
 
 
 def map_rows(
     source: Source, makers: Mapping[str, RowMaker], progress: Progress, workers: int = 0
-) -> dict[str, Rows | Unavailable]:
-    """Rows by maker name, from disk where they are there; the rest in one pass over the images.
+) -> dict[str, Mapped | UserError]:
+    """Rows by maker name, from disk where they are there; the rest in one pass over the images,
+    which decodes what its makers need and nothing else.
 
-    A maker that a source has nothing for (no paired target, say) gives its ``Unavailable`` instead.
+    An item whose files are bad is left out of the rows that need them. A maker that a source has
+    nothing for (no paired target, say), or that raises anything, gives its error instead.
 
     Args:
         workers: threads that decode batches ahead; 0 decodes in between.
     """
-    found: dict[str, Rows | Unavailable] = {}
-    for name, maker in makers.items():
-        path = _path(source, name, maker)
-        stored = _read(path, source.ids)
-        if stored is not None:
-            found[name] = stored
-    missing = {name: maker for name, maker in makers.items() if name not in found}
-    if not missing:
-        return found
-    parts: dict[str, list[Rows]] = {name: [] for name in missing}
-    with progress.bar(source.label, len(source.ids)) as advance:
-        for batch in _ahead(source, workers):
-            for name in list(missing):
-                try:
-                    parts[name].append(missing[name].rows(batch))
-                except Unavailable as error:
-                    found[name] = error
-                    del missing[name]
-            if not missing:
-                break
-            advance(len(batch.ids))
-    for name, maker in missing.items():
-        columns = {c: np.concatenate([p[c] for p in parts[name]]) for c in parts[name][0]}
-        _write(_path(source, name, maker), source.ids, columns)
-        found[name] = columns
-    return found
+    passes = [_Pass(source, name, maker, progress) for name, maker in makers.items()]
+    open_ = [p for p in passes if p.result is None]
+    if open_:
+        starts = [s for s in range(0, len(source.ids), BATCH) if _wanted(open_, s)]
+        done = len(source.ids) - sum(min(BATCH, len(source.ids) - s) for s in starts)
+        with progress.bar(source.label, len(source.ids), done) as advance:
+            for decoded in _ahead(source, starts, open_, workers):
+                for one in open_:
+                    one.take(decoded)
+                if all(p.result is not None for p in open_):
+                    break
+                advance(len(decoded.positions))
+        for one in open_:
+            one.finish()
+    return {p.name: p.result for p in passes if p.result is not None}
 
 
 def has_rows(source: Source, name: str, maker: RowMaker) -> bool:
     """Whether ``map_rows`` would find them on disk."""
-    return _read(_path(source, name, maker), source.ids) is not None
+    path = _path(source, name, maker)
+    return path is not None and _read(path, source.ids) is not None
 
 
-def _ahead(source: Source, workers: int) -> Iterator[ImageBatch]:
-    """The batches in order, ``workers`` of them in the making."""
-    starts = range(0, len(source.ids), BATCH)
+def as_user_error(error: Exception) -> UserError:
+    """Any exception as a reason that a table can print."""
+    if isinstance(error, UserError):
+        return error
+    lines = str(error).splitlines() or [""]
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return UserError(f"{type(error).__name__}: {lines[0][:200]}{where}")
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """The fields of a batch, item by item; an item that could not be read has its error."""
+
+    source: Source
+    positions: range
+    fields: Mapping[str, Sequence[np.ndarray | UserError | None]]
+
+    def failures(self, names: Sequence[str]) -> dict[int, str]:
+        """Index within the batch -> why one of its fields could not be read."""
+        found: dict[int, str] = {}
+        for name in names:
+            for k, value in enumerate(self.fields[name]):
+                if isinstance(value, UserError):
+                    found.setdefault(k, value.message)
+        return found
+
+    def batch(self, names: Sequence[str], rows: Sequence[int]) -> ImageBatch:
+        """The items ``rows`` with the fields ``names``; a field that one lacks is None."""
+        from sisbench.metrics.base import ImageBatch
+
+        nothing = dict.fromkeys(("image", "target", "label", "reference", "classes"))
+        found: dict[str, Any] = dict(nothing)
+        for name in names:
+            values = [self.fields[name][k] for k in rows]
+            arrays = [v for v in values if isinstance(v, np.ndarray)]
+            found[name] = _tensor(arrays) if len(arrays) == len(values) else None
+        ids = [self.source.ids[self.positions[k]] for k in rows]
+        return ImageBatch(ids=ids, space=self.source.space, **found)
+
+
+def _tensor(arrays: Sequence[np.ndarray]) -> Tensor:
+    """Stacked arrays; pictures (..., H, W, 3) become (..., 3, H, W)."""
+    import torch
+
+    stacked = torch.from_numpy(np.stack(arrays))
+    if stacked.dtype != torch.uint8:
+        return stacked if stacked.dtype == torch.bool else stacked.long()
+    return stacked.movedim(-1, -3).contiguous()
+
+
+@dataclass
+class _Part:
+    """Rows of one part of a source, growing."""
+
+    ids: list[str] = field(default_factory=list)
+    columns: list[Rows] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def mapped(self) -> Mapped:
+        names = self.columns[0] if self.columns else ()
+        joined = {c: np.concatenate([rows[c] for rows in self.columns]) for c in names}
+        return Mapped(tuple(self.ids), joined, dict(self.left_out))
+
+
+class _Pass:
+    """One maker's way through a source: parts of an earlier pass are kept, the rest is made.
+
+    Attributes:
+        result: its rows or its error once they are known.
+    """
+
+    def __init__(self, source: Source, name: str, maker: RowMaker, progress: Progress) -> None:
+        self.source, self.name, self.maker, self.progress = source, name, maker, progress
+        self.fields = sorted(maker.needs | maker.uses)
+        self.result: Mapped | UserError | None = None
+        self._parts: dict[int, Mapped] = {}
+        self._growing = _Part()
+        self._count = -(-len(source.ids) // PART)
+        self._path: Path | None = None
+        self._told = False
+        try:
+            self._path = _path(source, name, maker)
+        except Exception as error:  # a maker of anybody's
+            self.result = as_user_error(error)
+            return
+        if self._path is None:
+            return
+        self.result = _read(self._path, source.ids)
+        if self.result is None:
+            for k in range(self._count):
+                kept = _read(self._part_path(k), self._part_ids(k))
+                if kept is not None:
+                    self._parts[k] = kept
+
+    def wants(self, start: int) -> bool:
+        """Whether the batch from ``start`` on is still to be mapped."""
+        return self.result is None and start // PART not in self._parts
+
+    def take(self, decoded: _Decoded) -> None:
+        """Map a batch."""
+        start = decoded.positions.start
+        if not self.wants(start):
+            return
+        bad = decoded.failures(self.fields)
+        good = [k for k in range(len(decoded.positions)) if k not in bad]
+        for k, reason in bad.items():
+            self._growing.left_out[self.source.ids[decoded.positions[k]]] = reason
+        try:
+            if good:
+                self._map(decoded, good)
+        except Exception as error:  # a maker of anybody's: its own empty cell, and no other's
+            self.result = as_user_error(error)
+            return
+        if decoded.positions.stop % PART == 0 or decoded.positions.stop == len(self.source.ids):
+            self._close(start // PART)
+
+    def _map(self, decoded: _Decoded, good: Sequence[int]) -> None:
+        """Rows of the good items; where one of them is refused, of each by itself."""
+        batch = decoded.batch(self.fields, good)
+        try:
+            self._add(batch, self.maker.rows(batch))
+            return
+        except Unavailable:
+            raise
+        except UserError as error:
+            first, refused = error, {}
+        for k in good:
+            one = decoded.batch(self.fields, [k])
+            try:
+                self._add(one, self.maker.rows(one))
+            except UserError as error:
+                refused[one.ids[0]] = error.message
+        if len(refused) == len(good) and not self._growing.ids and not self._parts:
+            raise first  # none so far: it cannot take such images at all
+        self._growing.left_out.update(refused)
+
+    def _add(self, batch: ImageBatch, rows: Rows) -> None:
+        for column, values in rows.items():
+            if len(values) != len(batch.ids):
+                raise UserError(
+                    f"{self.name}: column '{column}' has {len(values)} rows for "
+                    f"{len(batch.ids)} images"
+                )
+        self._growing.ids += batch.ids
+        self._growing.columns.append(rows)
+
+    def _close(self, part: int) -> None:
+        self._parts[part], self._growing = self._growing.mapped(), _Part()
+        if self._path is not None and len(self._parts) < self._count:
+            self._write(self._part_path(part), self._parts[part])
+
+    def finish(self) -> None:
+        """Join the parts, keep the whole, remove the parts and what is stale."""
+        if self.result is not None:
+            return
+        parts = [self._parts[k] for k in range(self._count)]
+        whole = _Part(
+            ids=[i for p in parts for i in p.ids],
+            columns=[p.columns for p in parts if p.ids],
+            left_out={k: v for p in parts for k, v in p.left_out.items()},
+        ).mapped()
+        if not whole.ids:
+            reason = next(iter(whole.left_out.values()), "there are no images")
+            self.result = UserError(f"none of {len(self.source.ids)} items can be read: {reason}")
+            return
+        self.result = whole
+        if self._path is not None and self._write(self._path, whole):
+            self._clean()
+
+    def _clean(self) -> None:
+        assert self._path is not None
+        prefix = self._path.name.rpartition("-")[0] if self.source.own else self._path.stem
+        for other in self._path.parent.glob("*.npz"):
+            if other.name.startswith(prefix) and other != self._path:
+                stale = self.source.own or ".part" in other.name
+                if stale:
+                    other.unlink(missing_ok=True)
+
+    def _part_ids(self, part: int) -> tuple[str, ...]:
+        return self.source.ids[part * PART : (part + 1) * PART]
+
+    def _part_path(self, part: int) -> Path:
+        assert self._path is not None
+        return self._path.with_name(f"{self._path.stem}.part{part:05d}.npz")
+
+    def _write(self, path: Path, rows: Mapped) -> bool:
+        """Whether rows could be kept; where not, they are made anew the next time."""
+        buffer = io.BytesIO()
+        left = rows.left_out
+        more = dict(zip(_LEFT_OUT, (list(left), list(left.values())), strict=True)) if left else {}
+        named = {key: np.array(texts) for key, texts in more.items()}
+        np.savez(buffer, ids=np.array(rows.ids, str), **named, **dict(rows.columns))  # type: ignore[arg-type]
+        try:
+            write_atomic(path, buffer.getvalue())
+        except OSError as error:
+            if not self._told:
+                self.progress.say(f"rows are not kept: {error}")
+                self._told = True
+            return False
+        return True
+
+
+def _wanted(passes: Sequence[_Pass], start: int) -> bool:
+    return any(p.wants(start) for p in passes)
+
+
+def _ahead(
+    source: Source, starts: Sequence[int], passes: Sequence[_Pass], workers: int
+) -> Iterator[_Decoded]:
+    """The batches in order, ``workers`` of them in the making, with the fields still wanted."""
+
+    def decode(start: int) -> _Decoded:
+        positions = range(start, min(start + BATCH, len(source.ids)))
+        names = {name for p in passes if p.wants(start) for name in p.fields}
+        return _Decoded(
+            source, positions, {n: [_try(source, n, at) for at in positions] for n in sorted(names)}
+        )
+
     if not workers:
-        yield from map(source.batch, starts)
+        yield from map(decode, starts)
         return
-    waiting: deque[Future[ImageBatch]] = deque()
+    waiting: deque[Future[_Decoded]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for start in starts:
-                waiting.append(pool.submit(source.batch, start))
+                waiting.append(pool.submit(decode, start))
                 if len(waiting) > workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -189,125 +315,31 @@ def _ahead(source: Source, workers: int) -> Iterator[ImageBatch]:
                 future.cancel()
 
 
-def _path(source: Source, name: str, maker: RowMaker) -> Path:
-    ids = hashlib.sha256("\0".join(source.ids).encode()).hexdigest()[:8]
-    plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
-    return source.folder / f"{plain}-{maker.fingerprint()[:12]}-{ids}.npz"
+def _try(source: Source, name: str, at: int) -> np.ndarray | UserError | None:
+    try:
+        return source.read(name, at)
+    except Exception as error:  # whatever a decoder or a data set of anybody's raises
+        return as_user_error(error)
 
 
-def _read(path: Path, ids: tuple[str, ...]) -> Rows | None:
-    """Stored rows; None where there are none, or the file is damaged (they are made anew)."""
-    if not path.is_file():
+def _path(source: Source, name: str, maker: RowMaker) -> Path | None:
+    if source.folder is None:
         return None
+    plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
+    content = source.content(maker.needs | maker.uses)
+    return source.folder / f"{plain}-{maker.fingerprint()[:12]}-{content}.npz"
+
+
+def _read(path: Path, ids: tuple[str, ...]) -> Mapped | None:
+    """Stored rows; None where there are none, or the file is damaged (they are made anew)."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             columns = {key: stored[key] for key in stored.files}
-    except (OSError, ValueError, KeyError, EOFError):
+        own = tuple(columns.pop("ids").tolist())
+        names, reasons = (columns.pop(k, np.array([], str)).tolist() for k in _LEFT_OUT)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return columns if tuple(columns.pop("ids").tolist()) == ids else None
-
-
-def _write(path: Path, ids: tuple[str, ...], columns: Rows) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, ids=np.array(ids), **dict(columns))  # type: ignore[arg-type]
-    write_atomic(path, buffer.getvalue())
-
-
-def _images(arrays: Sequence[np.ndarray]) -> Any:
-    """(B, 3, H, W) uint8 tensor."""
-    import torch
-
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-
-
-def _labels(arrays: Sequence[np.ndarray]) -> Any:
-    import torch
-
-    return torch.from_numpy(np.stack(arrays).astype(np.int64))
-
-
-def _siblings(
-    view: CellView, part: Sequence[Mapping[str, Any]], items: Sequence[Mapping[str, Any]]
-) -> Any:
-    """(B, K-1, 3, H, W) uint8: the other images of each item's label map, in the task ``sample``;
-    None elsewhere, or where they are not equally many."""
-    if view.about["task"]["name"] != "sample":
-        return None
-    members: dict[str, list[str]] = {}
-    for row in items:
-        members.setdefault(row["target"], []).append(row["id"])
-    counts = {len(ids) for ids in members.values()}
-    if len(counts) != 1 or counts == {1}:
-        return None
-    import torch
-
-    pictures = {i: view.image(i) for row in part for i in members[row["target"]]}
-    others = [[pictures[i] for i in members[r["target"]] if i != r["id"]] for r in part]
-    return torch.stack([_images(group) for group in others])
-
-
-def drawn_label(view: CellView, item: Mapping[str, Any], photos: Photographs) -> np.ndarray:
-    """(H, W) int64: the label map that the image was drawn from, -1 where it has holes."""
-    path = view.label_path(item["id"])
-    if path is None:
-        return photos.get(item["target"]).label
-    from sisbench.data.images import read_ids
-
-    label = read_ids(path, None)[0]
-    return np.where(label == _HOLE_BYTE, HOLE, label)
-
-
-def _truths(
-    view: CellView, items: Sequence[Mapping[str, Any]], photos: Photographs
-) -> list[np.ndarray] | None:
-    """Paired ground truth: the photograph itself for a reconstruction, for another task what the
-    data set renders; None where it renders nothing."""
-    task = view.about["task"]["name"]
-    if view.about.get("editor"):
-        return None  # an edited label map has no photograph
-    if task == "reconstruct":
-        return [photos.get(r["target"]).image for r in items]
-    if not all(r["reference"] for r in items):
-        return None  # nothing to render a truth from
-    truths = [photos.dataset.truth(task, r["target"], r["reference"], r["classes"]) for r in items]
-    return [t for t in truths if t is not None] if all(t is not None for t in truths) else None
-
-
-def _cell_batch(
-    view: CellView,
-    items: Sequence[Mapping[str, Any]],
-    photos: Photographs,
-    sibling: CellView | None,
-) -> ImageBatch:
-    import torch
-
-    from sisbench.metrics.base import ImageBatch
-
-    for row in items:
-        if not view.image_path(row["id"]).is_file():
-            raise UserError(
-                f"{view.image_path(row['id'])} is gone", "run the same sisbench run again"
-            )
-    truths = _truths(view, items, photos)
-    referenced = bool(items[0]["reference"])
-    references = [photos.get(r["reference"]) for r in items] if referenced else []
-    space = photos.dataset.space
-    edited = torch.zeros(len(items), len(space), dtype=torch.bool)
-    for k, row in enumerate(items):
-        edited[k, row["classes"]] = True
-    original = None
-    if sibling is not None and all(sibling.image_path(r["target"]).is_file() for r in items):
-        original = _images([sibling.image(r["target"]) for r in items])
-    return ImageBatch(
-        ids=[r["id"] for r in items],
-        image=_images([view.image(r["id"]) for r in items]),
-        target=None if truths is None else _images(truths),
-        label=_labels([drawn_label(view, r, photos) for r in items]),
-        reference=_images([s.image for s in references]) if referenced else None,
-        classes=edited,
-        space=space,
-        reference_label=_labels([s.label for s in references]) if referenced else None,
-        target_label=_labels([photos.get(r["target"]).label for r in items]),
-        original=original,
-        photograph=_images([photos.get(r["target"]).image for r in items]),
-    )
+    left_out = dict(zip(names, reasons, strict=False))
+    whole = tuple(i for i in ids if i not in left_out) == own
+    fits = all(len(values) == len(own) for values in columns.values())
+    return Mapped(own, columns, left_out) if whole and fits and (columns or not own) else None

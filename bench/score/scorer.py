@@ -1,32 +1,32 @@
-"""Scoring: which figures a cell has, the rows that they need, and their reduction to scores."""
+"""Scoring: which scores a cell has, the rows that they need, and their reduction."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from sisbench import metrics
+from sisbench import metrics, segmenters
 from sisbench.config import DatasetConfig
 from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.label_space import LabelSpace
 from sisbench.core.progress import Progress
-from sisbench.core.store import CEILING, SEEDED, CellView, RunStore, Score, write_values
+from sisbench.core.store import CEILING, SEEDED, CellView, RunStore, write_values
+from sisbench.core.store import Score as ScoreRecord
 from sisbench.core.tasks import TASKS, find_task
 from sisbench.data import open_dataset
-from sisbench.metrics.base import Figure, Metric, RowMaker, Rows
+from sisbench.metrics.base import Context, Metric, RowMaker, Score
 from sisbench.protocol import Protocol
 from sisbench.score.match import cells_under
-from sisbench.score.rows import Photographs, cell_source, in_groups, map_rows, real_source
+from sisbench.score.rows import Mapped, as_user_error, map_rows
 from sisbench.score.scores import basis_of, filled
+from sisbench.score.sources import Photographs, cell_source, in_groups, real_source
 
 CEILING_LABEL, CEILING_TITLE = "(photographs)", "Real photographs"
-EFFICIENCY = frozenset({"seconds", "peak_memory", "parameters", "flops"})
-"""Figures of a machine, not of images: they stand in timing.csv, apart from the quality tables."""
-ON_REQUEST = frozenset({"class_iou", "fid_infinity", "lpips_vgg", "lpips_squeeze"})
-"""Figures that stand in a table only where they are asked for by name."""
+_NAMED = 5
+"""Left-out items that the console names for a cell; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Request:
         device: torch device of the feature networks.
         compile: run Inception through torch.compile.
         workers: threads that decode images ahead.
-        strict: a figure that cannot be had is an error.
+        strict: a score that cannot be had is an error.
     """
 
     protocols: Sequence[Protocol]
@@ -54,19 +54,41 @@ class Request:
     strict: bool = False
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A score that a cell has.
+
+    Attributes:
+        name: of its column: the metric's, with ``@PARSER`` for a parser beyond the first.
+        cls, context: the metric, and what it and its row maker may know.
+        maker: class of its row maker, or None.
+    """
+
+    name: str
+    cls: type[Metric]
+    context: Context
+    maker: type[RowMaker] | None
+
+
 class Scorer:
     """Scores a run; makers and decoded photographs are shared by all of its cells."""
 
     def __init__(self, run: RunStore, request: Request, progress: Progress) -> None:
         self.run, self.request, self.progress = run, request, progress
         self._photos: dict[str, Photographs] = {}
-        self._makers: dict[tuple[str, str], RowMaker | Unavailable] = {}
-        self._reals: dict[tuple[str, str, str], Rows | Unavailable] = {}
+        self._makers: dict[tuple[type[RowMaker], Context], RowMaker | UserError] = {}
+        self._reals: dict[tuple[str, str, str], Mapped | UserError] = {}
+        self._named: set[tuple[str, str]] = set()
         self.used: dict[str, type[Metric]] = {}
 
-    def scores(self) -> list[Score]:
-        """Every figure of every cell under every protocol, dashes included, in plan order."""
-        found: list[Score] = []
+    def scores(self) -> list[ScoreRecord]:
+        """Every score of every cell under every protocol, empty cells included, in plan order.
+
+        Raises:
+            UserError: a data set is not the one that the images were made from; under ``strict``,
+                the first score that cannot be had.
+        """
+        found: list[ScoreRecord] = []
         for protocol in self.request.protocols:
             cells = cells_under(self.run.cells(), protocol)
             for cell in cells:
@@ -76,133 +98,123 @@ class Scorer:
             absent = next((s for s in found if s.value is None), None)
             if absent is not None:
                 where = f"{absent.method}, {absent.task} on {absent.dataset}: {absent.metric}"
-                raise UserError(f"{where}: {absent.reason}", "leave out --strict to get a dash")
+                raise UserError(f"{where}: {absent.reason}", "leave out --strict to go on")
         return found
 
     def _cell(
         self, cell: CellView, cells: Sequence[CellView], protocol: Protocol
-    ) -> Iterator[Score]:
+    ) -> Iterator[ScoreRecord]:
         about, task = cell.about, cell.about["task"]["name"]
         photos = self._photographs(about["dataset"]["config"])
         items = in_groups([r for r in cell.items() if not r["error"]])
         chosen = list(self._chosen(task, photos, items, protocol))
         if about["status"] in ("impossible", "failed") or not items:
             reason = about["reason"] or "no images yet"
-            for name, _cls, _options in chosen:
-                yield self._score(cell, protocol, name, None, reason)
+            for column in chosen:
+                yield self._record(cell, protocol, column.name, None, reason)
             return
+        self._check_data(cell, photos)
+        makers, keys, blocked = self._makers_of(chosen)
+        source = cell_source(cell, items, photos, _sibling(cell, cells))
+        rows = map_rows(source, makers, self.progress, self.request.workers)
+        self._tell(cell, rows.values())
+        everything = Mapped(tuple(r["id"] for r in items), {}, {})
+        for column in chosen:
+            if column.maker is None:
+                yield self._reduce(cell, protocol, column, None, everything, items)
+                continue
+            key = keys.get(column.name, "")
+            own = blocked.get(column.name) or rows[key]
+            if isinstance(own, UserError):
+                yield self._record(cell, protocol, column.name, None, _reason(own))
+                continue
+            yield self._reduce(cell, protocol, column, (key, makers[key]), own, items)
+
+    def _makers_of(
+        self, chosen: Sequence[_Column]
+    ) -> tuple[dict[str, RowMaker], dict[str, str], dict[str, UserError]]:
+        """(key -> maker, column name -> key, column name -> why it has no maker)."""
         makers: dict[str, RowMaker] = {}
-        blocked: dict[str, Unavailable] = {}
-        for name, cls, options in chosen:
-            if not cls.maker:
+        keys: dict[str, str] = {}
+        blocked: dict[str, UserError] = {}
+        for column in chosen:
+            if column.maker is None:
                 continue
-            maker = self._maker(cls.maker, options)
-            if isinstance(maker, Unavailable):
-                blocked[name] = maker
-            else:
-                makers[_key(cls.maker, options)] = maker
-        rows = map_rows(
-            cell_source(cell, items, photos, _sibling(cell, cells)),
-            makers,
-            self.progress,
-            self.request.workers,
-        )
-        for name, cls, options in chosen:
-            if not cls.maker:
-                yield self._reduce(cell, protocol, name, cls, None, item_columns(items), items)
+            maker = self._maker(column.maker, column.context)
+            if isinstance(maker, UserError):
+                blocked[column.name] = maker
                 continue
-            key = _key(cls.maker, options)
-            own = blocked.get(name) or rows[key]
-            if isinstance(own, Unavailable):
-                yield self._score(cell, protocol, name, None, _reason(own))
-                continue
-            yield self._reduce(cell, protocol, name, cls, makers[key], own, items)
+            key = base = _key(column.maker, column.context)
+            count = 1
+            while makers.setdefault(key, maker) is not maker:  # two makers of one name
+                count += 1
+                key = f"{base}-{count}"
+            keys[column.name] = key
+        return makers, keys, blocked
 
     def _chosen(
         self, task: str, photos: Photographs, items: Sequence[Mapping[str, Any]], protocol: Protocol
-    ) -> Iterator[tuple[str, type[Metric], dict[str, Any]]]:
-        """(column name, metric class, maker options) of the figures that a cell has."""
+    ) -> Iterator[_Column]:
+        """The scores that a cell has."""
+        space = photos.dataset.space
         for name in self._names(protocol):
             cls = metrics.registry.get(name)
             if find_task(task).by == "editor":
-                if cls.maker == "confusion":  # two label maps, no parser in between
-                    yield name, cls, {"layout": True}
+                maker = metrics.layout_maker_of(cls)
+                if maker is not None:  # two label maps, no parser in between
+                    yield _Column(name, cls, self._context(protocol, space), maker)
                 continue
-            if task not in cls.tasks and not self._paired(cls, task, photos, items):
+            maker = metrics.maker_of(cls)
+            if task not in cls.tasks and not _paired(cls, maker, task, photos, items):
                 continue
-            if not cls.maker:
-                yield name, cls, {}
+            if maker is None or not maker.uses_parser:
+                yield _Column(name, cls, self._context(protocol, space), maker)
                 continue
-            if cls.maker != "confusion":
-                yield name, cls, self._options(cls.maker, protocol)
-                continue
-            for k, parser in enumerate(self._parsers(photos.dataset.space.name, protocol)):
-                options = self._options("confusion", protocol)
-                options |= {"parser": parser, "space": photos.dataset.space}
-                options |= {"weights": self.request.weights.get(parser)}
-                yield (name if k == 0 else f"{name}@{parser}"), cls, options
+            for k, parser in enumerate(self._parsers(space.name, protocol)):
+                shown = name if k == 0 else f"{name}@{parser}"
+                yield _Column(shown, cls, self._context(protocol, space, parser), maker)
 
     def _names(self, protocol: Protocol) -> list[str]:
         names = list(self.request.metrics or metrics.registry.names())
-        for name in names:
-            metrics.registry.get(name)  # an unknown name ends here, with the nearest one
+        classes = {name: metrics.registry.get(name) for name in names}  # an unknown one ends here
         if self.request.metrics is None:
-            names = [n for n in names if n not in EFFICIENCY]
-            unwanted = "psnr" if protocol.psnr == "pooled" else "psnr_pooled"
-            names = [n for n in names if n != unwanted and n not in ON_REQUEST]
+            names = [name for name, cls in classes.items() if _unasked(cls, protocol)]
         return names
 
-    def _paired(
-        self,
-        cls: type[Metric],
-        task: str,
-        photos: Photographs,
-        items: Sequence[Mapping[str, Any]],
-    ) -> bool:
-        """Whether a pair metric is defined because the data set renders the task's true image."""
-        if not cls.maker or "target" not in metrics.makers.get(cls.maker).needs or not items:
-            return False
-        if "reconstruct" not in cls.tasks:
-            return False
-        row = items[0]
-        if not row["reference"]:
-            return False
-        truth = photos.dataset.truth(task, row["target"], row["reference"], row["classes"])
-        return truth is not None
-
     def _parsers(self, space: str, protocol: Protocol) -> list[str]:
-        """Parsers of a label space; [""] when none is named, which gives a dash with its reason."""
+        """Parsers of a label space; [""] when none is named: no score, with the reason."""
         given = list(self.request.parsers.get(space, ()))
+        for name in given:
+            segmenters.registry.get(name)  # an unknown one ends here, with the nearest one
         default = protocol.parsers.get(space)
         return given or ([default] if default else [""])
 
-    def _options(self, maker: str, protocol: Protocol) -> dict[str, Any]:
-        """The options of a maker that the protocol, the configuration and the device decide."""
-        known = {
-            "preprocess": protocol.fid,
-            "dtype": protocol.dtype,
-            "window": protocol.ssim,
-            "device": self.request.device,
-            "compile": self.request.compile,
-            "weights": self.request.weights.get(metrics.makers.get(maker).weights),
-        }
-        accepted = inspect.signature(metrics.makers.get(maker).__init__).parameters
-        return {k: v for k, v in known.items() if k in accepted}
+    def _context(self, protocol: Protocol, space: LabelSpace, parser: str = "") -> Context:
+        """What the protocol, the configuration and the device decide."""
+        return Context(
+            fid=protocol.fid,
+            dtype=protocol.dtype,
+            ssim=protocol.ssim,
+            parser=parser,
+            space=space,
+            device=self.request.device,
+            compile=self.request.compile,
+            weights=self.request.weights,
+        )
 
-    def _maker(self, name: str, options: Mapping[str, Any]) -> RowMaker | Unavailable:
-        if "layout" in options:
-            return metrics.create_maker("layout")
-        key = (name, _key(name, options))
+    def _maker(self, cls: type[RowMaker], context: Context) -> RowMaker | UserError:
+        """A maker, or why there is none; one that makes the same rows is taken again."""
+        key = (cls, context)
         if key not in self._makers:
             try:
-                if options.get("parser") == "":
-                    raise Unavailable(
-                        f"no parser is known for '{options['space'].name}'",
-                        "name one under 'parsers'",
-                    )
-                self._makers[key] = metrics.create_maker(name, **options)
-            except Unavailable as error:
-                self._makers[key] = error
+                new = cls.from_context(context)
+                mark = new.fingerprint()
+                same = [m for (c, _), m in self._makers.items() if c is cls]
+                ready = [m for m in same if not isinstance(m, UserError)]
+                alike = [m for m in ready if m.fingerprint() == mark]
+                self._makers[key] = alike[0] if alike else new
+            except Exception as error:  # a maker of anybody's: its own empty cell, and no other's
+                self._makers[key] = as_user_error(error)
         return self._makers[key]
 
     def _photographs(self, config: Mapping[str, Any]) -> Photographs:
@@ -212,9 +224,32 @@ class Scorer:
             self._photos[parsed.shown] = Photographs(dataset, dataset.fingerprint())
         return self._photos[parsed.shown]
 
+    def _check_data(self, cell: CellView, photos: Photographs) -> None:
+        """Refuse to compare images with other photographs than they were made from."""
+        before = cell.about["dataset"].get("fingerprint", "")
+        if before and before != photos.fingerprint:
+            raise UserError(
+                f"the data set '{cell.about['dataset']['label']}' changed since its images were "
+                f"made: its content was {before[:12]} and is {photos.fingerprint[:12]}",
+                "bring the former files back, or make the images anew: sisbench run CONFIG",
+            )
+
+    def _tell(self, cell: CellView, found: Iterable[Mapped | UserError]) -> None:
+        """Name the items that are left out, once a cell."""
+        left: dict[str, str] = {}
+        for one in found:
+            left |= {} if isinstance(one, UserError) else dict(one.left_out)
+        new = [i for i in left if (cell.key, i) not in self._named]
+        self._named |= {(cell.key, i) for i in new}
+        where = f"{cell.about['method']['label']} {cell.about['task']['slug']}"
+        for item in new[:_NAMED]:
+            self.progress.say(f"left out of {where}: {item}: {left[item]}")
+        if len(new) > _NAMED:
+            self.progress.say(f"left out of {where}: {len(new) - _NAMED} more items")
+
     def _real(
         self, cell: CellView, split: str, name: str, maker: RowMaker
-    ) -> Rows | Unavailable | None:
+    ) -> Mapped | UserError | None:
         """Rows of the real set that a metric compares with; None where it has none."""
         if not split:
             return None
@@ -232,60 +267,77 @@ class Scorer:
         if key not in self._reals:
             photos = self._photographs(config.model_dump())
             source, workers = real_source(photos), self.request.workers
-            self._reals[key] = map_rows(source, {name: maker}, self.progress, workers)[name]
+            found = map_rows(source, {name: maker}, self.progress, workers)[name]
+            self._reals[key] = found
+            for item, reason in list(getattr(found, "left_out", {}).items())[:_NAMED]:
+                self.progress.say(f"left out of {source.label}: {item}: {reason}")
         return self._reals[key]
 
     def _reduce(
         self,
         cell: CellView,
         protocol: Protocol,
-        name: str,
-        cls: type[Metric],
-        maker: RowMaker | None,
-        rows: Rows,
+        column: _Column,
+        made_by: tuple[str, RowMaker] | None,
+        rows: Mapped,
         items: Sequence[Mapping[str, Any]],
-    ) -> Score:
-        split = protocol.real.get(cls.name, cls.real) if maker is not None else ""
-        real = None if maker is None else self._real(cell, split, cls.maker, maker)
-        if isinstance(real, Unavailable):
-            return self._score(cell, protocol, name, None, _reason(real))
-        options = inspect.signature(cls.__init__).parameters
-        known = {"space": self._photographs(cell.about["dataset"]["config"]).dataset.space}
+    ) -> ScoreRecord:
+        cls, name = column.cls, column.name
+        split = protocol.real.get(cls.name, cls.real) if made_by is not None else ""
+        real = None if made_by is None else self._real(cell, split, *made_by)
+        if isinstance(real, UserError):
+            return self._record(cell, protocol, name, None, _reason(real))
+        mapped = [r for r in items if r["id"] not in rows.left_out]
+        columns = dict(rows.columns) | _item_columns(mapped, cls.columns)
+        columns["target_id"] = np.array([r["target"] for r in mapped])
         try:
-            metric = cls(**{k: v for k, v in known.items() if k in options})
-            targets = np.array([r["target"] for r in items])
-            figure = metric.reduce(dict(rows) | {"target_id": targets}, real, seed=protocol.seed)
-            values = metric.values(rows, real)
-        except UserError as error:
-            return self._score(cell, protocol, name, None, _reason(error))
+            metric = cls.from_context(column.context)
+            seed = protocol.seed
+            score = metric.reduce(columns, None if real is None else real.columns, seed=seed)
+        except Exception as error:  # a metric of anybody's: its own empty cell, and no other's
+            return self._record(cell, protocol, name, None, _reason(as_user_error(error)))
         self.used[name] = cls
         size = self._photographs(cell.about["dataset"]["config"]).dataset.size
-        extra = {} if maker is None else basis_of(maker, cls, protocol, size)
+        extra = {} if made_by is None else basis_of(made_by[1], cls, protocol, size)
         if split:
             extra["real_split"] = split
-        if values is not None and len(values) == len(items):
-            write_values(cell, name, protocol.id, [r["id"] for r in items], values)
-        failed = cell.about["items"] - len(items)
-        marks = (f"{failed} of {cell.about['items']} items failed",) if failed else ()
-        return self._score(cell, protocol, name, figure, "", extra, marks)
+        if score.values is not None and len(score.values) == len(rows.ids):
+            self._keep_values(cell, name, protocol, rows.ids, score.values)
+        return self._record(
+            cell, protocol, name, score, "", extra, _lost(cell, items, rows, real), cls
+        )
 
-    def _score(
+    def _keep_values(
+        self,
+        cell: CellView,
+        name: str,
+        protocol: Protocol,
+        ids: Sequence[str],
+        values: np.ndarray,
+    ) -> None:
+        try:
+            write_values(cell, name, protocol.id, ids, values)
+        except OSError as error:
+            self.progress.say(f"values of single items are not kept: {error}")
+
+    def _record(
         self,
         cell: CellView,
         protocol: Protocol,
         name: str,
-        figure: Figure | None,
+        score: Score | None,
         reason: str,
         extra: Mapping[str, Any] | None = None,
         marks: tuple[str, ...] = (),
-    ) -> Score:
+        cls: type[Metric] = Metric,
+    ) -> ScoreRecord:
         about = cell.about
         self.used.setdefault(name, metrics.registry.get(name.split("@")[0]))
         editor = about.get("editor") or {}
         sources = (about["method"]["weights"].get("source"), editor.get("weights"))
         if any(str(source or "").startswith("seeded:") for source in sources):
             marks = (SEEDED, *marks)
-        base = Score(
+        base = ScoreRecord(
             method=about["method"]["label"],
             title=about["method"]["title"],
             dataset=about["dataset"]["label"],
@@ -297,10 +349,10 @@ class Scorer:
             marks=marks,
             cell=cell.key,
         )
-        return base if figure is None else filled(base, figure, extra or {}, protocol)
+        return base if score is None else filled(base, score, extra or {}, cls, protocol)
 
-    def _ceilings(self, cells: Sequence[CellView], protocol: Protocol) -> Iterator[Score]:
-        """The parser's own score on the real photographs, above every mIoU column."""
+    def _ceilings(self, cells: Sequence[CellView], protocol: Protocol) -> Iterator[ScoreRecord]:
+        """The parser's own score on the real photographs, above each column of a parser's."""
         seen = set()
         for cell in cells:
             about = cell.about
@@ -310,41 +362,98 @@ class Scorer:
                 continue
             seen.add(place)
             photos = self._photographs(about["dataset"]["config"])
-            for name, cls, options in self._chosen(about["task"]["name"], photos, [], protocol):
-                maker = self._maker(cls.maker, options) if cls.maker == "confusion" else None
-                if maker is None or isinstance(maker, Unavailable):
+            for column in self._chosen(about["task"]["name"], photos, [], protocol):
+                if column.maker is None or not column.maker.uses_parser:
                     continue
-                rows = self._real(cell, "test", _key(cls.maker, options), maker)
-                if rows is None or isinstance(rows, Unavailable):
+                found = self._ceiling(cell, protocol, column, photos)
+                if found is None:
                     continue
-                figure = cls(space=photos.dataset.space).reduce(rows, seed=protocol.seed)
-                base = Score(
+                score, basis = found
+                base = ScoreRecord(
                     CEILING_LABEL,
                     CEILING_TITLE,
                     *place,
-                    metric=name,
+                    metric=column.name,
                     protocol=protocol.id,
                     value=None,
                     marks=(CEILING,),
                 )
-                size = photos.dataset.size
-                yield filled(base, figure, basis_of(maker, cls, protocol, size), protocol)
+                yield filled(base, score, basis, column.cls, protocol)
+
+    def _ceiling(
+        self, cell: CellView, protocol: Protocol, column: _Column, photos: Photographs
+    ) -> tuple[Score, dict[str, str]] | None:
+        """Score of the photographs and its basis; None where the cells' scores say why not."""
+        assert column.maker is not None  # the caller has asked
+        maker = self._maker(column.maker, column.context)
+        if isinstance(maker, UserError):
+            return None
+        rows = self._real(cell, "test", _key(column.maker, column.context), maker)
+        if rows is None or isinstance(rows, UserError):
+            return None
+        try:
+            metric = column.cls.from_context(column.context)
+            score = metric.reduce(rows.columns, seed=protocol.seed)
+        except Exception as error:  # a metric of anybody's
+            self.progress.say(f"{column.name} of the photographs: {_reason(as_user_error(error))}")
+            return None
+        return score, basis_of(maker, column.cls, protocol, photos.dataset.size)
 
 
-def item_columns(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the run recorded of each item, as rows of the efficiency figures."""
-    return {
-        name: np.array([r.get(name) for r in items], np.float64)  # None becomes NaN
-        for name in sorted(EFFICIENCY)
-    }
+def _unasked(cls: type[Metric], protocol: Protocol) -> bool:
+    """Whether a metric stands in tables without being asked for."""
+    if cls.kind != "quality" or cls.on_request:
+        return False
+    return all(getattr(protocol, name) == value for name, value in cls.shown_where.items())
 
 
-def _key(maker: str, options: Mapping[str, Any]) -> str:
-    """Name of a configured maker, unique within a run."""
-    if "layout" in options:
-        return "layout"
-    parser = options.get("parser")
-    return f"{maker}-{parser}" if parser else maker
+def _paired(
+    cls: type[Metric],
+    maker: type[RowMaker] | None,
+    task: str,
+    photos: Photographs,
+    items: Sequence[Mapping[str, Any]],
+) -> bool:
+    """Whether a pair metric is defined because the data set renders the task's true image."""
+    if maker is None or "target" not in maker.needs or not items:
+        return False
+    if "reconstruct" not in cls.tasks:
+        return False
+    row = items[0]
+    if not row["reference"]:
+        return False
+    try:
+        truth = photos.dataset.truth(task, row["target"], row["reference"], row["classes"])
+    except Exception:  # one bad item; the rows will name it
+        return True
+    return truth is not None
+
+
+def _item_columns(
+    items: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """What the run recorded of each item, as rows."""
+    return {name: np.array([r.get(name) for r in items], np.float64) for name in names}
+
+
+def _lost(
+    cell: CellView, items: Sequence[Mapping[str, Any]], rows: Mapped, real: Mapped | None
+) -> tuple[str, ...]:
+    """Remarks on items that a score does not cover."""
+    total, marks = cell.about["items"], []
+    if total > len(items):
+        marks.append(f"{total - len(items)} of {total} items failed")
+    if rows.left_out:
+        marks.append(f"{len(rows.left_out)} of {total} items left out: their files are bad")
+    if real is not None and real.left_out:
+        n = len(real.ids) + len(real.left_out)
+        marks.append(f"{len(real.left_out)} of {n} photographs left out: their files are bad")
+    return tuple(marks)
+
+
+def _key(maker: type[RowMaker], context: Context) -> str:
+    """Name under which rows of a configured maker are stored."""
+    return f"{maker.name}-{context.parser}" if maker.uses_parser else maker.name
 
 
 def _reason(error: UserError) -> str:
@@ -358,6 +467,6 @@ def _sibling(cell: CellView, cells: Sequence[CellView]) -> CellView | None:
     for other in cells:
         theirs = (other.about["method"]["label"], other.about["dataset"]["label"])
         if theirs == mine and other.about["task"]["name"] == "reconstruct":
-            lacking = other.about["status"] in ("impossible", "failed")
-            return None if lacking or other.key == cell.key else other
+            without = other.about["status"] in ("impossible", "failed")
+            return None if without or other.key == cell.key else other
     return None

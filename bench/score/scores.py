@@ -1,4 +1,4 @@
-"""From a reduced figure to a stored score: the protocol's convention, and what it rests on."""
+"""From a metric's score to a stored one: the protocol's convention, and what it rests on."""
 
 from __future__ import annotations
 
@@ -7,30 +7,36 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sisbench.core.store import Score
-from sisbench.metrics.base import Figure, Metric, RowMaker
+from sisbench.core.store import Score as ScoreRecord
+from sisbench.metrics.base import Metric, RowMaker, Score
 from sisbench.protocol import Protocol
 
 
-def filled(base: Score, figure: Figure, extra: Mapping[str, Any], protocol: Protocol) -> Score:
-    """A figure as a score, under the convention that the protocol names."""
-    wanted = {"miou": protocol.miou, "accuracy": protocol.accuracy}.get(base.metric.split("@")[0])
-    value, se, ci = figure.value, figure.se, figure.ci
-    if wanted and wanted in figure.extra and figure.extra[wanted] != value:
-        value, se, ci = figure.extra[wanted], None, None
+def filled(
+    base: ScoreRecord,
+    score: Score,
+    extra: Mapping[str, Any],
+    cls: type[Metric],
+    protocol: Protocol,
+) -> ScoreRecord:
+    """The record of a score, under the convention that the protocol names."""
+    wanted = getattr(protocol, cls.convention_field) if cls.convention_field else ""
+    value, se, ci = score.value, score.se, score.ci
+    if wanted and wanted in score.extra and score.extra[wanted] != value:
+        value, se, ci = score.extra[wanted], None, None
     if not math.isfinite(value):
-        return Score(**asdict(base) | {"value": None, "reason": f"the figure is {value}"})
-    return Score(
+        return ScoreRecord(**asdict(base) | {"value": None, "reason": f"the score is {value}"})
+    return ScoreRecord(
         **asdict(base)
         | {
             "value": float(value),
-            "n": figure.n,
-            "n_real": figure.n_real,
+            "n": score.n,
+            "n_real": score.n_real,
             "se": None if se is None or not math.isfinite(se) else float(se),
             "ci": None if ci is None else (float(ci[0]), float(ci[1])),
-            "per_class": {k: v if math.isfinite(v) else None for k, v in figure.per_class.items()},
-            "extra": plain(dict(figure.extra) | dict(extra)),
-            "marks": (*base.marks, *figure.marks),
+            "per_class": {k: v if math.isfinite(v) else None for k, v in score.per_class.items()},
+            "extra": plain(dict(score.extra) | dict(extra)),
+            "marks": (*base.marks, *score.marks),
         }
     )
 
@@ -49,22 +55,6 @@ def plain(value: Any) -> Any:
 def basis_of(
     maker: RowMaker, cls: type[Metric], protocol: Protocol, size: tuple[int, int]
 ) -> dict[str, str]:
-    """What a figure rests on, for captions: extractor with hash, parser, resize, convention."""
-    basis: dict[str, str] = {}
-    sha = str(getattr(maker, "sha256", ""))
-    parser = getattr(maker, "parser", None)
-    if maker.name == "layout":
-        basis["convention"] = protocol.accuracy if cls.name == "accuracy" else protocol.miou
-    elif parser is not None:
-        basis["parser"] = f"{parser.name} {parser.fingerprint()[:12]}"
-        basis["convention"] = protocol.accuracy if cls.name == "accuracy" else protocol.miou
-        basis["resize"] = "label maps by PIL's nearest rule"
-        basis["compare_at"] = "x".join(map(str, parser.compare_size(size)))
-    elif sha:
-        parts = (maker.name, f"sha256 {sha[:12]}", getattr(maker, "preprocess", ""))
-        basis["extractor"] = " ".join(
-            (*(p for p in parts if p), getattr(maker, "dtype", "float32"))
-        )
-    elif maker.name == "ssim":
-        basis["convention"] = protocol.ssim
-    return basis
+    """What a score rests on, for captions: extractor with hash, parser, resize, convention."""
+    named = getattr(protocol, cls.convention_field) if cls.convention_field else cls.convention
+    return dict(maker.basis(size)) | ({"convention": named} if named else {})

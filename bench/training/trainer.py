@@ -60,7 +60,7 @@ class StepNoise:
         return torch.randn(size, generator=self.generator, device=self.device)
 
 
-class Painter(nn.Module):
+class Renderer(nn.Module):
     """A method as a module: reconstructs a batch with gradients."""
 
     def __init__(self, method: Method) -> None:
@@ -139,11 +139,11 @@ class Trainer:
             self.channels, critic.ndf, critic.n_layers, critic.scales, critic.last_stride
         )
         adam = torch.optim.Adam
-        painter = Painter(self.method)
-        self.g = [p for p in painter.parameters() if p.requires_grad]
+        renderer = Renderer(self.method)
+        self.g = [p for p in renderer.parameters() if p.requires_grad]
         self.d = list(discriminator.parameters())
-        self.painter, self.opt_g = self.fabric.setup(
-            painter, adam(self.g, recipe.lr_g, recipe.betas)
+        self.renderer, self.opt_g = self.fabric.setup(
+            renderer, adam(self.g, recipe.lr_g, recipe.betas)
         )
         self.discriminator, self.opt_d = self.fabric.setup(
             discriminator, adam(self.d, recipe.lr_d, recipe.betas)
@@ -161,7 +161,7 @@ class Trainer:
         batch = batch.to(self.fabric.device)
         self._set_rates(steps)
         noise = StepNoise(len(batch), self.seed, self.step, self.fabric.device)
-        picture, codes, logvar = self.painter(batch, noise)
+        picture, codes, logvar = self.renderer(batch, noise)
         terms = self._losses(batch, picture, codes, logvar)
         weights = recipe.loss
         total = torch.stack(

@@ -96,7 +96,7 @@ class _Reporting(Progress):
         super().__init__(quiet=True)
         self.sender = sender
 
-    def made(self, images: int) -> None:
+    def count(self, images: int) -> None:
         self.sender.send(images)
 
 
