@@ -81,9 +81,10 @@ class SFT(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        for part in ("scale", "shift"):
-            for i in (1, 2):
-                self.add_module(f"SFT_{part}_conv{i}", nn.Conv2d(_WIDTH, _WIDTH, 1))
+        self.SFT_scale_conv1 = nn.Conv2d(_WIDTH, _WIDTH, 1)
+        self.SFT_scale_conv2 = nn.Conv2d(_WIDTH, _WIDTH, 1)
+        self.SFT_shift_conv1 = nn.Conv2d(_WIDTH, _WIDTH, 1)
+        self.SFT_shift_conv2 = nn.Conv2d(_WIDTH, _WIDTH, 1)
 
     def forward(self, x: Tensor, by: Tensor) -> Tensor:
         """(B, 64, h, w) each -> x * scale(by) + shift(by)"""
