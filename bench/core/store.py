@@ -44,9 +44,8 @@ from sisbench.core.log import (
     as_log,
 )
 
-__all__ = ["BASIS", "CEILING", "SCHEMA", "SEEDED", "CellFolder", "CellView", "RunStore", "Score"]
+__all__ = ["BASIS", "CEILING", "SCHEMA", "SEEDED", "CellFolder", "CellView", "RunStore"]
 
-Score = ScoreRecord
 _AGAIN = "run the same sisbench run again: it is made anew"
 _SCORE_AGAIN = "sisbench score RUN makes it anew from the stored images"
 
@@ -187,11 +186,6 @@ class CellView(CellFolder):
     @property
     def key(self) -> str:
         return self.entry.key
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """The entry as a mapping."""
-        return self.entry.model_dump(mode="json")
 
 
 def _values_path(cell: CellFolder, metric: str, protocol: str) -> Path:

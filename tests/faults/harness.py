@@ -33,7 +33,12 @@ PRELOADED = [
     *("torch", "torchvision", "scipy.linalg", "scipy.stats", "pandas", "pyarrow.parquet"),
     *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "matplotlib.figure"),
     *("jinja2", "safetensors.torch", "sisbench.cli", "sisbench.pipeline", "sisbench.report"),
-    *("sisbench.score.scorer", "sisbench.run.runner", "sisbench.training.trainer", "lightning_fabric"),
+    *(
+        "sisbench.score.scorer",
+        "sisbench.run.runner",
+        "sisbench.training.trainer",
+        "lightning_fabric",
+    ),
 ]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(PRELOADED)
@@ -129,9 +134,7 @@ def configuration(data: Path, method: Path) -> dict[str, Any]:
         "output": "run",
         "protocol": {"base": "sisbench1", "samples": 2},
         "methods": [{"name": f"{method}:MeanColour", "label": "Mean"}],
-        "datasets": [
-            {"name": "celebamask_hq", "root": str(data), "split": "all", "size": SIDE}
-        ],
+        "datasets": [{"name": "celebamask_hq", "root": str(data), "split": "all", "size": SIDE}],
         "tasks": TASKS,
         "metrics": METRICS,
         "parsers": {"celebamask_hq": "toy"},

@@ -42,8 +42,8 @@ def with_recipe(bench: Bench, name: str) -> Path:
     recipe = {
         "name": "tiny",
         "method": "spade",
-        "options": dict(ngf=2, max_channels=8, crop_size=SIDE, encoder_size=SIDE, nef=2, z_dim=4)
-        | {"nhidden": 4},
+        "options": {"ngf": 2, "max_channels": 8, "nef": 2, "nhidden": 4, "z_dim": 4}
+        | {"crop_size": SIDE, "encoder_size": SIDE},
         "data": {
             "name": "celebamask_hq",
             "root": str(bench.base / "data"),
