@@ -252,7 +252,7 @@ def train_recipe(recipe: str, to: Path, steps: int | None, seed: int, progress: 
             return train_parser(to, seed=seed, progress=step, **more)
         from sisbench.training import train
 
-        return train(recipe, to, steps, seed, step)
+        return train(recipe, to, steps, seed, step, progress.say)
 
 
 def demo_config(to: Path, limit: int | None) -> RunConfig:

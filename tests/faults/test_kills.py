@@ -72,7 +72,7 @@ def empty(bench: Bench, name: str) -> Path:
 def trained(folder: Path) -> dict[str, Any]:
     """Weights and what their header says, without its time."""
     path = folder / "out" / "w.safetensors"
-    about = yaml.safe_load(read_metadata(path)["sisbench"])
+    about = read_metadata(path)
     about["training"].pop("seconds")
     state = {k: v.numpy().tobytes() for k, v in read_state(path).items()}
     left = sorted(p.name for p in path.parent.iterdir() if not p.name.startswith("."))
