@@ -135,8 +135,17 @@ class CellFolder:
 
     def label_path(self, sample_id: str) -> Path | None:
         """The label map that was drawn, where it differs from the target's own; else None."""
-        path = self.folder / "labels" / f"{sample_id}.png"
+        path = self.label_file(sample_id)
         return path if path.is_file() else None
+
+    def label_file(self, sample_id: str) -> Path:
+        """Where a drawn label map lies, if there is one."""
+        return self.folder / "labels" / f"{sample_id}.png"
+
+    def drawn_path(self, row: ItemRow) -> Path | None:
+        """``label_path`` of an item, also where the file that its row vouches for is gone: the
+        target's own label map must not stand in for it."""
+        return self.label_file(row.id) if row.label_sha256 else self.label_path(row.id)
 
     def image(self, sample_id: str) -> np.ndarray:
         """(H, W, 3) uint8.
@@ -186,6 +195,15 @@ class CellView(CellFolder):
     @property
     def key(self) -> str:
         return self.entry.key
+
+    def faults(self) -> list[str]:
+        """As of its folder, and that rows of its images are gone."""
+        rows, wanted = len(self.items()), self.entry.items
+        gone = self.entry.status == "done" and rows < wanted
+        if not gone or any(_read_part(p) is None for p in self._parts()):
+            return super().faults()
+        place = self.folder / "items"
+        return [f"{place} has the rows of {rows} of {wanted} images ({_AGAIN})", *super().faults()]
 
 
 def _values_path(cell: CellFolder, metric: str, protocol: str) -> Path:

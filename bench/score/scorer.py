@@ -89,6 +89,8 @@ class Scorer:
                 the first score that cannot be had.
         """
         found: list[ScoreRecord] = []
+        for fault in (fault for cell in self.run.cells() for fault in cell.faults()):
+            self.progress.say(fault)
         for protocol in self.request.protocols:
             cells = cells_under(self.run.cells(), protocol)
             for cell in cells:
@@ -109,7 +111,7 @@ class Scorer:
         items = in_groups([r for r in cell.item_rows() if not r.error])
         chosen = list(self._chosen(entry.task.name, photos, items, protocol))
         if entry.status in ("impossible", "failed") or not items:
-            reason = entry.reason or "no images yet"
+            reason = entry.reason or next(iter(cell.faults()), "no images yet")
             for column in chosen:
                 yield self._record(cell, protocol, column.name, None, reason)
             return
@@ -438,7 +440,8 @@ def _lost(
     """Remarks on items that a score does not cover."""
     total, marks = cell.entry.items, []
     if total > len(items):
-        marks.append(f"{total - len(items)} of {total} items failed")
+        done = cell.entry.status == "done"  # then they were there, and their rows are gone
+        marks.append(f"{total - len(items)} of {total} items {'are gone' if done else 'failed'}")
     if rows.left_out:
         marks.append(f"{len(rows.left_out)} of {total} items left out: their files are bad")
     if real is not None and real.left_out:

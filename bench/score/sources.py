@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from sisbench.core.errors import UserError
-from sisbench.core.label_space import HOLE, LabelSpace
+from sisbench.core.label_space import LabelSpace
 from sisbench.core.log import ItemRow
 from sisbench.core.store import CellView
 from sisbench.data import Dataset, Sample
-from sisbench.data.images import read_ids, read_image
+from sisbench.data.images import read_drawn, read_image
 from sisbench.score.pixels import Digests
 
-_HOLE_BYTE = 255
 _CACHED_BYTES = 1 << 30
 _RECENT = 64
 _OF_IMAGES = frozenset({"image", "siblings", "original", "classes"})
@@ -178,7 +177,7 @@ class _CellReader:
             if "image" in fields:
                 said.append(own.of(self.view.image_path(row.id)))
             if "label" in fields:
-                path = self.view.label_path(row.id)
+                path = self.view.drawn_path(row)
                 said.append("" if path is None else own.of(path))
             if "siblings" in fields:
                 group = self.groups.get(row.target, ())
@@ -217,7 +216,7 @@ class _CellReader:
         return self._image(self.view.image_path(row.id))
 
     def _label_of(self, row: ItemRow) -> np.ndarray:
-        path = self.view.label_path(row.id)
+        path = self.view.drawn_path(row)
         return self._sample(row.target).label if path is None else read_drawn(path)
 
     def _photograph_of(self, row: ItemRow) -> np.ndarray:
@@ -265,13 +264,7 @@ def _digests(view: CellView) -> Digests:
     return Digests(view.folder, view.folder / "rows" / "digests.json")
 
 
-def read_drawn(path: Path) -> np.ndarray:
-    """(H, W) int64: a stored label map, -1 where it has holes."""
-    label = read_ids(path, None)[0]
-    return np.where(label == _HOLE_BYTE, HOLE, label)
-
-
 def drawn_label(view: CellView, item: ItemRow, photos: Photographs) -> np.ndarray:
     """(H, W) int64: the label map that the image was drawn from, -1 where it has holes."""
-    path = view.label_path(item.id)
+    path = view.drawn_path(item)
     return photos.get(item.target).label if path is None else read_drawn(path)
