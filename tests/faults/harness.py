@@ -25,7 +25,7 @@ SEED = int(os.environ.get("SISBENCH_FAULTS_SEED", "0"))
 
 METHOD = runpy.run_path(str(Path(__file__).parent.parent / "conftest.py"))["METHOD"]
 SIDE = 32
-ITEMS = 4
+ITEMS = 3
 TASKS = ["reconstruct", {"shape_transfer": ["hair"]}]
 METRICS = ["psnr", "miou"]
 
@@ -178,9 +178,9 @@ class Bench:
         assert not differing, (about, differing)
 
 
-def make_bench(base: Path) -> Bench:
+def make_bench(base: Path, items: int = ITEMS, **changes: Any) -> Bench:
     """Draw the data, write the method and the configuration, run once undisturbed."""
-    data = draw_pairs(base / "data")
+    data = draw_pairs(base / "data", items)
     old = time.time() - 60  # settled: their hashes are remembered
     for path in data.rglob("*.png"):
         os.utime(path, (old, old))
@@ -188,7 +188,7 @@ def make_bench(base: Path) -> Bench:
     method.write_text(METHOD)
     whole = base / "whole"
     whole.mkdir()
-    (whole / "run.yaml").write_text(yaml.safe_dump(configuration(data, method)))
+    (whole / "run.yaml").write_text(yaml.safe_dump(configuration(data, method) | changes))
     ended = sisbench("run", "-q", "run.yaml", cwd=whole)
     assert ended.code == 0, ended.text
     return Bench(base, whole, snapshot(whole / "run"), ended.seconds)

@@ -48,24 +48,24 @@ def faults_of(found: list[Event]) -> list[tuple[int, int, Event]]:
 
 @pytest.mark.parametrize("most", [4, pytest.param(10_000, marks=pytest.mark.faults)])
 def test_errors_at_the_writes_of_a_run(
-    bench: Bench, most: int, record_property: Callable[[str, object], None]
+    small: Bench, most: int, record_property: Callable[[str, object], None]
 ) -> None:
-    folder, log = bench.copy("listed", finished=False), bench.base / "writes.txt"
-    whole = sisbench(
+    folder, log = small.copy("listed", finished=False), small.base / "writes.txt"
+    whole = sissmall(
         "run", "-q", "run.yaml", cwd=folder, before=listed, given=(str(folder), str(log))
     )
     assert whole.code == 0, whole.told()
     planned = faults_of(events(log))
-    assert len(planned) > 100
+    assert len(planned) > 50
     if len(planned) > most:
         planned = random.Random(SEED).sample(planned, most)
     stopped, faults = 0, []
     for at, number, event in planned:
         about = f"{os.strerror(number)} at {event}"
-        folder = bench.copy("refused", finished=False)
+        folder = small.copy("refused", finished=False)
         full = number == errno.ENOSPC  # a disk stays full
         given = (str(folder), at, number, full)
-        ended = sisbench("run", "-q", "run.yaml", cwd=folder, before=refused, given=given)
+        ended = sissmall("run", "-q", "run.yaml", cwd=folder, before=refused, given=given)
         try:
             text = ended.told()
             if ended.code == 2:
@@ -75,7 +75,7 @@ def test_errors_at_the_writes_of_a_run(
             else:
                 assert ended.code == 0, (ended.code, text)
                 assert kept_to_save_time(event[1]) or event[0] == "remove", "it went unseen"
-            bench.check(folder, about)
+            small.check(folder, about)
         except AssertionError as error:
             faults.append(f"{about}: {str(error)[:1200]}")
     assert not faults, f"{len(faults)} of {len(planned)}\n" + "\n\n".join(faults)
