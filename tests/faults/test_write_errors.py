@@ -51,7 +51,7 @@ def test_errors_at_the_writes_of_a_run(
     small: Bench, most: int, record_property: Callable[[str, object], None]
 ) -> None:
     folder, log = small.copy("listed", finished=False), small.base / "writes.txt"
-    whole = sissmall(
+    whole = sisbench(
         "run", "-q", "run.yaml", cwd=folder, before=listed, given=(str(folder), str(log))
     )
     assert whole.code == 0, whole.told()
@@ -65,7 +65,7 @@ def test_errors_at_the_writes_of_a_run(
         folder = small.copy("refused", finished=False)
         full = number == errno.ENOSPC  # a disk stays full
         given = (str(folder), at, number, full)
-        ended = sissmall("run", "-q", "run.yaml", cwd=folder, before=refused, given=given)
+        ended = sisbench("run", "-q", "run.yaml", cwd=folder, before=refused, given=given)
         try:
             text = ended.told()
             if ended.code == 2:
