@@ -18,7 +18,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -50,6 +52,11 @@ _AGAIN = "run the same sisbench run again: it is made anew"
 _SCORE_AGAIN = "sisbench score RUN makes it anew from the stored images"
 
 
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
+_LEFT_BEHIND = 3600
+"""Seconds after which nobody is still writing a temporary file."""
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, also under kill -9 or a full disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +71,21 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def sweep(root: Path) -> int:
+    """Remove what killed processes left half written below ``root``: temporary files of
+    ``write_atomic`` that are older than an hour. Returns how many."""
+    count = 0
+    for path in root.rglob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            try:
+                if path.stat().st_mtime < time.time() - _LEFT_BEHIND:
+                    path.unlink()
+                    count += 1
+            except OSError:  # gone already, or not ours to remove: it is in nobody's way
+                continue
+    return count
 
 
 def write_json(path: Path, value: Any) -> None:
