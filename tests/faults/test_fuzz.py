@@ -77,7 +77,7 @@ def mutated(draw: Callable[[st.SearchStrategy[Any]], Any], base: Any, most: int 
     """``base`` with one to ``most`` changes: a value replaced, wrapped, unwrapped or copied
     elsewhere, a key removed, renamed or added."""
     tree = copy.deepcopy(base)
-    for _ in range(draw(st.integers(1, most))):
+    for _ in range(min(most, draw(st.sampled_from([1, 1, 1, 2, 3])))):
         known = places(tree)
         if not known:
             return tree
@@ -327,7 +327,8 @@ def test_list_files(
     def one(made: tuple[list[str], str]) -> str:
         path.write_bytes("\n".join(made[0]).encode(made[1], errors="replace"))
         dataset = open_dataset("celebamask_hq", root=tmp_path, split_rule=str(path))
-        assert set(dataset.ids) == {text.strip() for text in made[0] if text.strip()}
+        text = "\n".join(made[0]).removeprefix("\ufeff")  # a mark of the encoding, no character
+        assert set(dataset.ids) == {line.strip() for line in text.splitlines() if line.strip()}
         dataset.fingerprint()
         return "valid"
 
