@@ -97,13 +97,13 @@ def files(bench: Bench) -> list[str]:
 @FAULTS
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_every_own_file(
-    bench: Bench, damage: str, record_property: Callable[[str, object], None]
+    small: Bench, damage: str, record_property: Callable[[str, object], None]
 ) -> None:
     rng = random.Random(f"{SEED} {damage}")
-    names, faults = files(bench), []
+    names, faults = files(small), []
     for name in names:
         try:
-            damaged(bench, name, damage, rng)
+            damaged(small, name, damage, rng)
         except AssertionError as error:
             faults.append(str(error)[:1500])
     assert not faults, "\n\n".join(faults)
@@ -119,35 +119,35 @@ def test_every_own_file(
         ("run/cells/*/rows/confusion*.npz", "half"),
     ],
 )
-def test_some_own_files(bench: Bench, pattern: str, damage: str) -> None:
-    path = sorted(bench.whole.glob(pattern))[0]
-    name = path.relative_to(bench.whole).as_posix()
-    damaged(bench, name, damage, random.Random(SEED))
+def test_some_own_files(small: Bench, pattern: str, damage: str) -> None:
+    path = sorted(small.whole.glob(pattern))[0]
+    name = path.relative_to(small.whole).as_posix()
+    damaged(small, name, damage, random.Random(SEED))
 
 
 @FAULTS
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_report_is_made_anew(bench: Bench, damage: str) -> None:
+def test_a_damaged_report_is_made_anew(small: Bench, damage: str) -> None:
     """All of its files at once, and RUN/stages.json, which only says what took how long."""
-    folder, rng = bench.copy("report"), random.Random(f"{SEED} {damage}")
+    folder, rng = small.copy("report"), random.Random(f"{SEED} {damage}")
     for path in own_files(folder):
         if "report" in path.parts or path.name == "stages.json":
             DAMAGES[damage](path, rng)
     reported = sisbench("report", "run", cwd=folder)
     assert reported.code == 0, reported.told()
-    bench.check(folder, damage)
+    small.check(folder, damage)
 
 
 @FAULTS
-def test_one_bit_of_an_image(bench: Bench, record_property: Callable[[str, object], None]) -> None:
+def test_one_bit_of_an_image(small: Bench, record_property: Callable[[str, object], None]) -> None:
     """A flipped bit is found by the checksums of PNG, wherever it is."""
     rng = random.Random(f"{SEED} bits")
     count = 20
     for _ in range(count):
-        folder = bench.copy("bit")
+        folder = small.copy("bit")
         path = rng.choice(sorted(folder.glob("run/cells/*/images/*.png")))
         one_byte(path, rng)
-        bench.check(folder, path)
+        small.check(folder, path)
     record_property("faults", f"{count} images")
 
 
