@@ -31,7 +31,7 @@ from sisbench.report.quality import RunResults
 from sisbench.run.plan import make_plan
 
 MANY = os.environ.get("SISBENCH_FAULTS_EXAMPLES")
-EXAMPLES = {"few": 60, "many": int(MANY or 1000)}
+EXAMPLES = {"few": 25, "many": int(MANY or 1000)}
 COUNTS = ["few", pytest.param("many", marks=pytest.mark.faults)]
 
 SCALARS = st.one_of(
