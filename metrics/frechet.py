@@ -20,7 +20,7 @@ import numpy as np
 
 from sisbench.core.errors import UserError
 from sisbench.core.estimates import Estimate, normal_interval
-from sisbench.core.store import write_atomic
+from sisbench.core.store import read_npz, write_atomic
 from sisbench.metrics.base import Metric, Rows, Score
 
 _CHUNK = 4096
@@ -103,9 +103,9 @@ class FrechetReference:
         if not path.is_file():
             raise UserError(f"no reference statistics at {path}", "score once to make them")
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                return cls(stored["mean"], stored["factor"], int(stored["n"]))
-        except (KeyError, ValueError, OSError) as error:
+            stored = read_npz(path)
+            return cls(stored["mean"], stored["factor"], int(stored["n"]))
+        except (KeyError, TypeError, ValueError, OSError) as error:
             raise UserError(
                 f"{path} holds no reference statistics (mean, factor, n): {error}"
             ) from error

@@ -112,6 +112,22 @@ def read_json(path: Path, remedy: str = _AGAIN) -> Any:
         raise UserError(f"{path} is damaged: {error}", remedy) from error
 
 
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Every array of an npz file, none of them pickled.
+
+    Raises:
+        OSError: it cannot be read; with any damage too, whatever the readers of zip files and
+            arrays raise at it (an unknown compression, a password, a wrong checksum, ...).
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
 @dataclass(frozen=True)
 class CellFolder:
     """The files of one cell; a file that is damaged counts as absent, and ``faults`` names it."""
@@ -120,8 +136,7 @@ class CellFolder:
 
     def item_rows(self) -> list[ItemRow]:
         """One row a sample, sorted by position in the plan."""
-        known = ({k: v for k, v in row.items() if v is not None} for row in self.items())
-        return [ItemRow.model_validate(row) for row in known]
+        return [_item(row) for row in self.items()]
 
     def items(self) -> list[dict[str, Any]]:
         """``item_rows`` as mappings, of which every key that a file holds is kept."""
@@ -193,11 +208,19 @@ def _read_part(path: Path) -> list[dict[str, Any]] | None:
     import pyarrow.parquet as pq
 
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError, ValueError):
+        rows: list[dict[str, Any]] = pq.read_table(
+            path, page_checksum_verification=True
+        ).to_pylist()
+        for row in rows:
+            _item(row)
+    except (pa.ArrowException, OSError, ValueError):  # ValidationError is a ValueError
         return None
     whole = all(None not in map(row.get, ("id", "index", "error")) for row in rows)
     return rows if whole else None
+
+
+def _item(row: Mapping[str, Any]) -> ItemRow:
+    return ItemRow.model_validate({k: v for k, v in row.items() if v is not None})
 
 
 @dataclass(frozen=True, init=False)
@@ -254,9 +277,9 @@ def read_values(cell: CellFolder, metric: str, protocol: str) -> dict[str, float
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(zip(stored["ids"].tolist(), stored["values"].tolist(), strict=True))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        stored = read_npz(path)
+        return dict(zip(stored["ids"].tolist(), stored["values"].tolist(), strict=True))
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged", _SCORE_AGAIN) from error
 
 

@@ -7,10 +7,16 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from harness import SEED, Bench, Ended, different, own_files, sisbench
 from test_kills import commands
 from writes import events, killed, listed
+
+from sisbench.core.errors import UserError
+from sisbench.core.store import CellFolder, read_values, write_values
+from sisbench.run.stored import write_items
+from sisbench.score.rows import _read
 
 FAULTS = pytest.mark.faults
 Damage = Callable[[Path, random.Random], None]
@@ -204,3 +210,45 @@ def test_a_damaged_prepared_folder(
             path.write_bytes(data)
             count += 1
     record_property("faults", f"{count} damaged files")
+
+
+def cell_files(folder: Path) -> dict[Path, Callable[[], object]]:
+    """Every kind of file that carries checksums -> what reads it."""
+    cell = CellFolder(folder)
+    write_values(cell, "psnr", "p", ["0", "1", "2"], np.array([1.0, 2.0, 3.0]))
+    rows = folder / "rows.npz"
+    np.savez(rows, ids=np.array(["0", "1"]), a=np.zeros((2, 3)))
+    known = [{"id": str(i), "index": i, "error": "", "classes": [1, 2]} for i in range(3)]
+    write_items(folder / "items" / "all.parquet", known)
+    (values,) = (folder / "values").iterdir()
+    return {
+        values: lambda: read_values(cell, "psnr", "p"),
+        rows: lambda: _read(rows, ("0", "1")),
+        folder / "items" / "all.parquet": cell.item_rows,
+    }
+
+
+@pytest.mark.parametrize("most", [300, pytest.param(20_000, marks=FAULTS)])
+def test_flipped_bits(
+    tmp_path: Path, most: int, record_property: Callable[[str, object], None]
+) -> None:
+    """A file of arrays is as it was or counts as damaged; of item rows, almost always."""
+    said = []
+    for path, read in cell_files(tmp_path).items():
+        data, whole = path.read_bytes(), repr(read())
+        bits = [(at, bit) for at in range(len(data)) for bit in range(8)]
+        chosen = random.Random(SEED).sample(bits, min(most, len(bits)))
+        unseen = 0
+        for at, bit in chosen:
+            changed = bytearray(data)
+            changed[at] ^= 1 << bit
+            path.write_bytes(changed)
+            try:
+                found = read()
+            except UserError:
+                continue
+            unseen += bool(found) and repr(found) != whole
+        path.write_bytes(data)
+        assert unseen <= (0.01 * len(chosen) if path.suffix == ".parquet" else 0), path.name
+        said.append(f"{len(chosen)} bits of {path.name}, {unseen} unseen")
+    record_property("faults", "; ".join(said))
