@@ -28,6 +28,10 @@ test: $(STAMP)  ## the tests
 test-slow: $(STAMP)  ## the heavier checks: official-size networks, resumes, long runs
 	$(BIN)/python -m pytest -q -m slow
 
+# SISBENCH_FAULTS_SEED=7 draws other moments, bytes and configurations
+test-faults: $(STAMP)  ## kills, damaged files, write errors, fuzzing; prints how many of each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'faults or not faults' -n 2 --dist load tests/faults
+
 # one environment and the whole suite for each supported Python that is on this machine
 test-pythons:  ## the tests on every Python from 3.11 on that is found here (PYTHONS="3.11 3.13" chooses)
 	@set -e; found=""; for version in $(PYTHONS); do \
@@ -57,4 +61,4 @@ check: $(STAMP)  ## ruff, typos, mypy and import directions
 clean:  ## remove runs and caches
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-slow test-pythons test-oldest check clean
+.PHONY: help install demo test test-slow test-faults test-pythons test-oldest check clean

@@ -361,6 +361,7 @@ _MACHINE_FAULTS = frozenset(
     {
         errno.ENOSPC,
         errno.EDQUOT,
+        errno.EFBIG,
         errno.EACCES,
         errno.EPERM,
         errno.EROFS,

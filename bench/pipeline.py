@@ -11,7 +11,7 @@ from sisbench.core.errors import UserError
 from sisbench.core.log import MetricFacts, ProtocolEntry, ScoreRecord, ScoresFile
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
-from sisbench.core.store import RunStore, write_json
+from sisbench.core.store import RunStore, sweep, write_json
 from sisbench.protocol import Protocol, get_protocol
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def run_all(
 
     plan = make_plan(config)
     with run_lock(config.folder):
+        sweep(config.folder)
         timer = generate(plan, progress, strict)
         if timer.images:
             stages = {k: round(v, 3) for k, v in timer.seconds.items()}
@@ -252,7 +253,7 @@ def train_recipe(recipe: str, to: Path, steps: int | None, seed: int, progress: 
             return train_parser(to, seed=seed, progress=step, **more)
         from sisbench.training import train
 
-        return train(recipe, to, steps, seed, step)
+        return train(recipe, to, steps, seed, step, progress.say)
 
 
 def demo_config(to: Path, limit: int | None) -> RunConfig:

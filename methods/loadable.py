@@ -25,6 +25,7 @@ from sisbench.core.state_dict import (
     sha256_of,
     state_hash,
 )
+from sisbench.core.store import write_atomic
 from sisbench.core.unset import UnsetParameters, require_set
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.options import parse_options, translate
@@ -138,8 +139,9 @@ class Loadable(ABC):
 
 
 def save_weights(method: Loadable, path: Path, training: Mapping[str, Any]) -> None:
-    """Write ``method.net`` as safetensors; its header says how it was built and trained."""
-    from safetensors.torch import save_file
+    """Write ``method.net`` as safetensors, whole or not at all; its header says how it was built
+    and trained."""
+    from safetensors.torch import save
 
     about = {
         "method": method.name,
@@ -148,8 +150,8 @@ def save_weights(method: Loadable, path: Path, training: Mapping[str, Any]) -> N
         "training": dict(training),
     }
     state = {k: v.detach().contiguous().cpu() for k, v in method.net.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, path, {"format": FORMAT, "sisbench": json.dumps(about, sort_keys=True)})
+    header = {"format": FORMAT, "sisbench": json.dumps(about, sort_keys=True)}
+    write_atomic(path, save(state, header))
 
 
 def load_official(method: Loadable, official: Mapping[str, Mapping[str, Tensor]]) -> None:

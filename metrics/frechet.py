@@ -8,6 +8,7 @@ from the smaller of its two Gram matrices and has no noise floor when n < d.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 
 from sisbench.core.errors import UserError
 from sisbench.core.estimates import Estimate, normal_interval
+from sisbench.core.store import read_npz, write_atomic
 from sisbench.metrics.base import Metric, Rows, Score
 
 _CHUNK = 4096
@@ -86,9 +88,10 @@ class FrechetReference:
         return {"mean": self.mean, "factor": self.factor, "n": np.array(self.n)}
 
     def save(self, path: Path) -> None:
-        """Write as npz."""
-        with path.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, mean=self.mean, factor=self.factor, n=self.n)
+        """Write as npz, whole or not at all."""
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, mean=self.mean, factor=self.factor, n=self.n)
+        write_atomic(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> FrechetReference:
@@ -100,9 +103,9 @@ class FrechetReference:
         if not path.is_file():
             raise UserError(f"no reference statistics at {path}", "score once to make them")
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                return cls(stored["mean"], stored["factor"], int(stored["n"]))
-        except (KeyError, ValueError, OSError) as error:
+            stored = read_npz(path)
+            return cls(stored["mean"], stored["factor"], int(stored["n"]))
+        except (KeyError, TypeError, ValueError, OSError) as error:
             raise UserError(
                 f"{path} holds no reference statistics (mean, factor, n): {error}"
             ) from error

@@ -106,3 +106,40 @@ def test_coco_stuff_with_spades_instance_maps(tmp_path: Path) -> None:
     assert set(np.unique(instance)) == {3}
     with pytest.raises(UserError, match="train_img"):
         open_dataset("coco_stuff", root=tmp_path, split="train")
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [
+        ("celebamask_hq", "root", ["a", "b"]),
+        ("celebamask_hq", "limit", "8"),
+        ("folder", "space", None),
+        ("toyfaces", "n", 2.5),
+        ("toyfaces", "size", {"height": 64}),
+    ],
+)
+def test_an_argument_of_a_wrong_kind_is_named(name: str, argument: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"data set '{name}': {argument}: expected .*, got"):
+        open_dataset(name, **{argument: value})
+
+
+def test_a_data_set_of_ones_own_may_be_annotated_in_any_way(tmp_path: Path) -> None:
+    """Names that only type checkers know, and kinds of its own, are its own business."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from __future__ import annotations\n"
+        "from typing import TYPE_CHECKING\n"
+        "from sisbench.data.toyfaces import ToyFaces\n"
+        "if TYPE_CHECKING:\n"
+        "    from nowhere import Strange\n"
+        "class Own:\n"
+        "    pass\n"
+        "class Hidden(ToyFaces):\n"
+        "    def __init__(self, what: Strange) -> None:\n"
+        "        super().__init__('test', 32, 1)\n"
+        "class Shown(ToyFaces):\n"
+        "    def __init__(self, what: Own) -> None:\n"
+        "        super().__init__('test', 32, 1)\n"
+    )
+    assert len(open_dataset(f"{path}:Hidden", what=3)) == 1
+    assert len(open_dataset(f"{path}:Shown", what=3)) == 1

@@ -188,7 +188,7 @@ def scored(run: Path) -> dict[str, Any]:
 
 
 def images(run: Path) -> list[Path]:
-    (cell,) = [c for c in RunStore(run).cells() if c.about["task"]["name"] == "reconstruct"]
+    (cell,) = [c for c in RunStore(run).cells() if c.entry.task.name == "reconstruct"]
     return sorted((cell.folder / "images").glob("*.png"))
 
 

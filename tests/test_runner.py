@@ -122,9 +122,9 @@ def test_drawn_label_maps_are_kept_where_they_differ(method_file: str, tmp_path:
     from sisbench.score.sources import Photographs, drawn_label
 
     photos = Photographs(data, "x")
-    item = next(r for r in swapped.items() if r["classes"])
+    item = next(r for r in swapped.item_rows() if r.classes)
     drawn = drawn_label(swapped, item, photos)
-    there, here = data.load(item["reference"]).label == 13, data.load(item["target"]).label == 13
+    there, here = data.load(item.reference).label == 13, data.load(item.target).label == 13
     assert np.array_equal(drawn == 13, there)
     assert np.array_equal(drawn == -1, here & ~there)
 

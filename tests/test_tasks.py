@@ -363,7 +363,7 @@ def test_a_new_task_is_known_everywhere(
     items = plan_items(TaskConfig(name="echo"), protocol(), ["x", "r"], SPACE)
     assert [(i.reference, len(i.classes)) for i in items] == [("r", 1), ("x", 1)]
     generate(make_plan(config(method_file, tmp_path, ["echo"])), Progress(quiet=True))
-    assert RunStore(tmp_path).cells()[0].about["status"] == "done"
+    assert RunStore(tmp_path).cells()[0].entry.status == "done"
 
 
 def config(method: str, out: Path, tasks: list[Any], **changes: Any) -> RunConfig:

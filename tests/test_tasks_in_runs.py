@@ -62,7 +62,7 @@ def test_an_interpolation_starts_at_reconstruct_and_ends_at_transfer(
     tasks = ["reconstruct", "transfer", {"interpolate_style": {"alpha": [0, 0.5, 1]}}]
     rules = {"base": "sisbench1", "absent": absent}
     own, whole, steps = run(method, tmp_path, tasks, size, protocol=rules)
-    assert [c.about["status"] for c in (own, whole, steps)] == ["done"] * 3, steps.about["reason"]
+    assert [c.entry.status for c in (own, whole, steps)] == ["done"] * 3, steps.entry.reason
     assert same(steps, "~a0", own)
     assert same(steps, "~a1", whole)
     assert not same(steps, "~a0", whole)
@@ -95,8 +95,8 @@ def test_images_of_the_former_noise_and_rule_are_not_taken(
     tasks = ["interpolate_style", "transfer"]
     rules = {"base": "sisbench1", "absent": "own"}
     steps, edit = run(method_file, tmp_path, tasks, protocol=rules)
-    assert steps.about["generation"]["noise_of"] == "target"
-    assert edit.about["generation"]["absent_by"] == "style"
+    assert steps.entry.generation["noise_of"] == "target"
+    assert edit.entry.generation["absent_by"] == "style"
     from sisbench.pipeline import score_run
 
     score_run(tmp_path, ["psnr"], [], [], Progress(quiet=True))
@@ -161,14 +161,14 @@ def test_a_global_vector_without_annotation_gives_honest_dashes(
     name = changed(method_file, *GLOBAL)
     tasks = ["class_transfer", {"mixed": ["hair"]}, "transfer", "subject_transfer", "reconstruct"]
     cells = run(name, tmp_path, tasks, protocol={"base": "sisbench1", "absent": "own"})
-    about = {c.about["task"]["name"]: c.about for c in cells}
+    entries = {c.entry.task.name: c.entry for c in cells}
     for task in ("class_transfer", "mixed", "subject_transfer"):
-        assert about[task]["status"] == "impossible"
-        assert "one global style vector" in about[task]["reason"]
-        assert not list((tmp_path / about[task]["folder"]).rglob("*.png"))
-    assert about["transfer"]["status"] == about["reconstruct"]["status"] == "done"
+        assert entries[task].status == "impossible"
+        assert "one global style vector" in entries[task].reason
+        assert not list((tmp_path / entries[task].folder).rglob("*.png"))
+    assert entries["transfer"].status == entries["reconstruct"].status == "done"
     again = run(name, tmp_path, tasks, protocol={"base": "sisbench1", "absent": "own"})
-    assert [c.about["status"] for c in again] == [c.about["status"] for c in cells]
+    assert [c.entry.status for c in again] == [c.entry.status for c in cells]
 
 
 def test_check_names_the_missing_annotation(method_file: str) -> None:
@@ -193,8 +193,8 @@ def test_a_method_that_only_samples_runs(method_file: str, tmp_path: Path) -> No
     start, end = text.index("    def encode_style"), text.index("    def sample_style")
     path.write_text(text[:start] + text[end:])
     drawn, none = run(method_file, tmp_path, ["sample", "reconstruct"])
-    assert drawn.about["status"] == "done"
-    assert none.about["reason"] == "no encoder: the style of a photograph cannot be read"
+    assert drawn.entry.status == "done"
+    assert none.entry.reason == "no encoder: the style of a photograph cannot be read"
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_what_is_no_image_is_an_error_of_its_item(
 ) -> None:
     name = changed(method_file, (".clamp(-1, 1)", clamp))
     (cell,) = run(name, tmp_path, ["reconstruct"])
-    assert cell.about["status"] == "failed"
+    assert cell.entry.status == "failed"
     assert [error in row["error"] for row in cell.items()] == [True, True]
     assert not list(tmp_path.rglob("*.png"))
 
@@ -251,6 +251,6 @@ def test_an_editor_that_only_swaps(
         ["reconstruct"],
         layout_editor={"name": "swaps", "edit": "swap"},
     )
-    assert cell.about["status"] == "done"
+    assert cell.entry.status == "done"
     (own,) = run("swaps", tmp_path / "own", ["layout_reconstruction"])
-    assert own.about["reason"] == "the layout editor does not reconstruct label maps"
+    assert own.entry.reason == "the layout editor does not reconstruct label maps"

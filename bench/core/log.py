@@ -97,6 +97,10 @@ class EditorEntry(Entry):
     name: str
     weights: str | None = None
 
+    @property
+    def seeded(self) -> bool:
+        return (self.weights or "").startswith("seeded:")
+
 
 class CellEntry(Entry):
     """One cell: a method on a data set at a task, for all protocols that make the same images.

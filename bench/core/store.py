@@ -18,7 +18,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -44,11 +46,15 @@ from sisbench.core.log import (
     as_log,
 )
 
-__all__ = ["BASIS", "CEILING", "SCHEMA", "SEEDED", "CellFolder", "CellView", "RunStore", "Score"]
+__all__ = ["BASIS", "CEILING", "SCHEMA", "SEEDED", "CellFolder", "CellView", "RunStore"]
 
-Score = ScoreRecord
 _AGAIN = "run the same sisbench run again: it is made anew"
 _SCORE_AGAIN = "sisbench score RUN makes it anew from the stored images"
+
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
+_LEFT_BEHIND = 3600
+"""Seconds after which nobody is still writing a temporary file."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -65,6 +71,21 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def sweep(root: Path) -> int:
+    """Remove what killed processes left half written below ``root``: temporary files of
+    ``write_atomic`` that are older than an hour. Returns how many."""
+    count = 0
+    for path in root.rglob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            try:
+                if path.stat().st_mtime < time.time() - _LEFT_BEHIND:
+                    path.unlink()
+                    count += 1
+            except OSError:  # gone already, or not ours to remove: it is in nobody's way
+                continue
+    return count
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -91,6 +112,22 @@ def read_json(path: Path, remedy: str = _AGAIN) -> Any:
         raise UserError(f"{path} is damaged: {error}", remedy) from error
 
 
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Every array of an npz file, none of them pickled.
+
+    Raises:
+        OSError: it cannot be read; with any damage too, whatever the readers of zip files and
+            arrays raise at it (an unknown compression, a password, a wrong checksum, ...).
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
 @dataclass(frozen=True)
 class CellFolder:
     """The files of one cell; a file that is damaged counts as absent, and ``faults`` names it."""
@@ -99,8 +136,7 @@ class CellFolder:
 
     def item_rows(self) -> list[ItemRow]:
         """One row a sample, sorted by position in the plan."""
-        known = ({k: v for k, v in row.items() if v is not None} for row in self.items())
-        return [ItemRow.model_validate(row) for row in known]
+        return [_item(row) for row in self.items()]
 
     def items(self) -> list[dict[str, Any]]:
         """``item_rows`` as mappings, of which every key that a file holds is kept."""
@@ -143,6 +179,11 @@ class CellFolder:
         """Where a drawn label map lies, if there is one."""
         return self.folder / "labels" / f"{sample_id}.png"
 
+    def drawn_path(self, row: ItemRow) -> Path | None:
+        """``label_path`` of an item, also where the file that its row vouches for is gone: the
+        target's own label map must not stand in for it."""
+        return self.label_file(row.id) if row.label_sha256 else self.label_path(row.id)
+
     def image(self, sample_id: str) -> np.ndarray:
         """(H, W, 3) uint8.
 
@@ -167,11 +208,19 @@ def _read_part(path: Path) -> list[dict[str, Any]] | None:
     import pyarrow.parquet as pq
 
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError, ValueError):
+        rows: list[dict[str, Any]] = pq.read_table(
+            path, page_checksum_verification=True
+        ).to_pylist()
+        for row in rows:
+            _item(row)
+    except (pa.ArrowException, OSError, ValueError):  # ValidationError is a ValueError
         return None
     whole = all(None not in map(row.get, ("id", "index", "error")) for row in rows)
     return rows if whole else None
+
+
+def _item(row: Mapping[str, Any]) -> ItemRow:
+    return ItemRow.model_validate({k: v for k, v in row.items() if v is not None})
 
 
 @dataclass(frozen=True, init=False)
@@ -192,10 +241,14 @@ class CellView(CellFolder):
     def key(self) -> str:
         return self.entry.key
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """The entry as a mapping."""
-        return self.entry.model_dump(mode="json")
+    def faults(self) -> list[str]:
+        """As of its folder, and that rows of its images are gone."""
+        rows, wanted = len(self.items()), self.entry.items
+        gone = self.entry.status == "done" and rows < wanted
+        if not gone or any(_read_part(p) is None for p in self._parts()):
+            return super().faults()
+        place = self.folder / "items"
+        return [f"{place} has the rows of {rows} of {wanted} images ({_AGAIN})", *super().faults()]
 
 
 def _values_path(cell: CellFolder, metric: str, protocol: str) -> Path:
@@ -224,9 +277,9 @@ def read_values(cell: CellFolder, metric: str, protocol: str) -> dict[str, float
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(zip(stored["ids"].tolist(), stored["values"].tolist(), strict=True))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        stored = read_npz(path)
+        return dict(zip(stored["ids"].tolist(), stored["values"].tolist(), strict=True))
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged", _SCORE_AGAIN) from error
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from sisbench.core.errors import UserError
 from sisbench.core.registry import Registry
@@ -30,9 +33,11 @@ def open_dataset(name: str, **arguments: Any) -> Dataset:
     ...).
 
     Raises:
-        UserError: unknown name or argument, missing folders, unpaired files.
+        UserError: unknown name or argument, an argument of a wrong kind, missing folders, unpaired
+            files.
     """
     cls = registry.get(name)
+    _check_kinds(cls, arguments, f"data set '{name}'")
     try:
         dataset: Dataset = cls(**arguments)
     except TypeError as error:
@@ -43,3 +48,23 @@ def open_dataset(name: str, **arguments: Any) -> Dataset:
             "see: sisbench datasets",
         ) from error
     return dataset
+
+
+def _check_kinds(cls: type[Dataset], arguments: Mapping[str, Any], where: str) -> None:
+    """Refuse values that are not what the class's annotations say, as a list for a path."""
+    try:
+        hints = get_type_hints(cls.__init__)
+    except Exception:  # names that only a type checker knows: the class has to look for itself
+        return
+    for name in arguments.keys() & hints.keys():
+        try:
+            kind: TypeAdapter[Any] = TypeAdapter(hints[name])
+            kind.validate_python(arguments[name], strict=True)
+        except PydanticUserError:  # a kind of the class's own
+            continue
+        except ValidationError as error:
+            expected = cls.__init__.__annotations__[name]
+            shown = expected if isinstance(expected, str) else getattr(expected, "__name__", "")
+            raise UserError(
+                f"{where}: {name}: expected {shown or expected}, got {arguments[name]!r:.200}"
+            ) from error

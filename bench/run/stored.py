@@ -163,5 +163,5 @@ def write_items(path: Path, rows: list[dict[str, Any]]) -> None:
         ]
     )
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema), buffer)
+    pq.write_table(pa.Table.from_pylist(rows, schema), buffer, write_page_checksum=True)
     write_atomic(path, buffer.getvalue().to_pybytes())

@@ -22,23 +22,23 @@ def cells_under(cells: Sequence[CellView], protocol: Protocol) -> list[CellView]
 def differences(cell: CellView, protocol: Protocol) -> list[str]:
     """Fields of a protocol by which its images of a cell would differ from the stored ones."""
     wanted = protocol.generation
-    return [k for k, v in cell.about["generation"].items() if wanted[k] != v]
+    return [k for k, v in cell.entry.generation.items() if wanted[k] != v]
 
 
 def _places(cells: Sequence[CellView]) -> list[list[CellView]]:
     """The cells of one method, data set and task together (one for each kind of images)."""
     groups: dict[tuple[str, str, str], list[CellView]] = {}
     for cell in cells:
-        about = cell.about
-        place = (about["method"]["label"], about["dataset"]["label"], about["task"]["slug"])
-        groups.setdefault(place, []).append(cell)
+        groups.setdefault(cell.entry.place, []).append(cell)
     return list(groups.values())
 
 
 def _without_images(cell: CellView, fields: Sequence[str]) -> CellView:
     """The cell as it stands under a protocol whose images, other in ``fields``, were not made."""
-    reason = cell.about["reason"] if cell.about["status"] == "impossible" else ""
+    reason = cell.entry.reason if cell.entry.status == "impossible" else ""
     if not reason:
         differ = "differs" if len(fields) == 1 else "differ"
         reason = f"its images under this protocol were not made: {', '.join(fields)} {differ}"
-    return CellView(cell.folder, {**cell.about, "status": "impossible", "reason": reason})
+    return CellView(
+        cell.folder, cell.entry.model_copy(update={"status": "impossible", "reason": reason})
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import traceback
-import zipfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,7 @@ import numpy as np
 
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.progress import Progress
-from sisbench.core.store import write_atomic
+from sisbench.core.store import read_npz, write_atomic
 from sisbench.score.sources import Source
 
 if TYPE_CHECKING:
@@ -333,13 +332,12 @@ def _path(source: Source, name: str, maker: RowMaker) -> Path | None:
 def _read(path: Path, ids: tuple[str, ...]) -> Mapped | None:
     """Stored rows; None where there are none, or the file is damaged (they are made anew)."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            columns = {key: stored[key] for key in stored.files}
+        columns = read_npz(path)
         own = tuple(columns.pop("ids").tolist())
         names, reasons = (columns.pop(k, np.array([], str)).tolist() for k in _LEFT_OUT)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        left_out = dict(zip(names, reasons, strict=False))
+        fits = all(len(values) == len(own) for values in columns.values())
+    except (OSError, KeyError, TypeError):  # damaged, or of other arrays than rows are
         return None
-    left_out = dict(zip(names, reasons, strict=False))
     whole = tuple(i for i in ids if i not in left_out) == own
-    fits = all(len(values) == len(own) for values in columns.values())
     return Mapped(own, columns, left_out) if whole and fits and (columns or not own) else None

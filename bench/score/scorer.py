@@ -12,9 +12,9 @@ from sisbench import metrics, segmenters
 from sisbench.config import DatasetConfig
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
+from sisbench.core.log import CEILING, SEEDED, ItemRow, ScoreRecord
 from sisbench.core.progress import Progress
-from sisbench.core.store import CEILING, SEEDED, CellView, RunStore, write_values
-from sisbench.core.store import Score as ScoreRecord
+from sisbench.core.store import CellView, RunStore, write_values
 from sisbench.core.tasks import TASKS, find_task
 from sisbench.data import open_dataset
 from sisbench.metrics.base import Context, Metric, RowMaker, Score
@@ -89,6 +89,8 @@ class Scorer:
                 the first score that cannot be had.
         """
         found: list[ScoreRecord] = []
+        for fault in (fault for cell in self.run.cells() for fault in cell.faults()):
+            self.progress.say(fault)
         for protocol in self.request.protocols:
             cells = cells_under(self.run.cells(), protocol)
             for cell in cells:
@@ -104,12 +106,12 @@ class Scorer:
     def _cell(
         self, cell: CellView, cells: Sequence[CellView], protocol: Protocol
     ) -> Iterator[ScoreRecord]:
-        about, task = cell.about, cell.about["task"]["name"]
-        photos = self._photographs(about["dataset"]["config"])
-        items = in_groups([r for r in cell.items() if not r["error"]])
-        chosen = list(self._chosen(task, photos, items, protocol))
-        if about["status"] in ("impossible", "failed") or not items:
-            reason = about["reason"] or "no images yet"
+        entry = cell.entry
+        photos = self._photographs(entry.dataset.config)
+        items = in_groups([r for r in cell.item_rows() if not r.error])
+        chosen = list(self._chosen(entry.task.name, photos, items, protocol))
+        if entry.status in ("impossible", "failed") or not items:
+            reason = entry.reason or next(iter(cell.faults()), "no images yet")
             for column in chosen:
                 yield self._record(cell, protocol, column.name, None, reason)
             return
@@ -118,7 +120,7 @@ class Scorer:
         source = cell_source(cell, items, photos, _sibling(cell, cells))
         rows = map_rows(source, makers, self.progress, self.request.workers)
         self._tell(cell, rows.values())
-        everything = Mapped(tuple(r["id"] for r in items), {}, {})
+        everything = Mapped(tuple(r.id for r in items), {}, {})
         for column in chosen:
             if column.maker is None:
                 yield self._reduce(cell, protocol, column, None, everything, items)
@@ -153,7 +155,7 @@ class Scorer:
         return makers, keys, blocked
 
     def _chosen(
-        self, task: str, photos: Photographs, items: Sequence[Mapping[str, Any]], protocol: Protocol
+        self, task: str, photos: Photographs, items: Sequence[ItemRow], protocol: Protocol
     ) -> Iterator[_Column]:
         """The scores that a cell has."""
         space = photos.dataset.space
@@ -226,10 +228,10 @@ class Scorer:
 
     def _check_data(self, cell: CellView, photos: Photographs) -> None:
         """Refuse to compare images with other photographs than they were made from."""
-        before = cell.about["dataset"].get("fingerprint", "")
+        before = cell.entry.dataset.fingerprint
         if before and before != photos.fingerprint:
             raise UserError(
-                f"the data set '{cell.about['dataset']['label']}' changed since its images were "
+                f"the data set '{cell.entry.dataset.label}' changed since its images were "
                 f"made: its content was {before[:12]} and is {photos.fingerprint[:12]}",
                 "bring the former files back, or make the images anew: sisbench run CONFIG",
             )
@@ -241,7 +243,7 @@ class Scorer:
             left |= {} if isinstance(one, UserError) else dict(one.left_out)
         new = [i for i in left if (cell.key, i) not in self._named]
         self._named |= {(cell.key, i) for i in new}
-        where = f"{cell.about['method']['label']} {cell.about['task']['slug']}"
+        where = f"{cell.entry.method.label} {cell.entry.task.slug}"
         for item in new[:_NAMED]:
             self.progress.say(f"left out of {where}: {item}: {left[item]}")
         if len(new) > _NAMED:
@@ -253,7 +255,7 @@ class Scorer:
         """Rows of the real set that a metric compares with; None where it has none."""
         if not split:
             return None
-        config = DatasetConfig.model_validate(cell.about["dataset"]["config"])
+        config = DatasetConfig.model_validate(cell.entry.dataset.config)
         if split == "train":
             if config.train is None:
                 return Unavailable(
@@ -280,16 +282,16 @@ class Scorer:
         column: _Column,
         made_by: tuple[str, RowMaker] | None,
         rows: Mapped,
-        items: Sequence[Mapping[str, Any]],
+        items: Sequence[ItemRow],
     ) -> ScoreRecord:
         cls, name = column.cls, column.name
         split = protocol.real.get(cls.name, cls.real) if made_by is not None else ""
         real = None if made_by is None else self._real(cell, split, *made_by)
         if isinstance(real, UserError):
             return self._record(cell, protocol, name, None, _reason(real))
-        mapped = [r for r in items if r["id"] not in rows.left_out]
+        mapped = [r for r in items if r.id not in rows.left_out]
         columns = dict(rows.columns) | _item_columns(mapped, cls.columns)
-        columns["target_id"] = np.array([r["target"] for r in mapped])
+        columns["target_id"] = np.array([r.target for r in mapped])
         try:
             metric = cls.from_context(column.context)
             seed = protocol.seed
@@ -297,7 +299,7 @@ class Scorer:
         except Exception as error:  # a metric of anybody's: its own empty cell, and no other's
             return self._record(cell, protocol, name, None, _reason(as_user_error(error)))
         self.used[name] = cls
-        size = self._photographs(cell.about["dataset"]["config"]).dataset.size
+        size = self._photographs(cell.entry.dataset.config).dataset.size
         extra = {} if made_by is None else basis_of(made_by[1], cls, protocol, size)
         if split:
             extra["real_split"] = split
@@ -331,17 +333,16 @@ class Scorer:
         marks: tuple[str, ...] = (),
         cls: type[Metric] = Metric,
     ) -> ScoreRecord:
-        about = cell.about
         self.used.setdefault(name, metrics.registry.get(name.split("@")[0]))
-        editor = about.get("editor") or {}
-        sources = (about["method"]["weights"].get("source"), editor.get("weights"))
-        if any(str(source or "").startswith("seeded:") for source in sources):
+        editor = cell.entry.editor
+        if cell.entry.method.seeded or (editor is not None and editor.seeded):
             marks = (SEEDED, *marks)
+        method, dataset, task = cell.entry.place
         base = ScoreRecord(
-            method=about["method"]["label"],
-            title=about["method"]["title"],
-            dataset=about["dataset"]["label"],
-            task=about["task"]["slug"],
+            method=method,
+            title=cell.entry.method.title,
+            dataset=dataset,
+            task=task,
             metric=name,
             protocol=protocol.id,
             value=None,
@@ -355,14 +356,13 @@ class Scorer:
         """The parser's own score on the real photographs, above each column of a parser's."""
         seen = set()
         for cell in cells:
-            about = cell.about
-            place = (about["dataset"]["label"], about["task"]["slug"])
-            task = TASKS.get(about["task"]["name"])
+            place = cell.entry.place[1:]
+            task = TASKS.get(cell.entry.task.name)
             if place in seen or task is None or not task.own_label:
                 continue
             seen.add(place)
-            photos = self._photographs(about["dataset"]["config"])
-            for column in self._chosen(about["task"]["name"], photos, [], protocol):
+            photos = self._photographs(cell.entry.dataset.config)
+            for column in self._chosen(cell.entry.task.name, photos, [], protocol):
                 if column.maker is None or not column.maker.uses_parser:
                     continue
                 found = self._ceiling(cell, protocol, column, photos)
@@ -412,7 +412,7 @@ def _paired(
     maker: type[RowMaker] | None,
     task: str,
     photos: Photographs,
-    items: Sequence[Mapping[str, Any]],
+    items: Sequence[ItemRow],
 ) -> bool:
     """Whether a pair metric is defined because the data set renders the task's true image."""
     if maker is None or "target" not in maker.needs or not items:
@@ -420,29 +420,28 @@ def _paired(
     if "reconstruct" not in cls.tasks:
         return False
     row = items[0]
-    if not row["reference"]:
+    if not row.reference:
         return False
     try:
-        truth = photos.dataset.truth(task, row["target"], row["reference"], row["classes"])
+        truth = photos.dataset.truth(task, row.target, row.reference, row.classes)
     except Exception:  # one bad item; the rows will name it
         return True
     return truth is not None
 
 
-def _item_columns(
-    items: Sequence[Mapping[str, Any]], names: Sequence[str]
-) -> dict[str, np.ndarray]:
+def _item_columns(items: Sequence[ItemRow], names: Sequence[str]) -> dict[str, np.ndarray]:
     """What the run recorded of each item, as rows."""
-    return {name: np.array([r.get(name) for r in items], np.float64) for name in names}
+    return {name: np.array([getattr(r, name, None) for r in items], np.float64) for name in names}
 
 
 def _lost(
-    cell: CellView, items: Sequence[Mapping[str, Any]], rows: Mapped, real: Mapped | None
+    cell: CellView, items: Sequence[ItemRow], rows: Mapped, real: Mapped | None
 ) -> tuple[str, ...]:
     """Remarks on items that a score does not cover."""
-    total, marks = cell.about["items"], []
+    total, marks = cell.entry.items, []
     if total > len(items):
-        marks.append(f"{total - len(items)} of {total} items failed")
+        done = cell.entry.status == "done"  # then they were there, and their rows are gone
+        marks.append(f"{total - len(items)} of {total} items {'are gone' if done else 'failed'}")
     if rows.left_out:
         marks.append(f"{len(rows.left_out)} of {total} items left out: their files are bad")
     if real is not None and real.left_out:
@@ -463,10 +462,9 @@ def _reason(error: UserError) -> str:
 def _sibling(cell: CellView, cells: Sequence[CellView]) -> CellView | None:
     """The same method's reconstructions on the same data set, unless the cell is that itself or
     there are none."""
-    mine = (cell.about["method"]["label"], cell.about["dataset"]["label"])
     for other in cells:
-        theirs = (other.about["method"]["label"], other.about["dataset"]["label"])
-        if theirs == mine and other.about["task"]["name"] == "reconstruct":
-            without = other.about["status"] in ("impossible", "failed")
+        alike = other.entry.place[:2] == cell.entry.place[:2]
+        if alike and other.entry.task.name == "reconstruct":
+            without = other.entry.status in ("impossible", "failed")
             return None if without or other.key == cell.key else other
     return None

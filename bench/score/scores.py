@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sisbench.core.store import Score as ScoreRecord
+from sisbench.core.log import ScoreRecord
 from sisbench.metrics.base import Metric, RowMaker, Score
 from sisbench.protocol import Protocol
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
+from sisbench.core.log import ItemRow
 from sisbench.core.store import CellView
 from sisbench.data import Dataset, Sample
 from sisbench.data.images import read_drawn, read_image
@@ -90,12 +91,12 @@ class Source:
     own: bool = False
 
 
-def in_groups(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def in_groups(items: Sequence[ItemRow]) -> list[ItemRow]:
     """Items in plan order; where a label map has several images, these follow each other."""
-    groups = Counter(r["target"] for r in items)
+    groups = Counter(r.target for r in items)
     if max(groups.values(), default=1) == 1:
         return list(items)
-    return sorted(items, key=lambda r: (r["target"], r["index"]))
+    return sorted(items, key=lambda r: (r.target, r.index))
 
 
 def real_source(photos: Photographs, limit_to: Sequence[str] | None = None) -> Source:
@@ -119,7 +120,7 @@ def real_source(photos: Photographs, limit_to: Sequence[str] | None = None) -> S
 
 def cell_source(
     view: CellView,
-    items: Sequence[Mapping[str, Any]],
+    items: Sequence[ItemRow],
     photos: Photographs,
     sibling: CellView | None,
 ) -> Source:
@@ -130,14 +131,14 @@ def cell_source(
         sibling: the same method's reconstructions, for scores of an edit's locality; or None.
     """
     reader = _CellReader(view, items, photos, sibling)
-    task, dataset = view.about["task"]["slug"], view.about["dataset"]["label"]
+    method, dataset, task = view.entry.place
     return Source(
         folder=view.folder / "rows",
-        ids=tuple(r["id"] for r in items),
+        ids=tuple(r.id for r in items),
         space=photos.dataset.space,
         read=reader.read,
         content=reader.content,
-        label=f"scoring {view.about['method']['label']} {task} on {dataset}",
+        label=f"scoring {method} {task} on {dataset}",
         own=True,
     )
 
@@ -148,7 +149,7 @@ class _CellReader:
     def __init__(
         self,
         view: CellView,
-        items: Sequence[Mapping[str, Any]],
+        items: Sequence[ItemRow],
         photos: Photographs,
         sibling: CellView | None,
     ) -> None:
@@ -166,23 +167,23 @@ class _CellReader:
 
     def content(self, fields: Collection[str]) -> str:
         """As ``Source.content``."""
-        about, own = self.view.about, _digests(self.view)
+        own = _digests(self.view)
         others = None if self.sibling is None else _digests(self.sibling)
         data = "" if set(fields) <= _OF_IMAGES else self.photos.fingerprint
-        editor = bool(about.get("editor"))
-        said: list[Any] = [data, about["task"]["name"], editor, self.space.name, len(self.space)]
+        entry, space = self.view.entry, self.space
+        said: list[Any] = [data, entry.task.name, entry.editor is not None, space.name, len(space)]
         for row in self.items:
-            said.append([row["id"], row["target"], row["reference"], list(row["classes"])])
+            said.append([row.id, row.target, row.reference, list(row.classes)])
             if "image" in fields:
-                said.append(own.of(self.view.image_path(row["id"])))
+                said.append(own.of(self.view.image_path(row.id)))
             if "label" in fields:
-                path = self.view.label_path(row["id"])
+                path = self.view.drawn_path(row)
                 said.append("" if path is None else own.of(path))
             if "siblings" in fields:
-                group = self.groups.get(row["target"], ())
+                group = self.groups.get(row.target, ())
                 said.append([own.of(self.view.image_path(i)) for i in group])
             if "original" in fields and self.sibling is not None and others is not None:
-                said.append(others.of(self.sibling.image_path(row["target"])))
+                said.append(others.of(self.sibling.image_path(row.target)))
         for digests in (own, others):
             if digests is not None:
                 digests.save()
@@ -191,11 +192,11 @@ class _CellReader:
     def _groups(self) -> dict[str, list[str]]:
         """Target -> ids of its images in the task ``sample``; empty elsewhere, or where they are
         not equally many."""
-        if self.view.about["task"]["name"] != "sample":
+        if self.view.entry.task.name != "sample":
             return {}
         members: dict[str, list[str]] = {}
         for row in self.items:
-            members.setdefault(row["target"], []).append(row["id"])
+            members.setdefault(row.target, []).append(row.id)
         counts = {len(ids) for ids in members.values()}
         return members if len(counts) == 1 and counts != {1} else {}
 
@@ -211,59 +212,59 @@ class _CellReader:
             )
         return image
 
-    def _image_of(self, row: Mapping[str, Any]) -> np.ndarray:
-        return self._image(self.view.image_path(row["id"]))
+    def _image_of(self, row: ItemRow) -> np.ndarray:
+        return self._image(self.view.image_path(row.id))
 
-    def _label_of(self, row: Mapping[str, Any]) -> np.ndarray:
-        path = self.view.label_path(row["id"])
-        return self._sample(row["target"]).label if path is None else read_drawn(path)
+    def _label_of(self, row: ItemRow) -> np.ndarray:
+        path = self.view.drawn_path(row)
+        return self._sample(row.target).label if path is None else read_drawn(path)
 
-    def _photograph_of(self, row: Mapping[str, Any]) -> np.ndarray:
-        return self._sample(row["target"]).image
+    def _photograph_of(self, row: ItemRow) -> np.ndarray:
+        return self._sample(row.target).image
 
-    def _target_label_of(self, row: Mapping[str, Any]) -> np.ndarray:
-        return self._sample(row["target"]).label
+    def _target_label_of(self, row: ItemRow) -> np.ndarray:
+        return self._sample(row.target).label
 
-    def _reference_of(self, row: Mapping[str, Any]) -> np.ndarray | None:
-        return self._sample(row["reference"]).image if row["reference"] else None
+    def _reference_of(self, row: ItemRow) -> np.ndarray | None:
+        return self._sample(row.reference).image if row.reference else None
 
-    def _reference_label_of(self, row: Mapping[str, Any]) -> np.ndarray | None:
-        return self._sample(row["reference"]).label if row["reference"] else None
+    def _reference_label_of(self, row: ItemRow) -> np.ndarray | None:
+        return self._sample(row.reference).label if row.reference else None
 
-    def _classes_of(self, row: Mapping[str, Any]) -> np.ndarray:
+    def _classes_of(self, row: ItemRow) -> np.ndarray:
         edited = np.zeros(len(self.space), bool)
         # a method may know more classes than the label space, as a don't-care class
-        edited[[c for c in row["classes"] if c < len(edited)]] = True
+        edited[[c for c in row.classes if c < len(edited)]] = True
         return edited
 
-    def _siblings_of(self, row: Mapping[str, Any]) -> np.ndarray | None:
-        others = [i for i in self.groups.get(row["target"], ()) if i != row["id"]]
+    def _siblings_of(self, row: ItemRow) -> np.ndarray | None:
+        others = [i for i in self.groups.get(row.target, ()) if i != row.id]
         return np.stack([self._image(self.view.image_path(i)) for i in others]) if others else None
 
-    def _original_of(self, row: Mapping[str, Any]) -> np.ndarray | None:
+    def _original_of(self, row: ItemRow) -> np.ndarray | None:
         if self.sibling is None:
             return None
-        return self._image(self.sibling.image_path(row["target"]))
+        return self._image(self.sibling.image_path(row.target))
 
-    def _target_of(self, row: Mapping[str, Any]) -> np.ndarray | None:
+    def _target_of(self, row: ItemRow) -> np.ndarray | None:
         """Paired ground truth: the photograph itself for a reconstruction, for another task what
         the data set renders; None where it renders nothing."""
-        task = self.view.about["task"]["name"]
-        if self.view.about.get("editor"):
+        task = self.view.entry.task.name
+        if self.view.entry.editor is not None:
             return None  # an edited label map has no photograph
         if task == "reconstruct":
-            return self._sample(row["target"]).image
-        if not row["reference"]:
+            return self._sample(row.target).image
+        if not row.reference:
             return None  # nothing to render a truth from
         truth = self.photos.dataset.truth
-        return truth(task, row["target"], row["reference"], row["classes"])
+        return truth(task, row.target, row.reference, row.classes)
 
 
 def _digests(view: CellView) -> Digests:
     return Digests(view.folder, view.folder / "rows" / "digests.json")
 
 
-def drawn_label(view: CellView, item: Mapping[str, Any], photos: Photographs) -> np.ndarray:
+def drawn_label(view: CellView, item: ItemRow, photos: Photographs) -> np.ndarray:
     """(H, W) int64: the label map that the image was drawn from, -1 where it has holes."""
-    path = view.label_path(item["id"])
-    return photos.get(item["target"]).label if path is None else read_drawn(path)
+    path = view.drawn_path(item)
+    return photos.get(item.target).label if path is None else read_drawn(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ def train(
     steps: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Train a method and write its weights.
 
@@ -31,6 +33,7 @@ def train(
         steps: number of updates, by default the recipe's.
         seed: of initialisation, order and noise.
         progress: called after every update with (step, steps, losses).
+        say: called with a line for the user: a checkpoint that is damaged.
 
     Returns:
         ``out``.
@@ -53,8 +56,8 @@ def train(
     data = TrainingData(open_dataset(plan.data.name, **plan.data.arguments))
     trainer = Trainer(plan, data, seed)
     checkpoint = out.with_name(out.name + ".ckpt")
-    if checkpoint.is_file():
-        trainer.resume(checkpoint)
+    if checkpoint.is_file() and not trainer.resume(checkpoint):
+        say(f"{checkpoint} is damaged: training starts anew")
     while trainer.step < total:
         losses = trainer.update(total)
         if progress is not None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sisbench.core.errors import UserError
+from sisbench.core.store import write_atomic
 from sisbench.segmenters.toy import CLASSES, LARGEST, SMALLEST, STEP, ToyNet
 
 PIXELS = 16 * 64 * 64
@@ -130,7 +131,7 @@ def _samples(n: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _save(net: ToyNet, out: Path, training: dict[str, int]) -> Path:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from sisbench.data.toyfaces import VERSION
 
@@ -150,6 +151,6 @@ def _save(net: ToyNet, out: Path, training: dict[str, int]) -> Path:
         for k, v in net.state_dict().items()
         if not k.endswith("num_batches_tracked")
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, out, {"format": "sisbench/1", "sisbench": json.dumps(about, sort_keys=True)})
+    header = {"format": "sisbench/1", "sisbench": json.dumps(about, sort_keys=True)}
+    write_atomic(out, save(state, header))
     return out

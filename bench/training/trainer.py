@@ -7,7 +7,9 @@ quarter more and advances the batch statistics twice.)
 
 from __future__ import annotations
 
+import io
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from sisbench import methods
 from sisbench.core.batch import Batch
 from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.store import write_atomic
 from sisbench.methods.layers.labels import instance_edges, one_hot
 from sisbench.training.data import TrainingData
 from sisbench.training.discriminator import MultiScaleDiscriminator
@@ -37,6 +40,10 @@ if TYPE_CHECKING:
     from sisbench.methods.base import Method
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
+SAVED = frozenset(
+    ("identity", "step", "seconds", "net", "average", "discriminator", "opt_g", "opt_d")
+)
+"""Keys of a checkpoint."""
 SETTLE = 20
 """Power iterations that bring the averaged singular vectors back onto the averaged weights."""
 
@@ -248,18 +255,19 @@ class Trainer:
             "opt_g": self.opt_g.state_dict(),
             "opt_d": self.opt_d.state_dict(),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".part")
-        torch.save(state, partial)
-        partial.replace(path)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(path, buffer.getvalue())
 
-    def resume(self, path: Path) -> None:
-        """Go on from ``path``.
+    def resume(self, path: Path) -> bool:
+        """Go on from ``path``; False, and nothing has changed, where the file is damaged.
 
         Raises:
             UserError: it belongs to another recipe, seed or data set.
         """
-        state: dict[str, Any] = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        state = self._read(path)
+        if state is None:
+            return False
         if state["identity"] != self._identity():
             raise UserError(
                 f"{path} belongs to another recipe, seed or training set",
@@ -271,3 +279,15 @@ class Trainer:
         self.opt_g.load_state_dict(state["opt_g"])
         self.opt_d.load_state_dict(state["opt_d"])
         self.step, self.seconds = state["step"], state["seconds"]
+        return True
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """What ``save`` wrote; None where the file is cut, or holds something else."""
+        try:
+            with zipfile.ZipFile(path) as archive:  # torch.load does not ask for the checksums
+                if archive.testzip() is not None:
+                    return None
+            state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        except Exception:  # whatever the readers of zip, pickle and tensors meet in it
+            return None
+        return state if isinstance(state, dict) and state.keys() >= SAVED else None
