@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from sisbench.core.adapter_file import described
 from sisbench.core.cost import operations, parameters, peak_memory, reset_peak
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.store import CellFolder, write_atomic, write_json
@@ -235,8 +236,8 @@ class CellRunner:
         self.profiled = True
         try:
             return {items[0].id: operations(lambda: self._forward(items[:1], samples))}
-        except (RuntimeError, ValueError, UserError) as error:
-            self.progress.say(f"not profiled: {str(error).splitlines()[0][:200]}")
+        except Exception as error:  # the image itself is made, or fails, on its own
+            self.progress.say(f"not profiled: {described(error)}")
             return {}
 
     def _render(
@@ -253,11 +254,11 @@ class CellRunner:
         try:
             result, cost = self._forward(items, samples)
             self.able = True
-        except (RuntimeError, ValueError, UserError) as error:
+        except Exception as error:  # a method is anybody's: it costs itself one item
             if isinstance(error, Unavailable) and not self.able:
                 raise
             if len(items) == 1:
-                yield items, f"{type(error).__name__}: {str(error).splitlines()[0][:300]}", Cost()
+                yield items, described(error), Cost()
                 return
             if is_out_of_memory(error):
                 _free(self.method.device)
@@ -386,7 +387,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     kind = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
     text = str(error).lower()
-    return isinstance(error, kind) or "out of memory" in text or "can't allocate memory" in text
+    return (
+        isinstance(error, (kind, MemoryError))
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )
 
 
 def _free(device: torch.device) -> None:
