@@ -4,14 +4,42 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from sisbench.config import RunConfig, load_config
-from sisbench.core.errors import Unavailable, UserError
+from sisbench import segmenters
+from sisbench.config import EditorConfig, MethodConfig, RunConfig, load_config
+from sisbench.core.adapter_file import as_user_error, described
+from sisbench.core.cost import parameters
+from sisbench.core.devices import pick_devices
+from sisbench.core.errors import UserError
+from sisbench.core.progress import Progress
 from sisbench.core.provenance import library_versions
+from sisbench.core.tasks import TASKS
+from sisbench.data import Dataset, open_dataset
+from sisbench.data.check import check_items
+from sisbench.data.loader import to_batch
+from sisbench.run.images import pending
+from sisbench.run.loading import Unable, by_method, load_editor, load_method, unable
+from sisbench.run.plan import (
+    Cell,
+    Plan,
+    find_weights,
+    make_plan,
+    method_class,
+    run_protocols,
+)
+from sisbench.run.preflight import bytes_needed, existing, preflight, size_text
+from sisbench.run.tasks import Editor, image_faults, run_label_task, run_task
+
+if TYPE_CHECKING:
+    from sisbench.methods.base import Method
+
+_NAMED = 5
 
 _NEEDED = ("torch", "torchvision", "torch-fidelity", "lpips")
 _EXTRAS = {"facenet-pytorch": "FRS (extra: identity)", "transformers": "SegFormer (extra: hf)"}
@@ -26,11 +54,19 @@ class Finding:
     remedy: str = ""
 
 
-def examine(config: Path | None, anchor: bool = False) -> Iterator[Finding]:
+def examine(
+    config: Path | None,
+    anchor: bool = False,
+    quick: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[Finding]:
     """Look at the machine and, with a configuration, at all that its run will need.
 
     Args:
+        config: YAML of a run.
         anchor: also run the parser over the real test photographs and compare with its anchor.
+        quick: decode the first item of each data set alone, and draw no trial image.
+        progress: where decoding shows how far it is.
     """
     yield Finding("ok", f"python {sys.version.split()[0]}")
     versions = library_versions()
@@ -52,8 +88,11 @@ def examine(config: Path | None, anchor: bool = False) -> Iterator[Finding]:
         yield Finding("fail", error.message, error.hint)
         return
     yield Finding("ok", f"{config}: {_size(loaded)}")
-    yield from _plan(loaded)
+    datasets: dict[str, Dataset] = {}
+    yield from _datasets(loaded, quick, progress or Progress(quiet=True), datasets)
+    yield from _methods(loaded, datasets, quick)
     yield from _weights(loaded)
+    yield from _parsers(loaded, datasets)
     yield from _disk(loaded)
     yield from _anchors(loaded, anchor)
 
@@ -61,9 +100,6 @@ def examine(config: Path | None, anchor: bool = False) -> Iterator[Finding]:
 def _anchors(config: RunConfig, wanted: bool) -> Iterator[Finding]:
     """The parser on the real photographs of its anchor, where weights and data are there."""
     from sisbench.core import weights
-    from sisbench.core.devices import pick_devices
-    from sisbench.core.progress import Progress
-    from sisbench.data import open_dataset
     from sisbench.score.anchor import ANCHORS, check_anchor
 
     for anchor in ANCHORS:
@@ -106,36 +142,203 @@ def _device() -> Iterator[Finding]:
         yield Finding("ok", f"cuda:{i} {about.name}, {about.total_memory / 2**30:.0f} GiB")
 
 
-def _plan(config: RunConfig) -> Iterator[Finding]:
-    """Data sets, methods and weights of the plan, each on its own: no fault hides another."""
-    from sisbench.data import open_dataset
-    from sisbench.run.plan import method_class, resolve_weights
-
+def _datasets(
+    config: RunConfig, quick: bool, progress: Progress, opened: dict[str, Dataset]
+) -> Iterator[Finding]:
+    """Every data set, each on its own; those that open go into ``opened``."""
     for d in config.datasets:
+        label = f"data set {d.shown}"
         try:
-            data = open_dataset(d.name, **d.arguments)
-            data.load(data.ids[0])
-            size = "x".join(map(str, data.size))
-            yield Finding("ok", f"data set {d.shown}: {len(data)} at {size}, the first decodes")
-        except UserError as error:
-            yield Finding("fail", f"data set {d.shown}: {error.message}", error.hint)
+            data = opened[d.shown] = open_dataset(d.name, **d.arguments)
+            yield from _items(label, data, quick, progress)
+        except Exception as error:  # a data set is anybody's
+            found = as_user_error(error)
+            yield Finding("fail", f"{label}: {found.message}", found.hint)
+            continue
+        for remark in data.remarks():
+            yield Finding("warn", f"{label}: {remark}")
+        if d.train is None:
+            continue
+        try:
+            train = open_dataset(d.name, **{**d.arguments, **d.train})
+            yield from _items(f"{label} (train)", train, quick, progress)
+        except Exception as error:  # as above
+            found = as_user_error(error)
+            yield Finding("fail", f"{label} (train): {found.message}", found.hint)
+
+
+def _items(label: str, data: Dataset, quick: bool, progress: Progress) -> Iterator[Finding]:
+    """What decoding says: of every item, or of the first."""
+    size = "x".join(map(str, data.size))
+    if quick:
+        data.load(data.ids[0])
+        yield Finding("ok", f"{label}: {len(data):,} at {size}, the first decodes")
+        return
+    faults = check_items(data, progress)
+    for fault in faults[:_NAMED]:
+        yield Finding("fail", f"{label}: {fault}", "mend or remove it: its scores lack this item")
+    if len(faults) > _NAMED:
+        yield Finding("fail", f"{label}: {len(faults) - _NAMED:,} more items do not decode")
+    if not faults:
+        yield Finding("ok", f"{label}: {len(data):,} at {size}, every item decodes")
+
+
+def _methods(config: RunConfig, datasets: Mapping[str, Dataset], quick: bool) -> Iterator[Finding]:
+    """Every method and layout editor, each on its own: options, weights, networks, sizes, one image
+    of every task."""
+    editor = config.layout_editor
+    if editor is not None:
+        yield from _loads(f"layout editor {editor.name}", editor, datasets.values())
     for m in config.methods:
+        yield from _loads(f"method {m.shown}", m, datasets.values())
+    if not datasets:
+        return
+    usable = tuple(d for d in config.datasets if d.shown in datasets)
+    known = tuple(m for m in config.methods if _is_known(m))
+    if not known:
+        return
+    changed = config.model_copy(update={"datasets": usable, "methods": known})
+    try:
+        plan = make_plan(changed)
+    except UserError as error:
+        yield Finding("fail", error.message, error.hint)
+        return
+    yield from _cells(plan, quick)
+
+
+def _is_known(method: MethodConfig) -> bool:
+    try:
+        method_class(method.name)(**method.options)
+    except Exception:  # its finding has said so
+        return False
+    return True
+
+
+def _loads(
+    label: str, method: MethodConfig | EditorConfig, datasets: Iterable[Dataset]
+) -> Iterator[Finding]:
+    """Whether a method is built for every label space and takes its weights."""
+    try:
+        files = find_weights(method)
+    except UserError as error:
+        yield Finding("fail", f"{label}: {error.message}", error.hint)
+        return
+    if files.fault:
+        yield Finding("fail", f"{label}: {files.fault}")
+        return
+    for space in {data.space.name: data.space for data in datasets}.values():
         try:
-            method_class(m.name)(**m.options)
-            if m.weights is None:
-                yield Finding(
-                    "warn",
-                    f"method {m.shown}: no weights given",
-                    "fine for a method that learns nothing",
-                )
-            elif m.weights.startswith("seeded:"):
-                yield Finding("warn", f"method {m.shown}: seeded test weights, scores mean nothing")
+            model = method_class(method.name)(**method.options).load(space, files.path, "cpu")
+        except Exception as error:  # a method is anybody's
+            found = as_user_error(error)
+            yield Finding("fail", f"{label}: {found.message}", found.hint)
+            continue
+        count = parameters(model)
+        said = f"{label}: {'no' if not count else f'{count:,.0f}'} parameters"
+        size = "x".join(map(str, model.size))
+        where = f"weights at {files.path}" if files.path else "without weights"
+        if str(files.path).startswith("seeded:"):
+            yield Finding("warn", f"{said}, seeded test weights: scores mean nothing")
+        else:
+            yield Finding("ok", f"{said}, {where}, loads for {space.name}, draws {size}")
+
+
+def _cells(plan: Plan, quick: bool) -> Iterator[Finding]:
+    """Cells that get no images, and what the others will take."""
+    able = [cell for cell in plan.cells if not cell.reason]
+    found = preflight(plan, able)
+    for cell in plan.cells:
+        why = found.get(cell.key) or (Unable(cell.reason, cell.failed) if cell.reason else None)
+        if why is not None:
+            place = f"{cell.method.shown}, {cell.task.slug} on {cell.dataset.shown}"
+            yield Finding("fail" if why.failed else "warn", f"{place}: no images: {why.reason}")
+    able = [cell for cell in able if cell.key not in found]
+    missing = {c.key: len(pending(plan.config.folder, c)) for c in able}
+    images = sum(missing.values())
+    needed, folder = bytes_needed(plan, able), existing(plan.config.folder)
+    free = shutil.disk_usage(folder).free
+    said = f"{images:,} images to make, about {size_text(needed)}; {size_text(free)} free"
+    yield Finding("ok" if free > needed else "fail", said, "" if free > needed else "make room")
+    if not quick and images:
+        yield from _trials(plan, able, missing)
+
+
+def _trials(plan: Plan, cells: Sequence[Cell], missing: Mapping[str, int]) -> Iterator[Finding]:
+    """One image of every cell, timed after a first one; the time that all will take."""
+    device = pick_devices(plan.config.engine.device)[0]
+    seconds = 0.0
+    for _, group in by_method(cells):
+        method = load_method(group[0], plan, device, Progress(quiet=True))
+        editor = load_editor(group[0], plan, device)
+        for loaded in (method, editor):
+            if isinstance(loaded, str):
+                yield Finding("fail", f"method {group[0].method.shown}: {loaded}")
+        if isinstance(method, str) or isinstance(editor, str):
+            continue
+        for cell in group:
+            place = f"{cell.method.shown}, {cell.task.slug} on {cell.dataset.shown}"
+            why = unable(method, cell, plan)
+            if why is not None:
+                yield Finding("fail" if why.failed else "warn", f"{place}: {why.reason}")
+                continue
+            took, fault = trial(plan, cell, method, editor)
+            if fault:
+                yield Finding("fail", f"{place}: its first image fails: {fault}")
+            seconds += took * missing[cell.key]
+    many = plan.config.engine.batch_size
+    said = f"about {_duration(seconds)} on {device}, from one image a cell"
+    yield Finding("ok", f"{said}; batches of {many} may be faster; scoring comes on top")
+
+
+def trial(plan: Plan, cell: Cell, method: Method, editor: Editor | None) -> tuple[float, str]:
+    """(seconds that an image takes, why it fails); nothing is kept."""
+    item, data = cell.items[0], plan.datasets[cell.dataset.shown]
+    seconds = 0.0
+    try:
+        target = to_batch([data.load(item.target)], data.space).to(method.device)
+        reference = None
+        if item.reference:
+            reference = to_batch([data.load(item.reference)], data.space).to(method.device)
+        for _ in range(2):  # the first pays for what is set up once
+            start = time.perf_counter()
+            if TASKS[cell.task.name].by == "editor":
+                args = (method, cell.task, cell.protocol, [item], target)
+                result = run_label_task(*args)  # type: ignore[arg-type]
             else:
-                yield Finding("ok", f"method {m.shown}: weights at {resolve_weights(m.weights)}")
-        except Unavailable as error:
-            yield Finding("warn", f"method {m.shown}: {error.message}", error.hint)
-        except UserError as error:
-            yield Finding("fail", f"method {m.shown}: {error.message}", error.hint)
+                result = run_task(
+                    method, cell.task, cell.protocol, [item], target, reference, editor
+                )
+            wrong = image_faults(result.image)[0]
+            seconds = time.perf_counter() - start
+    except Exception as error:  # a method is anybody's
+        return seconds, described(error)
+    return seconds, wrong
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _parsers(config: RunConfig, datasets: Mapping[str, Dataset]) -> Iterator[Finding]:
+    """Whether the parser of every label space is known, and reads that label space."""
+    defaults: dict[str, str] = {}
+    for protocol in run_protocols(config):
+        defaults |= protocol.parsers
+    for space in {data.space.name: data.space for data in datasets.values()}.values():
+        name = config.parsers.get(space.name) or defaults.get(space.name)
+        if not name:
+            yield Finding("warn", f"no parser for {space.name}: no mIoU", "name one in 'parsers'")
+            continue
+        try:
+            segmenters.create(name, space)
+        except Exception as error:  # a parser is anybody's
+            found = as_user_error(error)
+            yield Finding("fail", f"parser {name}: {found.message}", found.hint)
+            continue
+        yield Finding("ok", f"parser {name}: reads {space.name}")
 
 
 def _weights(config: RunConfig | None) -> Iterator[Finding]:
@@ -157,11 +360,11 @@ def _weights(config: RunConfig | None) -> Iterator[Finding]:
 
 
 def _disk(config: RunConfig) -> Iterator[Finding]:
-    folder = config.folder
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free / 2**30
-    state: Literal["ok", "fail"] = "ok" if free > 1 else "fail"
-    yield Finding(
-        state, f"{free:.0f} GiB free at {folder.resolve()}", "" if free > 1 else "make room"
-    )
+    """Whether the run's folder can be written."""
+    folder = existing(config.folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = "is a file" if not folder.is_dir() else str(error.strerror)
+        yield Finding("fail", f"{config.folder} cannot be written: {why}", "give another 'output'")
