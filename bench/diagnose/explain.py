@@ -143,16 +143,17 @@ def _prose(cls: Any) -> str:
     """A docstring without its sections for programmers (arguments, examples) and its marks of
     code."""
     kept: list[str] = []
-    section = False
+    left_out = ""  # "section" lasts to the next line at the margin, "code" to the next blank one
     for text in (inspect.getdoc(cls) or "").splitlines():
-        if text.strip() in _SECTIONS or text.lstrip().startswith((">>>", "...")):
-            section = True
-        elif text and not text[0].isspace() and text.strip() not in _SECTIONS and kept[-1:] == [""]:
-            section = False
-        if not section:
-            kept.append(text.replace("``", ""))
-        elif kept[-1:] != [""]:
-            kept.append("")
+        if text.strip() in _SECTIONS:
+            left_out = "section"
+        elif text.startswith(">>>"):
+            left_out = "code"
+        elif (left_out == "code" and not text) or (left_out == "section" and text[:1].strip()):
+            left_out = ""
+        shown = "" if left_out else text.replace("``", "")
+        if shown or kept[-1:] != [""]:
+            kept.append(shown)
     return "\n".join(kept).strip()
 
 
