@@ -77,7 +77,7 @@ def test_only_restricts_the_work(capsys: pytest.CaptureFixture[str], config: Pat
     assert code == 0
     assert "2 cells: 2 done;" in text
     for wrong, nearest in (
-        ("task=tranfer", "did you mean 'transfer'"),
+        ("task=transfe", "did you mean 'transfer'"),
         ("method=Mean", "did you mean 'MeanColour'"),
         ("tasks=transfer", "did you mean 'task'"),
         ("transfer", "expected method=NAME"),
@@ -139,7 +139,7 @@ def test_init_writes_a_configuration_that_runs(
     assert raw["methods"] == [{"name": "spade", "weights": "bundled:toy-spade"}]
     for wrong, message in (
         (("--method", "spad"), "did you mean 'spade'"),
-        (("--method", "spade", "--task", "tranfer"), "did you mean 'transfer'"),
+        (("--method", "spade", "--task", "transfe"), "did you mean 'transfer'"),
         (("--method", "spade", "-p", "sisbench2"), "did you mean 'sisbench1'"),
         (("--method", "spade", "--root", "nowhere"), "no folder nowhere"),
     ):

@@ -81,7 +81,7 @@ def _options(cls: Any) -> dict[str, dict[str, str]]:
     for field in dataclasses.fields(cls.Options):
         default: Any = field.default
         if default is dataclasses.MISSING:
-            factory = field.default_factory
+            factory: Any = field.default_factory
             default = "required" if factory is dataclasses.MISSING else factory()
         found[field.name] = {"type": str(field.type), "default": str(default)}
     return found

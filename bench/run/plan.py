@@ -370,7 +370,10 @@ def resolve_weights(name: str) -> Path:
 
     if name in weights.load_registry():
         return Path(weights.path(name))
-    raise Unavailable(f"no weights at {name}", "give a path or a name of: sisbench weights list")
+    tried = "" if path.is_absolute() else f"looked for {path.absolute()}; "
+    raise Unavailable(
+        f"no weights at {name}", f"{tried}give a path or a name of: sisbench weights list"
+    )
 
 
 def weights_hash(path: Path) -> str:
