@@ -21,9 +21,18 @@ FORMATS = ("md", "tex", "csv", "html")
 
 
 def run_all(
-    config: RunConfig, progress: Progress, strict: bool = False, generate_only: bool = False
+    config: RunConfig,
+    progress: Progress,
+    strict: bool = False,
+    generate_only: bool = False,
+    only: Sequence[str] = (),
+    all_columns: bool = False,
 ) -> Path | None:
     """Make what is missing, score it, write the report.
+
+    Args:
+        only: ``kind=value``: restricts what is made (``sisbench.run.plan.restricted``).
+        all_columns: tables keep columns of which no method has a score.
 
     Returns:
         The report's page; None with ``generate_only``.
@@ -31,10 +40,15 @@ def run_all(
     Raises:
         UserError: anything that the user can mend; what is done is kept.
     """
-    from sisbench.run.plan import make_plan
+    from sisbench.run.plan import make_plan, restricted
     from sisbench.run.runner import generate, run_lock
 
-    plan = make_plan(config)
+    plan = restricted(make_plan(config), only)
+    for label, dataset in plan.datasets.items():
+        for remark in dataset.remarks():
+            progress.say(f"note: data set {label}: {remark}")
+    for reason in plan.closed.values():
+        progress.say(f"note: {reason}")
     with run_lock(config.folder):
         sweep(config.folder)
         timer = generate(plan, progress, strict)
@@ -44,7 +58,7 @@ def run_all(
         if generate_only:
             return None
         score_run(config.folder, None, [], [], progress, strict)
-        return write_report(config.folder, say=progress.say)
+        return write_report(config.folder, say=progress.say, all_columns=all_columns)
 
 
 def stored_config(run: Path) -> tuple[RunConfig, tuple[Protocol, ...]]:
@@ -208,6 +222,7 @@ def write_report(
     uncertainty: bool = False,
     out: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
+    all_columns: bool = False,
 ) -> Path:
     """Tables, charts, grids and the page, into RUN/report or ``out``; needs no torch. What is
     missing or damaged is named by ``say`` and on the page.
@@ -227,6 +242,7 @@ def write_report(
         out=out,
         say=say,
         metric_facts=metric_facts(),
+        all_columns=all_columns,
     )
 
 

@@ -21,6 +21,9 @@ SEEDED = "seeded weights"
 CEILING = "ceiling"
 """Mark of a score of the real photographs themselves, as a parser's mIoU; never ranked."""
 
+NOT_YET = "not made yet"
+"""How the reason of a cell begins that was left out by ``--only``."""
+
 BASIS = ("extractor", "parser", "resize", "compare_at", "convention")
 """Keys of ``ScoreRecord.extra`` (strings) that say what a score rests on; captions print them, and
 scores that differ in one are not ranked against each other."""

@@ -12,8 +12,8 @@ from typing import Any
 
 from sisbench import methods
 from sisbench.config import DatasetConfig, EditorConfig, MethodConfig, RunConfig, TaskConfig
-from sisbench.core.adapter_file import class_digest
-from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.adapter_file import as_user_error, class_digest, described
+from sisbench.core.errors import Unavailable, UserError, did_you_mean
 from sisbench.core.tasks import TASKS
 from sisbench.data import Dataset, open_dataset
 from sisbench.protocol import Protocol, get_protocol
@@ -37,7 +37,8 @@ class Cell:
         items: the images, in order; () when ``reason`` says why there are none.
         weights: where the method's weights are (a path, ``seeded:N``, or None).
         identity: content hash of the weights.
-        reason: why the cell cannot be filled; "" when it can.
+        reason: why the cell cannot be filled; "" when it can. failed: that something which was
+            asked for is missing or broken, as against a task that the method does not do.
         editor_weights: where the layout editor's weights are, if the run has one.
     """
 
@@ -53,6 +54,7 @@ class Cell:
     reason: str = ""
     editor_weights: str | None = None
     protocols: tuple[str, ...] = ()
+    failed: bool = False
 
     @property
     def folder(self) -> str:
@@ -67,8 +69,10 @@ class Plan:
 
     Attributes:
         protocols: one or several.
-        datasets: opened, by label; ``fingerprints`` holds their fingerprints.
+        datasets: opened, by label; ``fingerprints`` holds their fingerprints, and ``closed`` why
+            the others cannot be opened.
         cells: in the order in which they are worked off (methods outermost: each is loaded once).
+        only: keys of the cells that are worked on; None takes all.
     """
 
     config: RunConfig
@@ -76,6 +80,12 @@ class Plan:
     datasets: Mapping[str, Dataset]
     fingerprints: Mapping[str, str]
     cells: Sequence[Cell]
+    closed: Mapping[str, str] = field(default_factory=dict)
+    only: frozenset[str] | None = None
+
+    def wanted(self, cell: Cell) -> bool:
+        """Whether a cell is worked on."""
+        return self.only is None or cell.key in self.only
 
 
 def run_protocols(config: RunConfig) -> tuple[Protocol, ...]:
@@ -103,33 +113,38 @@ def _protocol(named: str | Mapping[str, Any]) -> Protocol:
 
 
 def make_plan(config: RunConfig) -> Plan:
-    """Open the data sets, find the weights, key every cell.
+    """Open the data sets, find the weights, key every cell. No network is built: what is known to
+    be missing or of the wrong kind is the reason of its cells.
 
     Raises:
-        UserError: a data set that cannot be opened, an unknown method, option or class.
+        UserError: no data set can be opened; an unknown method, option or class.
     """
     protocols = run_protocols(config)
-    datasets = {d.shown: open_dataset(d.name, **d.arguments) for d in config.datasets}
-    fingerprints = {label: dataset.fingerprint() for label, dataset in datasets.items()}
+    datasets, fingerprints, closed = open_datasets(config)
     cells: list[Cell] = []
     editor = config.layout_editor
-    edit_weights, edit_identity, no_editor = None, "", ""
+    edited: dict[str, Any] = {}
+    editor_files = Weights()
     if editor is not None:
         _check_editor(editor)
-        edit_weights, edit_identity, no_editor = _find_weights(editor)
+        editor_files = find_weights(editor)
+        edited = editor.model_dump() | {"sha256": editor_files.identity}
     for method in config.methods:
-        method_class(method.name)(**method.options)  # an unknown option ends the run here
-        weights, identity, missing = _find_weights(method)
+        files = find_weights(method)
+        fault = files.fault or (editor_files.fault and f"layout editor: {editor_files.fault}")
         for d in config.datasets:
             for task in config.tasks:
-                data = datasets[d.shown]
-                reason = missing or no_editor or _class_reason(method, task, editor)
-                edited = {} if editor is None else editor.model_dump() | {"sha256": edit_identity}
+                data = datasets.get(d.shown)
+                lacking = closed.get(d.shown) or fault
+                reason = lacking or _class_reason(method, task, editor)
                 here: dict[str, Cell] = {}
                 for protocol in protocols:
-                    items = tuple(plan_items(task, protocol, data.ids, data.space, editor))
+                    items: tuple[Item, ...] = ()
+                    if data is not None:
+                        items = tuple(plan_items(task, protocol, data.ids, data.space, editor))
                     about = generation_of(task, protocol, editor)
-                    key = _key(method, identity, fingerprints[d.shown], task, about, items, edited)
+                    content = fingerprints.get(d.shown, f"closed: {d.model_dump_json()}")
+                    key = _key(method, files.identity, content, task, about, items, edited)
                     cell = here.get(key) or Cell(
                         method=method,
                         dataset=d,
@@ -138,14 +153,84 @@ def make_plan(config: RunConfig) -> Plan:
                         generation=about,
                         key=key,
                         items=items,
-                        weights=weights,
-                        identity=identity,
+                        weights=files.path,
+                        identity=files.identity,
                         reason=reason,
-                        editor_weights=edit_weights,
+                        editor_weights=editor_files.path,
+                        failed=bool(lacking),
                     )
                     here[key] = replace(cell, protocols=(*cell.protocols, protocol.id))
                 cells.extend(here.values())
-    return Plan(config, protocols, datasets, fingerprints, cells)
+    return Plan(config, protocols, datasets, fingerprints, cells, closed)
+
+
+def restricted(plan: Plan, only: Sequence[str]) -> Plan:
+    """The plan with work for some of its cells alone; the others stay in it, as not made yet.
+
+    Args:
+        only: ``method=SEAN`` (label or name), ``task=transfer`` (name, or with its classes),
+            ``dataset=toyfaces`` (label or name). Several of one kind add up, several kinds meet.
+
+    Raises:
+        UserError: an unknown kind or value; the nearest one is named.
+    """
+    chosen: dict[str, set[str]] = {}
+    for text in only:
+        kind, equals, value = (part.strip() for part in text.partition("="))
+        names = [_names(cell).get(kind, ()) for cell in plan.cells]
+        if not equals or kind not in _KINDS:
+            raise UserError(
+                f"--only {text}: expected {', '.join(f'{k}=NAME' for k in _KINDS)}",
+                did_you_mean(kind, _KINDS),
+            )
+        known = {name for own in names for name in own}
+        if value not in known:
+            raise UserError(f"--only {text}: no {kind} of this run", did_you_mean(value, known))
+        chosen.setdefault(kind, set()).add(value)
+    if not chosen:
+        return plan
+    keys = frozenset(
+        cell.key
+        for cell in plan.cells
+        if all(wanted & set(_names(cell)[kind]) for kind, wanted in chosen.items())
+    )
+    return replace(plan, only=keys)
+
+
+_KINDS = ("method", "task", "dataset")
+
+
+def _names(cell: Cell) -> dict[str, tuple[str, ...]]:
+    """What a cell is called by, for each kind."""
+    return {
+        "method": (cell.method.shown, cell.method.name),
+        "task": (cell.task.slug, cell.task.name),
+        "dataset": (cell.dataset.shown, cell.dataset.name),
+    }
+
+
+def open_datasets(config: RunConfig) -> tuple[dict[str, Dataset], dict[str, str], dict[str, str]]:
+    """(data sets, their fingerprints, why others cannot be opened), by label.
+
+    Raises:
+        UserError: none can be opened.
+    """
+    found: dict[str, Dataset] = {}
+    prints: dict[str, str] = {}
+    errors: dict[str, UserError] = {}
+    for d in config.datasets:
+        try:
+            dataset = open_dataset(d.name, **d.arguments)
+            prints[d.shown] = dataset.fingerprint()
+            found[d.shown] = dataset
+        except Exception as error:  # a data set is anybody's: it costs itself its cells
+            errors[d.shown] = as_user_error(error)
+    if len(errors) == 1 and not found:
+        raise next(iter(errors.values()))
+    closed = {label: f"data set {label}: {described(error)}" for label, error in errors.items()}
+    if not found:
+        raise UserError("no data set can be opened:\n  " + "\n  ".join(closed.values()))
+    return found, prints, closed
 
 
 def same_rendering(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
@@ -200,18 +285,69 @@ def _class_reason(method: MethodConfig, task: TaskConfig, editor: EditorConfig |
     if editor is not None and not TASKS[task.name].editable:
         return f"'{task.name}' is not combined with a layout editor"
     cls = methods.registry.get(method.name)
-    return "" if task.name in cls.can else why_not(cls(**method.options), task.name) or ""
-
-
-def _find_weights(method: MethodConfig | EditorConfig) -> tuple[str | None, str, str]:
-    """(weights, content hash, why there are none)."""
-    if method.weights is None or method.weights.startswith("seeded:"):
-        return method.weights, method.weights or "none", ""
     try:
-        path = resolve_weights(method.weights)
+        return "" if task.name in cls.can else why_not(cls(**method.options), task.name) or ""
+    except Exception as error:  # as of its construction
+        return described(error)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of a method are, their content hash, and what is wrong with them."""
+
+    path: str | None = None
+    identity: str = "none"
+    fault: str = ""
+
+
+def find_weights(method: MethodConfig | EditorConfig) -> Weights:
+    """The weights of a configured method, as far as they are known without its networks: whether
+    they are there, what kind of file they are, which method and options a header names.
+
+    Raises:
+        UserError: an unknown method or option.
+    """
+    cls = method_class(method.name)
+    try:
+        loadable = cls(**method.options)
+    except UserError:
+        raise
+    except Exception as error:  # a method is anybody's: it costs itself its cells
+        return Weights(None, "none", described(error))
+    given = method.weights
+    if given is None or given.startswith("seeded:"):
+        return Weights(given, given or "none")
+    try:
+        path = resolve_weights(given)
     except Unavailable as error:
-        return None, "missing", str(error.message)
-    return str(path), weights_hash(path), ""
+        return Weights(None, "missing", described(error))
+    try:
+        check_kind(loadable, path)
+        return Weights(str(path), weights_hash(path))
+    except (UserError, OSError) as error:
+        return Weights(None, "missing", described(error))
+
+
+def check_kind(loadable: Any, path: Path) -> None:
+    """Raises UserError where ``path`` is known to hold no weights of a method: another kind of
+    file, another method or other options in its header, a folder without weights. What a method
+    with a ``load`` of its own reads is not known."""
+    from sisbench.core.file_kinds import refuse_foreign
+    from sisbench.core.state_dict import read_metadata
+    from sisbench.methods.loadable import Loadable, adopt_options
+
+    if getattr(type(loadable), "load", None) is not Loadable.load:
+        return
+    if path.is_dir():
+        if not any(p.suffix in _WEIGHT_SUFFIXES for p in path.iterdir()):
+            raise UserError(
+                f"{path} holds no weights file", f"looked for {', '.join(_WEIGHT_SUFFIXES)}"
+            )
+        return
+    refuse_foreign(path)
+    about = read_metadata(path)
+    if about:
+        adopt_options(loadable, about, path)
 
 
 def resolve_weights(name: str) -> Path:
@@ -234,7 +370,10 @@ def resolve_weights(name: str) -> Path:
 
     if name in weights.load_registry():
         return Path(weights.path(name))
-    raise Unavailable(f"no weights at {name}", "give a path or a name of: sisbench weights list")
+    tried = "" if path.is_absolute() else f"looked for {path.absolute()}; "
+    raise Unavailable(
+        f"no weights at {name}", f"{tried}give a path or a name of: sisbench weights list"
+    )
 
 
 def weights_hash(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sisbench.core.adapter_file import as_user_error
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.progress import Progress
 from sisbench.core.store import read_npz, write_atomic
@@ -76,16 +76,6 @@ def has_rows(source: Source, name: str, maker: RowMaker) -> bool:
     """Whether ``map_rows`` would find them on disk."""
     path = _path(source, name, maker)
     return path is not None and _read(path, source.ids) is not None
-
-
-def as_user_error(error: Exception) -> UserError:
-    """Any exception as a reason that a table can print."""
-    if isinstance(error, UserError):
-        return error
-    lines = str(error).splitlines() or [""]
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return UserError(f"{type(error).__name__}: {lines[0][:200]}{where}")
 
 
 @dataclass(frozen=True)

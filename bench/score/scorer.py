@@ -10,6 +10,7 @@ import numpy as np
 
 from sisbench import metrics, segmenters
 from sisbench.config import DatasetConfig
+from sisbench.core.adapter_file import as_user_error
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.log import CEILING, SEEDED, ItemRow, ScoreRecord
@@ -20,7 +21,7 @@ from sisbench.data import open_dataset
 from sisbench.metrics.base import Context, Metric, RowMaker, Score
 from sisbench.protocol import Protocol
 from sisbench.score.match import cells_under
-from sisbench.score.rows import Mapped, as_user_error, map_rows
+from sisbench.score.rows import Mapped, map_rows
 from sisbench.score.scores import basis_of, filled
 from sisbench.score.sources import Photographs, cell_source, in_groups, real_source
 
@@ -76,6 +77,7 @@ class Scorer:
     def __init__(self, run: RunStore, request: Request, progress: Progress) -> None:
         self.run, self.request, self.progress = run, request, progress
         self._photos: dict[str, Photographs] = {}
+        self._closed: dict[str, UserError] = {}
         self._makers: dict[tuple[type[RowMaker], Context], RowMaker | UserError] = {}
         self._reals: dict[tuple[str, str, str], Mapped | UserError] = {}
         self._named: set[tuple[str, str]] = set()
@@ -107,7 +109,12 @@ class Scorer:
         self, cell: CellView, cells: Sequence[CellView], protocol: Protocol
     ) -> Iterator[ScoreRecord]:
         entry = cell.entry
-        photos = self._photographs(entry.dataset.config)
+        photos = self._opened(cell)
+        if isinstance(photos, UserError):
+            for name in self._names(protocol):
+                if entry.task.name in metrics.registry.get(name).tasks:
+                    yield self._record(cell, protocol, name, None, _reason(photos))
+            return
         items = in_groups([r for r in cell.item_rows() if not r.error])
         chosen = list(self._chosen(entry.task.name, photos, items, protocol))
         if entry.status in ("impossible", "failed") or not items:
@@ -218,6 +225,19 @@ class Scorer:
             except Exception as error:  # a maker of anybody's: its own empty cell, and no other's
                 self._makers[key] = as_user_error(error)
         return self._makers[key]
+
+    def _opened(self, cell: CellView) -> Photographs | UserError:
+        """The photographs of a cell. Where none of its images could be made, a data set that cannot
+        be opened is the reason; what was scored before is not given up for it."""
+        label = cell.entry.dataset.label
+        if label not in self._closed:
+            try:
+                return self._photographs(cell.entry.dataset.config)
+            except Exception as error:  # a data set is anybody's
+                if cell.entry.status not in ("impossible", "failed"):
+                    raise
+                self._closed[label] = as_user_error(error)
+        return self._closed[label]
 
     def _photographs(self, config: Mapping[str, Any]) -> Photographs:
         parsed = DatasetConfig.model_validate(config)
@@ -356,6 +376,8 @@ class Scorer:
         """The parser's own score on the real photographs, above each column of a parser's."""
         seen = set()
         for cell in cells:
+            if isinstance(self._opened(cell), UserError):
+                continue
             place = cell.entry.place[1:]
             task = TASKS.get(cell.entry.task.name)
             if place in seen or task is None or not task.own_label:

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ def spread(plan: Plan, devices: Sequence[str], progress: Progress) -> Timer:
     goes on with a single process and finds the reason.
     """
     root = plan.config.folder
-    work = [c for c in plan.cells if not c.reason and pending(root, c)]
+    work = [c for c in plan.cells if plan.wanted(c) and not c.reason and pending(root, c)]
     timer = Timer()
     if not work:
         return timer
@@ -71,7 +72,8 @@ def _start(plan: Plan, k: int, devices: Sequence[str]) -> tuple[BaseProcess, Con
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     raw = plan.config.model_dump(mode="json")
-    worker = context.Process(target=_work, args=(raw, k, tuple(devices), sender), daemon=True)
+    args = (raw, k, tuple(devices), sender, plan.only)
+    worker = context.Process(target=_work, args=args, daemon=True)
     worker.start()
     sender.close()  # the worker has its own
     return worker, receiver
@@ -101,7 +103,13 @@ class _Reporting(Progress):
         self.sender.send(images)
 
 
-def _work(raw: dict[str, Any], k: int, devices: Sequence[str], sender: Connection) -> None:
+def _work(
+    raw: dict[str, Any],
+    k: int,
+    devices: Sequence[str],
+    sender: Connection,
+    only: frozenset[str] | None,
+) -> None:
     """The k-th worker: its share of every cell, one method after the other."""
     import torch
 
@@ -112,10 +120,11 @@ def _work(raw: dict[str, Any], k: int, devices: Sequence[str], sender: Connectio
     elif devices[k].startswith("cuda"):
         torch.cuda.set_device(devices[k])
     exact_arithmetic()
-    plan = make_plan(validated(RunConfig, raw, "the run's configuration"))
+    plan = replace(make_plan(validated(RunConfig, raw, "the run's configuration")), only=only)
     timer, progress, share = Timer(), _Reporting(sender), (k, len(devices))
     for _, group in by_method(plan.cells):
-        work = [c for c in group if not c.reason and pending(plan.config.folder, c, share)]
+        able = [c for c in group if plan.wanted(c) and not c.reason]
+        work = [c for c in able if pending(plan.config.folder, c, share)]
         if not work:
             continue
         method = load_method(work[0], plan, devices[k], progress)
@@ -123,7 +132,7 @@ def _work(raw: dict[str, Any], k: int, devices: Sequence[str], sender: Connectio
         if isinstance(method, str) or isinstance(editor, str):
             continue
         for cell in work:
-            if not unable(method, cell, plan):
+            if unable(method, cell, plan) is None:
                 CellRunner(plan, cell, method, editor, timer, progress, share).run()
         del method, editor
     sender.send({"seconds": timer.seconds, "images": timer.images})
