@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sisbench import methods
 from sisbench.core.errors import UserError
+from sisbench.run.elsewhere import Images
 from sisbench.run.plan import Cell, Plan, is_editor, method_class
 from sisbench.run.tasks import Editor
 
@@ -24,11 +25,15 @@ def by_method(cells: Sequence[Cell]) -> Iterator[tuple[int, list[Cell]]]:
             start = end
 
 
-def load_method(cell: Cell, plan: Plan, device: str, progress: Progress) -> Method | str:
-    """The method with its weights, or the reason why it cannot be loaded."""
+def load_method(cell: Cell, plan: Plan, device: str, progress: Progress) -> Method | Images | str:
+    """The method with its weights, or the reason why it cannot be loaded. Images made elsewhere
+    take its place as they are."""
+    built = method_class(cell.method.name)(**cell.method.options)
+    if isinstance(built, Images):
+        return built
     progress.say(f"loading {cell.method.shown}")
     space = plan.datasets[cell.dataset.shown].space
-    method: Method = method_class(cell.method.name)(**cell.method.options)
+    method: Method = built
     try:
         return method.load(space, cell.weights, device)
     except UserError as error:
@@ -52,11 +57,13 @@ def load_editor(cell: Cell, plan: Plan, device: str) -> Editor | str | None:
         return f"layout editor: {_one_line(error)}"
 
 
-def unable(method: Method | None, cell: Cell, plan: Plan) -> str:
+def unable(method: Method | Images | None, cell: Cell, plan: Plan) -> str:
     """Why this configured method cannot do this cell; "" if it can."""
     from sisbench.methods.base import why_not
 
     assert method is not None
+    if isinstance(method, Images):
+        return ""
     dataset = plan.datasets[cell.dataset.shown]
     if method.space != dataset.space:
         method.load(dataset.space, cell.weights, str(method.device))

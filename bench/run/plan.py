@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from sisbench import methods
-from sisbench.config import DatasetConfig, EditorConfig, MethodConfig, RunConfig, TaskConfig
+from sisbench.config import (
+    IMAGES,
+    DatasetConfig,
+    EditorConfig,
+    MethodConfig,
+    RunConfig,
+    TaskConfig,
+)
 from sisbench.core.adapter_file import class_digest
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.tasks import TASKS
 from sisbench.data import Dataset, open_dataset
 from sisbench.protocol import Protocol, get_protocol
+from sisbench.run.elsewhere import Found, Images, conflict
 from sisbench.run.items import Item, generation_of, plan_items
 
 BUNDLED = "bundled:"
@@ -39,6 +47,7 @@ class Cell:
         identity: content hash of the weights.
         reason: why the cell cannot be filled; "" when it can.
         editor_weights: where the layout editor's weights are, if the run has one.
+        found: the files of images made elsewhere; None for a method, which makes its own.
     """
 
     method: MethodConfig
@@ -53,6 +62,7 @@ class Cell:
     reason: str = ""
     editor_weights: str | None = None
     protocols: tuple[str, ...] = ()
+    found: Found | None = field(default=None, repr=False)
 
     @property
     def folder(self) -> str:
@@ -118,7 +128,8 @@ def make_plan(config: RunConfig) -> Plan:
         _check_editor(editor)
         edit_weights, edit_identity, no_editor = _find_weights(editor)
     for method in config.methods:
-        method_class(method.name)(**method.options)  # an unknown option ends the run here
+        built = method_class(method.name)(**method.options)  # an unknown option ends the run here
+        images = built if isinstance(built, Images) else None
         weights, identity, missing = _find_weights(method)
         for d in config.datasets:
             for task in config.tasks:
@@ -126,9 +137,18 @@ def make_plan(config: RunConfig) -> Plan:
                 reason = missing or no_editor or _class_reason(method, task, editor)
                 edited = {} if editor is None else editor.model_dump() | {"sha256": edit_identity}
                 here: dict[str, Cell] = {}
-                for protocol in protocols:
-                    items = tuple(plan_items(task, protocol, data.ids, data.space, editor))
+                planned = [
+                    tuple(plan_items(task, p, data.ids, data.space, editor)) for p in protocols
+                ]
+                if images is not None and images.references is None:
+                    reason = reason or conflict(planned)
+                for protocol, items in zip(protocols, planned, strict=True):
                     about = generation_of(task, protocol, editor)
+                    found, why = None, reason
+                    if images is not None:
+                        found = _elsewhere(images, config, d, task, items, about, data, reason)
+                        items, about, identity = found.items, dict(found.generation), found.identity
+                        why = found.reason
                     key = _key(method, identity, fingerprints[d.shown], task, about, items, edited)
                     cell = here.get(key) or Cell(
                         method=method,
@@ -140,12 +160,30 @@ def make_plan(config: RunConfig) -> Plan:
                         items=items,
                         weights=weights,
                         identity=identity,
-                        reason=reason,
+                        reason=why,
                         editor_weights=edit_weights,
+                        found=found,
                     )
                     here[key] = replace(cell, protocols=(*cell.protocols, protocol.id))
                 cells.extend(here.values())
     return Plan(config, protocols, datasets, fingerprints, cells)
+
+
+def _elsewhere(
+    images: Images,
+    config: RunConfig,
+    dataset: DatasetConfig,
+    task: TaskConfig,
+    items: Sequence[Item],
+    generation: Mapping[str, Any],
+    data: Dataset,
+    reason: str,
+) -> Found:
+    """The images made elsewhere of a cell, or what is known without looking for them."""
+    if reason:
+        return Found(tuple(items), generation, reason=reason)
+    alone = (len(config.datasets) == 1, len(config.tasks) == 1)
+    return images.find(task, dataset.shown, alone, items, generation, data.ids)
 
 
 def same_rendering(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
@@ -159,11 +197,14 @@ def same_rendering(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def method_class(name: str) -> Any:
-    """The class of a method, or of a layout editor, which has tasks of its own.
+    """The class of a method; of a layout editor, which has tasks of its own; of images made
+    elsewhere.
 
     Raises:
-        UserError: neither is called so.
+        UserError: none is called so.
     """
+    if name == IMAGES:
+        return Images
     known = methods.editors if name in methods.editors.names() else methods.registry
     return known.get(name)
 
@@ -197,9 +238,11 @@ def _class_reason(method: MethodConfig, task: TaskConfig, editor: EditorConfig |
         return f"a layout editor does {own} alone, not '{task.name}'"
     if by_editor:
         return no_task(methods.editors.get(method.name), task.name) or ""
+    if editor is not None and method.name == IMAGES:
+        return "images made elsewhere are not combined with a layout editor"
     if editor is not None and not TASKS[task.name].editable:
         return f"'{task.name}' is not combined with a layout editor"
-    cls = methods.registry.get(method.name)
+    cls = method_class(method.name)
     return "" if task.name in cls.can else why_not(cls(**method.options), task.name) or ""
 
 
@@ -248,6 +291,12 @@ def weights_hash(path: Path) -> str:
     return hashlib.sha256(joined.encode()).hexdigest()
 
 
+def _of_pixels(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of images made elsewhere that change pixels: where the files lie, and by which
+    names, does not."""
+    return {k: v for k, v in options.items() if k == "resize"}
+
+
 def _key(
     method: MethodConfig,
     identity: str,
@@ -266,7 +315,7 @@ def _key(
     about: dict[str, Any] = {
         "schema": KEY_SCHEMA,
         "method": source,
-        "options": method.options,
+        "options": method.options if source != IMAGES else _of_pixels(method.options),
         "weights": identity,
         "data": fingerprint,
         "task": task.model_dump(

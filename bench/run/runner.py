@@ -14,7 +14,8 @@ from sisbench.core.log import SCHEMA, CellEntry, Manifest, MethodEntry, Protocol
 from sisbench.core.provenance import provenance
 from sisbench.core.store import CellFolder, RunStore
 from sisbench.run.engines.local import spread
-from sisbench.run.images import CellRunner, Timer, finished, pending
+from sisbench.run.images import Timer, finished, pending
+from sisbench.run.imported import fill_cell
 from sisbench.run.loading import by_method, load_editor, load_method, unable
 from sisbench.run.plan import Cell, Plan, method_class
 
@@ -76,7 +77,7 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
                 changes = {"status": "impossible", "reason": reason}
                 entries[index] = entries[index].model_copy(update=changes)
                 continue
-            reason = CellRunner(plan, cell, loaded, editor, timer, progress).run()  # type: ignore[arg-type]
+            reason = fill_cell(plan, cell, loaded, editor, timer, progress)  # type: ignore[arg-type]
             if reason:
                 changes = {"status": "impossible", "reason": reason}
                 entries[index] = entries[index].model_copy(update=changes)
@@ -131,6 +132,7 @@ def _entry(plan: Plan, cell: Cell) -> CellEntry:
             "status": "impossible" if cell.reason else "partial",
             "reason": cell.reason,
         }
+        | ({"remarks": list(cell.found.remarks)} if cell.found is not None else {})
     )
 
 

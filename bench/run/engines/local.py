@@ -18,7 +18,8 @@ from sisbench.config import RunConfig
 from sisbench.core.devices import exact_arithmetic
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
-from sisbench.run.images import CellRunner, Timer, merge_items, pending
+from sisbench.run.images import Timer, merge_items, pending
+from sisbench.run.imported import fill_cell
 from sisbench.run.loading import by_method, load_editor, load_method, unable
 from sisbench.run.plan import Plan, make_plan
 
@@ -123,7 +124,7 @@ def _work(raw: dict[str, Any], k: int, devices: Sequence[str], sender: Connectio
             continue
         for cell in work:
             if not unable(method, cell, plan):
-                CellRunner(plan, cell, method, editor, timer, progress, share).run()
+                fill_cell(plan, cell, method, editor, timer, progress, share)
         del method, editor
     sender.send({"seconds": timer.seconds, "images": timer.images})
 
