@@ -94,6 +94,63 @@ def score(
     _print_tables(run, protocols=named[0])
 
 
+@app.command("score-images")
+def score_images(
+    images: Annotated[Path, typer.Argument(help="folder of generated images")],
+    reference: Annotated[Path, typer.Argument(help="folder of photographs")],
+    labels: Annotated[Path | None, typer.Option(help="folder of label maps (PNG), by stem")] = None,
+    space: Annotated[str, typer.Option(help="their label space, or its YAML")] = "",
+    metric: Annotated[
+        str, typer.Option("--metric", "-m", help="a,b (default: all that are defined)")
+    ] = "",
+    protocol: Annotated[str, typer.Option("--protocol", "-p", help="a preset")] = "sisbench1",
+    parsers: Annotated[str, typer.Option(help="parsers for mIoU and accuracy: a,b")] = "",
+    weights: Annotated[
+        list[str] | None, typer.Option("--weights", help="file of a metric's weights: NAME=FILE")
+    ] = None,
+    size: Annotated[int, typer.Option(help="side in pixels (default: the photographs')")] = 0,
+    resize: Annotated[
+        str, typer.Option(help="filter for other sizes: nearest, bilinear, bicubic, lanczos, area")
+    ] = "",
+    missing: Annotated[str, typer.Option(help="stems without a partner: skip or error")] = "skip",
+    pattern: Annotated[str, typer.Option(help="stem of the image of ID, as {id}_fake")] = "{id}",
+    device: Annotated[str, typer.Option(help="torch device")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a folder of IMAGES against one of photographs, whatever made them; no run is needed.
+
+    Exit code 1 where no score can be had, 2 for bad input."""
+    from sisbench.pipeline import score_folders
+    from sisbench.score import folder_table
+
+    scores = score_folders(
+        images,
+        reference,
+        labels,
+        space or None,
+        _split(metric) or None,
+        protocol,
+        _split(parsers),
+        {k: str(v) for k, v in _options(weights or []).items()},
+        size or None,
+        resize or None,
+        missing,
+        pattern,
+        device,
+        Progress(quiet=quiet),
+    )
+    if as_json or as_csv:
+        typer.echo(
+            folder_table.as_json(scores) if as_json else folder_table.as_csv(scores).rstrip()
+        )
+    else:
+        for part in folder_table.as_table(scores):
+            out.print(part, highlight=False, soft_wrap=isinstance(part, str))
+    raise typer.Exit(0 if any(s.value is not None for s in scores) else 1)
+
+
 @app.command()
 def report(
     run: Run,
@@ -131,6 +188,7 @@ def methods() -> None:
     from sisbench import methods as registry
     from sisbench.core.tasks import TASKS
     from sisbench.methods.editor import no_task
+    from sisbench.run.elsewhere import Images
 
     table = Table("name", "title", "size", "can", "paper")
     for name in registry.registry.names():
@@ -143,6 +201,7 @@ def methods() -> None:
         own = [t.name for t in TASKS.values() if t.by == "editor" and not no_task(cls, t.name)]
         able = ", ".join([*own, "layout_editor: " + ", ".join(sorted(cls.can))])
         table.add_row(name, cls.title, size, able, escape(cls.paper))
+    table.add_row(Images.name, Images.title, "any", ", ".join(sorted(Images.can)), "")
     out.print(table)
 
 

@@ -1,4 +1,4 @@
-"""Scoring two folders of images without a run: pairs by stem, or whole sets where there are none."""
+"""Scoring two folders of images without a run: pairs by stem, or whole sets."""
 
 from __future__ import annotations
 
