@@ -15,7 +15,10 @@ registry = Registry(
     "sisbench.methods",
     {
         "spade": "sisbench.methods.spade:SPADE",
+        "pix2pixhd": "sisbench.methods.pix2pixhd:Pix2PixHD",
+        "clade": "sisbench.methods.clade:CLADE",
         "sean": "sisbench.methods.sean:SEAN",
+        "sean-clade": "sisbench.methods.sean_clade:SEANCLADE",
         "inade": "sisbench.methods.inade:INADE",
         "v-inade": "sisbench.methods.inade:VINADE",
         "scam": "sisbench.methods.scam:SCAM",

@@ -352,7 +352,7 @@ def test_killed_and_resumed_is_the_same(
     generate(whole, Said())
     monkeypatch.setattr(imported, "_GROUP", 2)
     halved = make_plan(config(data, root, out="halved"))
-    keep, count = ImageImporter._keep, [0]
+    keep, count = ImageImporter._read, [0]
 
     def dies(self: ImageImporter, *arguments: Any) -> Any:
         count[0] += 1
@@ -361,7 +361,7 @@ def test_killed_and_resumed_is_the_same(
         return keep(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageImporter, "_keep", dies)
+        patch.setattr(ImageImporter, "_read", dies)
         with pytest.raises(KeyboardInterrupt):
             generate(halved, Said())
     generate(halved, Said())
@@ -372,8 +372,9 @@ def test_killed_and_resumed_is_the_same(
 
 
 def test_shares_of_several_processes_join(data: dict[str, Any], root: Path) -> None:
-    from sisbench.run.images import Timer, merge_items
+    from sisbench.run.images import Timer
     from sisbench.run.loading import load_method
+    from sisbench.run.stored import merge_items
 
     whole = make_plan(config(data, root, out="whole"))
     generate(whole, Said())

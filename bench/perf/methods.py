@@ -13,7 +13,13 @@ from typing import IO, Any
 _CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SPADE, 19 classes": ("spade", "celebamask_hq", {}),
     "SPADE, ADE20K": ("spade", "ade20k", {}),
+    "Pix2PixHD, 19 classes": ("pix2pixhd", "celebamask_hq", {}),
+    "Pix2PixHD, ADE20K": ("pix2pixhd", "ade20k", {}),
+    "CLADE, 19 classes": ("clade", "celebamask_hq", {}),
+    "CLADE-ICPE, ADE20K": ("clade", "ade20k", {"use_vae": False, "add_dist": True}),
     "SEAN, 19 classes": ("sean", "celebamask_hq", {}),
+    "SEAN-CLADE, 19 classes": ("sean-clade", "celebamask_hq", {}),
+    "SEAN-CLADE, ADE20K": ("sean-clade", "ade20k", {}),
     "V-INADE, 19 classes": ("v-inade", "celebamask_hq", {}),
     "V-INADE, ADE20K": ("v-inade", "ade20k", {}),
     "SCAM, 19 classes": ("scam", "celebamask_hq", {}),

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from sisbench.core.errors import UserError
 from sisbench.core.label_maps import present_classes
 from sisbench.core.log import MethodEntry
-from sisbench.core.store import write_atomic, write_json
+from sisbench.core.store import write_json
 from sisbench.core.tasks import TASKS, Edit
 from sisbench.data.elsewhere import counted, read_at, resize_basis, shown, sizes_of, some
 from sisbench.data.loader import load_or_error, to_batch
-from sisbench.data.prepare import png_bytes
 from sisbench.run.elsewhere import Images
-from sisbench.run.images import HOLE_BYTE, CellRunner, merge_items, pending, write_items
+from sisbench.run.images import CellRunner
 from sisbench.run.items import Item, noise_of
+from sisbench.run.stored import Destination, Drawn, groups_of, merge_items, pending
 from sisbench.run.tasks import Exchange, wanted_classes
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sisbench.core.progress import Progress
     from sisbench.data import Sample
     from sisbench.methods.base import Method
@@ -95,39 +95,37 @@ class ImageImporter:
 
     def _bring(self, label: str, size: tuple[int, int]) -> None:
         missing = pending(self.plan.config.folder, self.cell, self.share)
+        names = frozenset(item.id for item in missing)
+        destination = Destination(self.root, self.cell.key, "", names)
         total = len(self.cell.items[self.share[0] :: self.share[1]])
         workers = max(1, self.plan.config.engine.workers)
         with (
             self.progress.bar(label, total, total - len(missing)) as advance,
             ThreadPoolExecutor(workers) as pool,
         ):
-            for group in _groups(missing):
+            for group in groups_of(missing, _GROUP):
                 with self.timer.stage("decode"):
                     edits = self._edits(group)
-                with self.timer.stage("write"):
                     args = [(item, size, edit) for item, edit in zip(group, edits, strict=True)]
-                    rows = list(pool.map(lambda a: self._keep(*a), args))
-                    first = min(row["index"] for row in rows)
-                    write_items(self.root / "items" / f"part-{first:06d}.parquet", rows)
+                    drawn = list(pool.map(lambda a: self._read(*a), args))
+                with self.timer.stage("write"):
+                    destination.write(drawn)
                 self.timer.images += len(group)
                 advance(len(group))
                 self.progress.count(len(group))
         if self.share == (0, 1):
             merge_items(self.root)
 
-    def _keep(self, item: Item, size: tuple[int, int], edit: _Edited | UserError) -> dict[str, Any]:
-        """Write one image, and the label map where it is not the target's; its row."""
+    def _read(self, item: Item, size: tuple[int, int], edit: _Edited | UserError) -> Drawn:
+        """One item as it is to be stored."""
         if isinstance(edit, UserError):
-            return self._row(item, error=edit.message)
+            return Drawn(self._row(item, error=edit.message))
         try:
             image = read_at(self.found.files[item.id], size, self.by)
         except UserError as error:
-            return self._row(item, error=error.message)
+            return Drawn(self._row(item, error=error.message))
         classes, absent, label = edit
-        write_atomic(self.root / "images" / f"{item.id}.png", png_bytes(image))
-        if label is not None:
-            write_atomic(self.root / "labels" / f"{item.id}.png", png_bytes(label))
-        return self._row(item, classes, absent)
+        return Drawn(self._row(item, classes, absent), image, label)
 
     def _edits(self, group: Sequence[Item]) -> list[_Edited | UserError]:
         """What the task edits of each item, from its label maps where it has a reference."""
@@ -158,8 +156,7 @@ class ImageImporter:
         drawn = task.label(Edit(x, noise, r, exchange.edited, item.alpha, layout))
         edited = exchange.edited[0].nonzero()[:, 0].tolist()
         label = None if drawn is None else drawn[0].numpy()
-        byte = None if label is None else np.where(label < 0, HOLE_BYTE, label).astype(np.uint8)
-        return edited, int(exchange.absent[0]), byte
+        return edited, int(exchange.absent[0]), label
 
     def _row(
         self, item: Item, classes: Sequence[int] = (), absent: int = 0, error: str = ""
@@ -178,9 +175,4 @@ class ImageImporter:
 
 
 _Edited = tuple[list[int], int, "np.ndarray | None"]
-"""(classes that are edited, how many of them the reference lacks, (H, W) uint8 label map drawn)."""
-
-
-def _groups(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), _GROUP):
-        yield items[start : start + _GROUP]
+"""(classes that are edited, how many of them the reference lacks, (H, W) int64 label map drawn)."""

@@ -291,6 +291,16 @@ def weights_hash(path: Path) -> str:
     return hashlib.sha256(joined.encode()).hexdigest()
 
 
+def by_content(cls: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` with the sha256 of each file that one of them names, in place of its path."""
+    from sisbench.core.state_dict import sha256_of
+
+    return {
+        k: sha256_of(Path(v)) if k in cls.file_options and v and Path(v).is_file() else v
+        for k, v in options.items()
+    }
+
+
 def _of_pixels(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of images made elsewhere that change pixels: where the files lie, and by which
     names, does not."""
@@ -309,13 +319,16 @@ def _key(
     """Content key: method, options, weights, data, task, what the protocol says of its images,
     schema."""
     source = method.name
-    digest = class_digest(method_class(source))
+    cls = method_class(source)
+    digest = class_digest(cls)
     if digest:  # the user's own: what it does is its content, wherever it lies
         source = f"{source.rpartition(':')[2]}:{digest}"
+    own = method.options
+    options = _of_pixels(own) if source == IMAGES else by_content(cls, own)
     about: dict[str, Any] = {
         "schema": KEY_SCHEMA,
         "method": source,
-        "options": method.options if source != IMAGES else _of_pixels(method.options),
+        "options": options,
         "weights": identity,
         "data": fingerprint,
         "task": task.model_dump(

@@ -14,10 +14,11 @@ from sisbench.core.log import SCHEMA, CellEntry, Manifest, MethodEntry, Protocol
 from sisbench.core.provenance import provenance
 from sisbench.core.store import CellFolder, RunStore
 from sisbench.run.engines.local import spread
-from sisbench.run.images import Timer, finished, pending
+from sisbench.run.images import Timer
 from sisbench.run.imported import fill_cell
 from sisbench.run.loading import by_method, load_editor, load_method, unable
 from sisbench.run.plan import Cell, Plan, method_class
+from sisbench.run.stored import finished, pending
 
 if TYPE_CHECKING:
     from sisbench.core.progress import Progress

@@ -28,6 +28,7 @@ class Level:
         kernel: odd size of the convolutions.
         edges: (B, 1, h, w) float instance edges, or None.
         dense: keep every pixel, whatever the share of mixed ones.
+        convs: how many convolutions follow one another (2 in a mask branch).
 
     Attributes:
         index: (B*h*w,) row of a (B, K + 1, D) table for each pixel.
@@ -46,6 +47,7 @@ class Level:
         kernel: int,
         edges: Tensor | None,
         dense: bool = False,
+        convs: int = 2,
     ) -> None:
         self.batch, self.height, self.width = label.shape
         self.classes, self.kernel = classes, kernel
@@ -63,7 +65,7 @@ class Level:
         self.taps, self.edge_taps, self.around = taps, edge_taps, taps
         self.mixed_taps, self.mixed_samples = taps, self.samples
         if not dense:
-            self._keep_near(self._find_mixed(label, edges))
+            self._keep_near(self._find_mixed(label, edges, convs * (kernel // 2)))
 
     def _keep_near(self, mixed: Tensor) -> None:
         """Restrict everything to the mixed pixels (B, h, w) and their neighbours, if few."""
@@ -85,9 +87,9 @@ class Level:
         windows = padded.unfold(1, self.kernel, 1).unfold(2, self.kernel, 1)
         return windows.reshape(-1, self.kernel**2)
 
-    def _find_mixed(self, label: Tensor, edges: Tensor | None) -> Tensor:
-        """(B, h, w) bool: another class, an edge or the border within reach of two convolutions."""
-        reach = 2 * (self.kernel // 2)
+    def _find_mixed(self, label: Tensor, edges: Tensor | None, reach: int) -> Tensor:
+        """(B, h, w) bool: another class, an edge or the border within reach of the
+        convolutions."""
         window = 2 * reach + 1
         plane = F.pad(label[:, None].float(), (reach,) * 4, value=-2.0)
         high, low = F.max_pool2d(plane, window, 1), -F.max_pool2d(-plane, window, 1)
@@ -130,12 +132,19 @@ class LabelPyramid:
         classes: number of classes.
         kernel: odd size of the convolutions.
         edges: (B, 1, H, W) float, or None.
+        convs: how many convolutions follow one another.
     """
 
     def __init__(
-        self, label: Tensor, classes: int, kernel: int = 3, edges: Tensor | None = None
+        self,
+        label: Tensor,
+        classes: int,
+        kernel: int = 3,
+        edges: Tensor | None = None,
+        convs: int = 2,
     ) -> None:
         self.label, self.classes, self.kernel, self.edges = label, classes, kernel, edges
+        self.convs = convs
         self._levels: dict[tuple[int, int], Level] = {}
 
     def at(self, size: tuple[int, int]) -> Level:
@@ -143,6 +152,10 @@ class LabelPyramid:
         if size not in self._levels:
             edges = None if self.edges is None else resize_labels_torch(self.edges, size)
             self._levels[size] = Level(
-                resize_labels_torch(self.label, size), self.classes, self.kernel, edges
+                resize_labels_torch(self.label, size),
+                self.classes,
+                self.kernel,
+                edges,
+                convs=self.convs,
             )
         return self._levels[size]
