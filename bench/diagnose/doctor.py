@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sisbench.config import RunConfig, load_config
+from sisbench.config import IMAGES, RunConfig, load_config
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.provenance import library_versions
 
@@ -122,7 +122,9 @@ def _plan(config: RunConfig) -> Iterator[Finding]:
     for m in config.methods:
         try:
             method_class(m.name)(**m.options)
-            if m.weights is None:
+            if m.name == IMAGES:
+                yield Finding("ok", f"method {m.shown}: images in {m.options['root']}")
+            elif m.weights is None:
                 yield Finding(
                     "warn",
                     f"method {m.shown}: no weights given",
