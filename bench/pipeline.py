@@ -134,13 +134,14 @@ def score_folders(
     from sisbench.core.devices import exact_arithmetic, pick_devices
     from sisbench.core.label_space import LabelSpace
     from sisbench.data.paired import as_size
-    from sisbench.score import folders
+    from sisbench.score.folder_files import FolderRequest
+    from sisbench.score.folders import score_folders as scores_of
 
     exact_arithmetic()
     if isinstance(space, str):
         from_file = space.endswith((".yaml", ".yml"))
         space = LabelSpace.from_yaml(Path(space)) if from_file else LabelSpace.named(space)
-    request = folders.FolderRequest(
+    request = FolderRequest(
         images=images,
         reference=reference,
         protocol=get_protocol(protocol),
@@ -155,7 +156,7 @@ def score_folders(
         pattern=pattern,
         device=pick_devices(device)[0],
     )
-    return folders.score_folders(request, progress or Progress(quiet=True))
+    return scores_of(request, progress or Progress(quiet=True))
 
 
 def _earlier(store: RunStore, progress: Progress) -> ScoresFile | None:

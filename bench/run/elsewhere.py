@@ -244,12 +244,17 @@ class Images:
         return tuple(replace(i, reference=own[i.target]) for i in items if i.target in own)
 
 
-def conflict(found: Sequence[Sequence[Item]]) -> str:
-    """Why one folder cannot hold the images of all these lists of items; "" where it can."""
+def conflict(planned: Sequence[Sequence[Item]], own_pairs: bool) -> str:
+    """Why one folder cannot hold the images of all these lists of items; "" where it can.
+
+    Args:
+        own_pairs: references are those of a list, so that the protocols' do not matter.
+    """
     known: dict[str, Item] = {}
-    for items in found:
+    for items in planned:
         for item in items:
-            if known.setdefault(item.id, item) != item:
+            told = replace(item, reference="") if own_pairs else item
+            if known.setdefault(item.id, told) != told:
                 return (
                     "the run's protocols pair targets, or draw classes, differently, and a folder "
                     "of images follows one of them (run one protocol, or give 'references')"

@@ -140,8 +140,8 @@ def make_plan(config: RunConfig) -> Plan:
                 planned = [
                     tuple(plan_items(task, p, data.ids, data.space, editor)) for p in protocols
                 ]
-                if images is not None and images.references is None:
-                    reason = reason or conflict(planned)
+                if images is not None:
+                    reason = reason or conflict(planned, images.references is not None)
                 for protocol, items in zip(protocols, planned, strict=True):
                     about = generation_of(task, protocol, editor)
                     found, why = None, reason
