@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
+from test_cli import run as cli_run
 
 from sisbench import methods
 from sisbench.config import RunConfig, load_config
@@ -329,6 +331,27 @@ def test_protocols_share_images_unless_they_pair_otherwise(
     cells = make_plan(run.model_copy(update={"protocol": ("sisbench1", other)})).cells
     assert [len(c.protocols) for c in cells if not c.reason] == [2]
     assert {"pair targets" in c.reason for c in cells if c.reason} == {True}
+
+
+def test_own_pairs_do_not_free_drawn_classes(data: dict[str, Any], root: Path) -> None:
+    shutil.copytree(root / "reconstruct", root / "class_transfer")
+    file = root.parent / "pairs.txt"
+    file.write_text("".join(f"{a} {b}\n" for a, b in references().items()))
+    seeds = [{"base": "sisbench1", "seed": seed} for seed in (0, 1)]
+    pairs = [{"base": "sisbench1", "pairs": rule} for rule in ("half", "next")]
+    for task, protocol, able in (("class_transfer", seeds, False), ("class_transfer", pairs, True)):
+        run = config(data, root, tasks=[task], protocol=protocol, references=str(file))
+        assert {not c.reason for c in make_plan(run).cells} == {able}
+
+
+def test_the_lists_of_methods_and_of_the_doctor_name_them(
+    data: dict[str, Any], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "Images made elsewhere" in cli_run(capsys, "methods")[1]
+    raw = config(data, root).model_dump(mode="json")
+    (root.parent / "run.yaml").write_text(yaml.safe_dump(raw))
+    text = cli_run(capsys, "doctor", str(root.parent / "run.yaml"))[1]
+    assert f"ok   method Made: images in {root}" in text
 
 
 def test_an_edited_image_makes_the_cell_anew(data: dict[str, Any], root: Path) -> None:
