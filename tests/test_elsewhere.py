@@ -13,7 +13,7 @@ from PIL import Image
 from test_cli import run as cli_run
 
 from sisbench import methods
-from sisbench.config import RunConfig, load_config
+from sisbench.config import MethodConfig, RunConfig, load_config
 from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
@@ -299,6 +299,22 @@ def test_own_pairs_are_said_and_the_protocols_are_not(data: dict[str, Any], root
     (plain,) = make_plan(config(data, root, tasks=["transfer"])).cells
     assert same.key == plain.key
     assert not same.found.remarks
+    file.write_text("".join(f"{a},{b}\n" for a, b in list(references().items())[:3]))
+    (fewer,) = make_plan(run.model_copy(update={"methods": (skipping(run.methods[0]),)})).cells
+    assert fewer.found.remarks == ("1 of 4 images are missing",)
+
+
+def skipping(method: MethodConfig) -> MethodConfig:
+    return method.model_copy(update={"options": {**method.options, "missing": "skip"}})
+
+
+def test_own_pairs_stand_under_protocols_of_any_seed(data: dict[str, Any], root: Path) -> None:
+    shutil.copytree(root / "reconstruct", root / "transfer")
+    file = root.parent / "pairs.txt"
+    file.write_text("0 1\n1 0\n2 0\n10 0\n")
+    seeds = [{"base": "sisbench1", "seed": seed} for seed in range(3)]
+    run = config(data, root, tasks=["transfer"], protocol=seeds, references=str(file))
+    assert [len(c.protocols) for c in make_plan(run).cells] == [3]
 
 
 @pytest.mark.parametrize(

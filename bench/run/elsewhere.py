@@ -138,16 +138,16 @@ class Images:
                 reference that is no sample.
         """
         about = {k: v for k, v in generation.items() if k not in _NOT_OURS}
-        if not (TASKS[task.name].classes == "drawn" and not task.classes):
-            about.pop("shape_classes", None)
-            if about.get("pairs") != "derangement":
-                about.pop("seed", None)
         wanted, marks = tuple(items), []
         if self.references is not None and TASKS[task.name].reference:
             wanted = self._own_pairs(items, ids)
-            if wanted != tuple(items):
+            if not set(wanted) <= set(items):
                 about.pop("pairs", None)
                 marks.append(OWN_PAIRS)
+        if TASKS[task.name].classes != "drawn" or task.classes:
+            about.pop("shape_classes", None)
+            if about.get("pairs") != "derangement":  # nothing is drawn at all
+                about.pop("seed", None)
         folder = self._folder(task, dataset, *alone)
         if isinstance(folder, str):
             return Found(wanted, about, reason=folder)
