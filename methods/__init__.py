@@ -24,11 +24,18 @@ registry = Registry(
         "scam": "sisbench.methods.scam:SCAM",
         "ca2sis": "sisbench.methods.ca2sis:CA2SIS",
         "sca-dm": "sisbench.methods.sca_dm:SCADM",
+        "oasis": "sisbench.methods.oasis:OASIS",
+        "sc-gan": "sisbench.methods.scgan:SCGAN",
+        "maskgan": "sisbench.methods.maskgan:MaskGAN",
     },
 )
 
 editors = Registry(
-    "sisbench.editors", {"semantic-vae": "sisbench.methods.semantic_vae:SemanticVAE"}
+    "sisbench.editors",
+    {
+        "semantic-vae": "sisbench.methods.semantic_vae:SemanticVAE",
+        "frankenmask": "sisbench.methods.frankenmask:FrankenMask",
+    },
 )
 
 

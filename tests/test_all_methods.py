@@ -168,8 +168,9 @@ def test_official_option_files_give_the_official_key_layout(
     name: str, manifest: str, space: str
 ) -> None:
     raw = json.loads((FIXTURES / f"{manifest}.manifest.json").read_text())
-    config = raw.get("config", {"variant": "scam"})  # those of SCAM's re-implementations have none
-    config = {k: v for k, v in config.items() if k != "note"}
+    # SCAM's re-implementations of SPADE and CLADE are told by their manifest's name alone
+    alone = {"variant": "scam"} if "scam-" in manifest else {}
+    config = {k: v for k, v in raw.get("config", alone).items() if k != "note"}
     with torch.device("meta"):
         model = built(name, space, **config)
     for module, key_map in model.key_maps().items():
@@ -202,6 +203,11 @@ def test_seeded_weights_come_back_from_their_file(name: str, tmp_path: Path) -> 
         assert torch.equal(state[key], value), key
     batch = check_batch(model.space, model.size, 1)
     assert torch.equal(image(again, batch), image(model, batch))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_can_is_known_before_it_is_built(name: str) -> None:
+    assert class_of(name)().can  # type: ignore[attr-defined]
 
 
 # ---- the contract, laws and all -----------------------------------------------------------------

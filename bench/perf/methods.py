@@ -25,6 +25,11 @@ _CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SCAM, 19 classes": ("scam", "celebamask_hq", {}),
     "SCAM, ADE20K": ("scam", "ade20k", {}),
     "CA2-SIS, 19 classes": ("ca2sis", "celebamask_hq", {}),
+    "OASIS, ADE20K": ("oasis", "ade20k", {}),
+    "SC-GAN, 19 classes at 512": ("sc-gan", "celebamask_hq", {}),
+    "SC-GAN, ADE20K": ("sc-gan", "ade20k", {}),
+    "MaskGAN, 19 classes at 256": ("maskgan", "celebamask_hq", {"size": [256, 256]}),
+    "MaskGAN, 19 classes at 512": ("maskgan", "celebamask_hq", {}),
     "SCA-DM, 4 guided steps": ("sca-dm", "celebamask_hq", {"steps": 4, "scale": 1.2}),
 }
 _HEADER = ("method", "GMAC", "parameters (M)")

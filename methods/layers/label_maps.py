@@ -34,6 +34,7 @@ class Level:
         index: (B*h*w,) row of a (B, K + 1, D) table for each pixel.
         taps: (n, kernel^2) rows of a (K + 1, kernel^2, D) table that a convolution sums, for the
             pixels that are needed: all of them (dense), or those near a mixed pixel.
+        tap_samples: (n,) the sample of each row of ``taps``.
         edge_taps: (n, kernel^2) edge values beside ``taps``, or None.
         mixed: (P,) flat indices of the mixed pixels; None when the level is dense.
         mixed_taps, mixed_samples: ``taps`` and sample of each mixed pixel (of every one, if dense).
@@ -64,6 +65,7 @@ class Level:
         self.mixed: Tensor | None = None
         self.taps, self.edge_taps, self.around = taps, edge_taps, taps
         self.mixed_taps, self.mixed_samples = taps, self.samples
+        self.tap_samples = self.samples
         if not dense:
             self._keep_near(self._find_mixed(label, edges, convs * (kernel // 2)))
 
@@ -77,7 +79,7 @@ class Level:
         position.view(-1)[near] = torch.arange(len(near), device=mixed.device)
         self.around = self._neighbours(position, len(near))[rows]
         self.mixed, self.mixed_taps, self.mixed_samples = rows, self.taps[rows], self.samples[rows]
-        self.taps = self.taps[near]
+        self.taps, self.tap_samples = self.taps[near], self.samples[near]
         self.edge_taps = None if self.edge_taps is None else self.edge_taps[near]
 
     def _neighbours(self, plane: Tensor, outside: float) -> Tensor:

@@ -126,19 +126,25 @@ class MaskBranch(nn.Module):
     def forward(self, level: Level) -> tuple[Tensor, Tensor]:
         """Values by class (1, K + 1, 2C) and at the mixed pixels (P, 2C), as ``Level.spread``
         takes them; gamma first."""
+        hidden = F.relu(self.shared(level))
+        flat = None if level.mixed is None else F.relu(self.shared.flat(level))[None]
+        return self.modulated(level, hidden, flat)
+
+    def modulated(self, level: Level, hidden: Tensor, flat: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The second convolution, over the outputs of the first: ``hidden`` (n, D) at the pixels of
+        ``level.taps`` and, on a level that is not dense, ``flat`` (1 or B, K + 1, D) by class."""
         weight, bias = self.modulation.weight, self.modulation.bias
         assert bias is not None
-        hidden = F.relu(self.shared(level))
-        if level.mixed is None:
+        if level.mixed is None or flat is None:
             planes = hidden.view(level.batch, level.height, level.width, -1).permute(0, 3, 1, 2)
             dense = self.modulation(planes).permute(0, 2, 3, 1).flatten(0, 2)
             return dense[:1, None], dense
-        by_class = F.relu(self.shared.flat(level)) @ weight.sum((2, 3)).T + bias
+        by_class = flat @ weight.sum((2, 3)).T + bias
         padded = F.pad(hidden, (0, 0, 0, 1))
         patches = padded.index_select(0, level.around.flatten())
         matrix = weight.permute(2, 3, 1, 0).flatten(0, 2)
         mixed = torch.addmm(bias, patches.view(-1, matrix.shape[0]), matrix)
-        return by_class[None], mixed
+        return by_class, mixed
 
     def map_keys(
         self,
