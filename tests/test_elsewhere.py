@@ -228,7 +228,7 @@ def test_samples_by_their_name_or_by_a_pattern(data: dict[str, Any], root: Path)
         ("{id", "is no pattern"),
         ("{id.__class__}", "a pattern has no"),
         ("{id}_{k}", "name the task|counts samples"),
-        ({"sampel": "{id}"}, "did you mean 'sample'"),
+        ({"samples": "{id}"}, "did you mean 'sample'"),
     ],
 )
 def test_patterns_that_cannot_be(
@@ -431,7 +431,7 @@ def test_shares_of_several_processes_join(data: dict[str, Any], root: Path) -> N
     [
         ({"root": "nowhere"}, "no folder nowhere"),
         ({"root": ".", "resize": "cubic"}, "resize"),
-        ({"root": ".", "mising": "skip"}, "did you mean 'missing'"),
+        ({"root": ".", "missin": "skip"}, "did you mean 'missing'"),
         ({}, "root"),
         ({"root": ".", "weights": "x.pth"}, "no weights"),
     ],

@@ -39,11 +39,10 @@ def score_folders(request: FolderRequest, progress: Progress) -> list[ScoreRecor
     Raises:
         UserError: what ``Folders`` refuses; an unknown metric or parser.
     """
-    columns = list(_columns(request))
     folders = Folders(request)
+    columns = list(_columns(request, folders))
     for note in folders.notes:
         progress.say(note)
-    columns = [c for c in columns if request.metrics is not None or _defined(c, folders)]
     makers = {c.key: c.maker for c in columns if isinstance(c.maker, RowMaker)}
     groups: dict[tuple[str, ...], dict[str, RowMaker]] = {}
     for key, maker in makers.items():
@@ -66,18 +65,17 @@ def _mapped(rows: Mapping[str, Mapped | UserError], key: str) -> bool:
     return isinstance(rows.get(key), Mapped)
 
 
-def _columns(request: FolderRequest) -> Iterator[_Column]:
+def _columns(request: FolderRequest, folders: Folders) -> Iterator[_Column]:
     """The metrics that are asked for, or those that may be defined for images without a task."""
     protocol, space = request.protocol, request.space
-    made: dict[tuple[type[RowMaker], str], RowMaker | UserError] = {}
+    made: dict[tuple[type[RowMaker], str], tuple[str, RowMaker | UserError]] = {}
     for parser in request.parsers:
         segmenters.registry.get(parser)  # an unknown one ends here, with the nearest one
     default = protocol.parsers.get(space.name, "") if space is not None else ""
     for name in dict.fromkeys(request.metrics or metrics.registry.names()):
         cls = metrics.registry.get(name)
         if request.metrics is None:
-            wanted = unasked(cls, protocol) and "reconstruct" in cls.tasks and cls.real != "train"
-            if not wanted:
+            if not unasked(cls, protocol) or not _defined(cls, folders):
                 continue
         maker = metrics.maker_of(cls)
         uses_parser = maker is not None and maker.uses_parser
@@ -102,8 +100,10 @@ def _columns(request: FolderRequest) -> Iterator[_Column]:
                 yield _Column(shown_as, cls, context, name, none)
                 continue
             if (maker, parser) not in made:
-                made[maker, parser] = _built(maker, context)
-            yield _Column(shown_as, cls, context, maker_key(maker, context), made[maker, parser])
+                key, taken = maker_key(maker, context), {key for key, _ in made.values()}
+                key += f"-{len(made)}" if key in taken else ""  # two makers of one name
+                made[maker, parser] = key, _built(maker, context)
+            yield _Column(shown_as, cls, context, *made[maker, parser])
 
 
 def _built(maker: type[RowMaker], context: Context) -> RowMaker | UserError:
@@ -113,14 +113,14 @@ def _built(maker: type[RowMaker], context: Context) -> RowMaker | UserError:
         return as_user_error(error)
 
 
-def _defined(column: _Column, folders: Folders) -> bool:
+def _defined(cls: type[Metric], folders: Folders) -> bool:
     """Whether a metric that nobody asked for has a meaning for these folders."""
-    maker = metrics.maker_of(column.cls)
+    maker = metrics.maker_of(cls)
     there = {"image"} | ({"target"} if folders.paired else set())
     there |= {"label"} if folders.labels else set()
-    if maker is None or not maker.needs <= there:
+    if maker is None or "reconstruct" not in cls.tasks or cls.real == "train":
         return False
-    return bool(column.cls.real) or bool(maker.needs & {"target", "label"})
+    return maker.needs <= there and bool(cls.real or maker.needs & {"target", "label"})
 
 
 def _lacks(maker: RowMaker, folders: Folders) -> UserError:
