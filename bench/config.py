@@ -19,6 +19,8 @@ from sisbench.core.yaml_file import expanded, read_yaml
 PathText = Annotated[str, AfterValidator(expanded)]
 """A path, or a name: ``~`` and ``$VAR`` in it are replaced."""
 
+IMAGES = "images"
+"""In place of a method's name: images made elsewhere (``sisbench.run.elsewhere``)."""
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
 
 
@@ -58,7 +60,8 @@ class DatasetConfig(Strict):
 
 
 class MethodConfig(Strict):
-    """A method: registry name (or ./file.py:Class), weights, construction options, label."""
+    """A method: registry name (or ./file.py:Class), weights, construction options, label; or, by
+    the name ``images``, images made elsewhere, whose keys (root, ...) become ``options``."""
 
     name: PathText
     label: str = ""
@@ -68,7 +71,18 @@ class MethodConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _bare(cls, raw: Any) -> Any:
-        return {"name": raw} if isinstance(raw, str) else raw
+        if isinstance(raw, str):
+            return {"name": raw}
+        if not isinstance(raw, Mapping) or raw.get("name") != IMAGES or "options" in raw:
+            return raw
+        own = {k: v for k, v in raw.items() if k in ("name", "label", "weights")}
+        return own | {"options": {k: v for k, v in raw.items() if k not in own}}
+
+    @model_validator(mode="after")
+    def _no_network(self) -> MethodConfig:
+        if self.name == IMAGES and self.weights is not None:
+            raise ValueError("images made elsewhere have no weights: leave out 'weights'")
+        return self
 
     @property
     def shown(self) -> str:
@@ -249,7 +263,13 @@ def _located(config: RunConfig) -> RunConfig:
     return config.model_copy(
         update={
             "methods": tuple(
-                m.model_copy(update={"name": _absolute(m.name), "weights": _absolute(m.weights)})
+                m.model_copy(
+                    update={
+                        "name": m.name if m.name == IMAGES else _absolute(m.name),
+                        "weights": _absolute(m.weights),
+                        "options": _rooted(m.options) if m.name == IMAGES else m.options,
+                    }
+                )
                 for m in config.methods
             ),
             "datasets": tuple(
@@ -272,7 +292,8 @@ def _located(config: RunConfig) -> RunConfig:
 
 
 def _rooted(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: _absolute(v) if k == "root" else v for k, v in arguments.items()}
+    located = ("root", "references")
+    return {k: _absolute(v) if k in located else v for k, v in arguments.items()}
 
 
 def _absolute(text: Any) -> Any:

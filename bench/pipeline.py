@@ -17,6 +17,8 @@ from sisbench.protocol import Protocol, get_protocol
 if TYPE_CHECKING:
     import numpy as np
 
+    from sisbench.core.label_space import LabelSpace
+
 FORMATS = ("md", "tex", "csv", "html")
 
 
@@ -125,6 +127,51 @@ def score_run(
     used = {s.protocol for s in scores}
     store.write_scores(scores, about, [p for key, p in fields.items() if key in used])
     write_scores_csv(run, metric_facts())
+
+
+def score_folders(
+    images: Path,
+    reference: Path,
+    labels: Path | None = None,
+    space: LabelSpace | str | None = None,
+    metrics: Sequence[str] | None = None,
+    protocol: str = "sisbench1",
+    parsers: Sequence[str] = (),
+    weights: Mapping[str, str | Path] | None = None,
+    size: int | Sequence[int] | None = None,
+    resize: str | None = None,
+    missing: str = "skip",
+    pattern: str = "{id}",
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> list[ScoreRecord]:
+    """Scores of a folder of images against one of photographs; see ``sisbench.score_images``."""
+    from sisbench.core.devices import exact_arithmetic, pick_devices
+    from sisbench.core.label_space import LabelSpace
+    from sisbench.data.paired import as_size
+    from sisbench.score.folder_files import FolderRequest
+    from sisbench.score.folders import score_folders as scores_of
+
+    exact_arithmetic()
+    if isinstance(space, str):
+        from_file = space.endswith((".yaml", ".yml"))
+        space = LabelSpace.from_yaml(Path(space)) if from_file else LabelSpace.named(space)
+    request = FolderRequest(
+        images=images,
+        reference=reference,
+        protocol=get_protocol(protocol),
+        labels=labels,
+        space=space,
+        metrics=metrics,
+        parsers=parsers,
+        weights=weights or {},
+        size=None if size is None else as_size(size, (0, 0)),
+        resize=resize,
+        missing=missing,
+        pattern=pattern,
+        device=pick_devices(device)[0],
+    )
+    return scores_of(request, progress or Progress(quiet=True))
 
 
 def _earlier(store: RunStore, progress: Progress) -> ScoresFile | None:

@@ -23,6 +23,7 @@ def methods(name: str, as_json: bool) -> None:
         UserError: an unknown name; the nearest one is named.
     """
     from sisbench import methods as registry
+    from sisbench.run.elsewhere import Images
 
     if name:
         found = _method(name)
@@ -39,6 +40,8 @@ def methods(name: str, as_json: bool) -> None:
             able.append("layout_editor: " + ", ".join(row["edits"]))
         size = "x".join(map(str, row["size"]))
         table.add_row(row["name"], row["title"], size, ", ".join(able), escape(row["paper"]))
+    able = ", ".join(sorted(Images.can))
+    table.add_row(Images.name, Images.title, "any", able, "docs/elsewhere.md")
     out.print(table)
     line("sisbench methods NAME lists its options, tasks and weights")
 

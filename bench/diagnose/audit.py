@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sisbench.config import EditorConfig, MethodConfig, RunConfig
+from sisbench.config import IMAGES, EditorConfig, MethodConfig, RunConfig
 from sisbench.core.adapter_file import as_user_error, described
 from sisbench.core.cost import parameters
 from sisbench.core.devices import pick_devices
@@ -18,10 +18,11 @@ from sisbench.data import Dataset, open_dataset
 from sisbench.data.check import check_items
 from sisbench.data.loader import to_batch
 from sisbench.diagnose.finding import Finding
-from sisbench.run.images import pending
+from sisbench.run.elsewhere import Images
 from sisbench.run.loading import Unable, by_method, load_editor, load_method, unable
 from sisbench.run.plan import Cell, Plan, find_weights, make_plan, method_class
 from sisbench.run.preflight import bytes_needed, existing, preflight, size_text
+from sisbench.run.stored import pending
 from sisbench.run.tasks import Editor, image_faults, run_label_task, run_task
 
 if TYPE_CHECKING:
@@ -117,6 +118,9 @@ def _loads(
     if files.fault:
         yield Finding("fail", f"{label}: {files.fault}")
         return
+    if method.name == IMAGES:
+        yield Finding("ok", f"{label}: images in {method.options['root']}")
+        return
     for space in {data.space.name: data.space for data in datasets}.values():
         try:
             model = method_class(method.name)(**method.options).load(space, files.path, "cpu")
@@ -164,7 +168,7 @@ def _trials(plan: Plan, cells: Sequence[Cell], missing: Mapping[str, int]) -> It
         for loaded in (method, editor):
             if isinstance(loaded, str):
                 yield Finding("fail", f"method {group[0].method.shown}: {loaded}")
-        if isinstance(method, str) or isinstance(editor, str):
+        if isinstance(method, str | Images) or isinstance(editor, str):
             continue
         for cell in group:
             place = f"{cell.method.shown}, {cell.task.slug} on {cell.dataset.shown}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sisbench import methods
 from sisbench.core.adapter_file import described
+from sisbench.run.elsewhere import Images
 from sisbench.run.plan import Cell, Plan, is_editor, method_class
 from sisbench.run.tasks import Editor
 
@@ -26,8 +27,11 @@ def by_method(cells: Sequence[Cell]) -> Iterator[tuple[int, list[Cell]]]:
             start = end
 
 
-def load_method(cell: Cell, plan: Plan, device: str, progress: Progress) -> Method | str:
-    """The method with its weights, or the reason why it cannot be loaded, whatever it raised."""
+def load_method(cell: Cell, plan: Plan, device: str, progress: Progress) -> Method | Images | str:
+    """The method with its weights, or the reason why it cannot be loaded, whatever it raised.
+    Images made elsewhere take its place as they are."""
+    if cell.found is not None:
+        return Images(**cell.method.options)
     progress.say(f"loading {cell.method.shown}")
     space = plan.datasets[cell.dataset.shown].space
     try:
@@ -65,10 +69,12 @@ class Unable:
     failed: bool = False
 
 
-def unable(method: Method, cell: Cell, plan: Plan) -> Unable | None:
+def unable(method: Method | Images, cell: Cell, plan: Plan) -> Unable | None:
     """Why this configured method cannot do this cell; None if it can."""
     from sisbench.methods.base import why_not
 
+    if isinstance(method, Images):
+        return None
     dataset = plan.datasets[cell.dataset.shown]
     try:
         if method.space != dataset.space:

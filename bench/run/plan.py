@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from sisbench import methods
-from sisbench.config import DatasetConfig, EditorConfig, MethodConfig, RunConfig, TaskConfig
+from sisbench.config import (
+    IMAGES,
+    DatasetConfig,
+    EditorConfig,
+    MethodConfig,
+    RunConfig,
+    TaskConfig,
+)
 from sisbench.core.adapter_file import as_user_error, class_digest, described
 from sisbench.core.errors import Unavailable, UserError, did_you_mean
 from sisbench.core.tasks import TASKS
 from sisbench.data import Dataset, open_dataset
 from sisbench.protocol import Protocol, get_protocol
+from sisbench.run.elsewhere import Found, Images, conflict
 from sisbench.run.items import Item, generation_of, plan_items
 
 BUNDLED = "bundled:"
@@ -40,6 +48,7 @@ class Cell:
         reason: why the cell cannot be filled; "" when it can. failed: that something which was
             asked for is missing or broken, as against a task that the method does not do.
         editor_weights: where the layout editor's weights are, if the run has one.
+        found: the files of images made elsewhere; None for a method, which makes its own.
     """
 
     method: MethodConfig
@@ -55,6 +64,7 @@ class Cell:
     editor_weights: str | None = None
     protocols: tuple[str, ...] = ()
     failed: bool = False
+    found: Found | None = field(default=None, repr=False)
 
     @property
     def folder(self) -> str:
@@ -132,19 +142,30 @@ def make_plan(config: RunConfig) -> Plan:
     for method in config.methods:
         files = find_weights(method)
         fault = files.fault or (editor_files.fault and f"layout editor: {editor_files.fault}")
+        images = None
+        if method.name == IMAGES:
+            images = Images(**method.options)
         for d in config.datasets:
             for task in config.tasks:
                 data = datasets.get(d.shown)
                 lacking = closed.get(d.shown) or fault
                 reason = lacking or _class_reason(method, task, editor)
                 here: dict[str, Cell] = {}
-                for protocol in protocols:
-                    items: tuple[Item, ...] = ()
-                    if data is not None:
-                        items = tuple(plan_items(task, protocol, data.ids, data.space, editor))
+                planned: list[tuple[Item, ...]] = [
+                    () if data is None else tuple(plan_items(task, p, data.ids, data.space, editor))
+                    for p in protocols
+                ]
+                if images is not None:
+                    reason = reason or conflict(planned, images.references is not None)
+                content = fingerprints.get(d.shown, f"closed: {d.model_dump_json()}")
+                for protocol, items in zip(protocols, planned, strict=True):
                     about = generation_of(task, protocol, editor)
-                    content = fingerprints.get(d.shown, f"closed: {d.model_dump_json()}")
-                    key = _key(method, files.identity, content, task, about, items, edited)
+                    found, why, identity = None, reason, files.identity
+                    if images is not None and data is not None:
+                        found = _elsewhere(images, config, d, task, items, about, data, reason)
+                        items, about, identity = found.items, dict(found.generation), found.identity
+                        why = found.reason
+                    key = _key(method, identity, content, task, about, items, edited)
                     cell = here.get(key) or Cell(
                         method=method,
                         dataset=d,
@@ -154,10 +175,11 @@ def make_plan(config: RunConfig) -> Plan:
                         key=key,
                         items=items,
                         weights=files.path,
-                        identity=files.identity,
-                        reason=reason,
+                        identity=identity,
+                        reason=why,
                         editor_weights=editor_files.path,
-                        failed=bool(lacking),
+                        failed=bool(lacking) or bool(found and found.reason),
+                        found=found,
                     )
                     here[key] = replace(cell, protocols=(*cell.protocols, protocol.id))
                 cells.extend(here.values())
@@ -233,6 +255,23 @@ def open_datasets(config: RunConfig) -> tuple[dict[str, Dataset], dict[str, str]
     return found, prints, closed
 
 
+def _elsewhere(
+    images: Images,
+    config: RunConfig,
+    dataset: DatasetConfig,
+    task: TaskConfig,
+    items: Sequence[Item],
+    generation: Mapping[str, Any],
+    data: Dataset,
+    reason: str,
+) -> Found:
+    """The images made elsewhere of a cell, or what is known without looking for them."""
+    if reason:
+        return Found(tuple(items), generation, reason=reason)
+    alone = (len(config.datasets) == 1, len(config.tasks) == 1)
+    return images.find(task, dataset.shown, alone, items, generation, data.ids)
+
+
 def same_rendering(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
     """The other cells whose images differ from the cell's in their 8-bit rounding alone."""
 
@@ -244,11 +283,14 @@ def same_rendering(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def method_class(name: str) -> Any:
-    """The class of a method, or of a layout editor, which has tasks of its own.
+    """The class of a method; of a layout editor, which has tasks of its own; of images made
+    elsewhere.
 
     Raises:
-        UserError: neither is called so.
+        UserError: none is called so.
     """
+    if name == IMAGES:
+        return Images
     known = methods.editors if name in methods.editors.names() else methods.registry
     return known.get(name)
 
@@ -282,9 +324,11 @@ def _class_reason(method: MethodConfig, task: TaskConfig, editor: EditorConfig |
         return f"a layout editor does {own} alone, not '{task.name}'"
     if by_editor:
         return no_task(methods.editors.get(method.name), task.name) or ""
+    if editor is not None and method.name == IMAGES:
+        return "images made elsewhere are not combined with a layout editor"
     if editor is not None and not TASKS[task.name].editable:
         return f"'{task.name}' is not combined with a layout editor"
-    cls = methods.registry.get(method.name)
+    cls = method_class(method.name)
     try:
         return "" if task.name in cls.can else why_not(cls(**method.options), task.name) or ""
     except Exception as error:  # as of its construction
@@ -397,6 +441,12 @@ def by_content(cls: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _of_pixels(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of images made elsewhere that change pixels: where the files lie, and by which
+    names, does not."""
+    return {k: v for k, v in options.items() if k == "resize"}
+
+
 def _key(
     method: MethodConfig,
     identity: str,
@@ -413,10 +463,12 @@ def _key(
     digest = class_digest(cls)
     if digest:  # the user's own: what it does is its content, wherever it lies
         source = f"{source.rpartition(':')[2]}:{digest}"
+    own = method.options
+    options = _of_pixels(own) if source == IMAGES else by_content(cls, own)
     about: dict[str, Any] = {
         "schema": KEY_SCHEMA,
         "method": source,
-        "options": by_content(cls, method.options),
+        "options": options,
         "weights": identity,
         "data": fingerprint,
         "task": task.model_dump(

@@ -14,8 +14,10 @@ from sisbench.core.errors import UserError
 from sisbench.core.log import NOT_YET, SCHEMA, CellEntry, Manifest, MethodEntry, ProtocolEntry
 from sisbench.core.provenance import provenance
 from sisbench.core.store import CellFolder, RunStore
+from sisbench.run.elsewhere import Images
 from sisbench.run.engines.local import spread
-from sisbench.run.images import CellRunner, Timer
+from sisbench.run.images import Timer
+from sisbench.run.imported import fill_cell
 from sisbench.run.loading import Unable, by_method, load_editor, load_method, unable
 from sisbench.run.plan import Cell, Plan, method_class
 from sisbench.run.preflight import check_disk, preflight
@@ -100,7 +102,7 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
 def _make(
     plan: Plan,
     cell: Cell,
-    method: Method | str | None,
+    method: Method | Images | str | None,
     editor: Editor | str | None,
     timer: Timer,
     progress: Progress,
@@ -114,7 +116,7 @@ def _make(
     assert not isinstance(editor, str)
     found = unable(method, cell, plan)
     if found is None:
-        reason = CellRunner(plan, cell, method, editor, timer, progress).run()
+        reason = fill_cell(plan, cell, method, editor, timer, progress)
         found = Unable(reason) if reason else None
     return found
 
@@ -188,6 +190,7 @@ def _entry(plan: Plan, cell: Cell) -> CellEntry:
             "status": _status(cell.failed) if cell.reason else "partial",
             "reason": cell.reason,
         }
+        | ({"remarks": list(cell.found.remarks)} if cell.found is not None else {})
     )
 
 

@@ -22,7 +22,7 @@ from sisbench.metrics.base import Context, Metric, RowMaker, Score
 from sisbench.protocol import Protocol
 from sisbench.score.match import cells_under
 from sisbench.score.rows import Mapped, map_rows
-from sisbench.score.scores import basis_of, filled
+from sisbench.score.scores import basis_of, filled, resized_basis
 from sisbench.score.sources import Photographs, cell_source, in_groups, real_source
 
 CEILING_LABEL, CEILING_TITLE = "(photographs)", "Real photographs"
@@ -113,7 +113,7 @@ class Scorer:
         if isinstance(photos, UserError):
             for name in self._names(protocol):
                 if entry.task.name in metrics.registry.get(name).tasks:
-                    yield self._record(cell, protocol, name, None, _reason(photos))
+                    yield self._record(cell, protocol, name, None, reason_of(photos))
             return
         items = in_groups([r for r in cell.item_rows() if not r.error])
         chosen = list(self._chosen(entry.task.name, photos, items, protocol))
@@ -135,7 +135,7 @@ class Scorer:
             key = keys.get(column.name, "")
             own = blocked.get(column.name) or rows[key]
             if isinstance(own, UserError):
-                yield self._record(cell, protocol, column.name, None, _reason(own))
+                yield self._record(cell, protocol, column.name, None, reason_of(own))
                 continue
             yield self._reduce(cell, protocol, column, (key, makers[key]), own, items)
 
@@ -153,7 +153,7 @@ class Scorer:
             if isinstance(maker, UserError):
                 blocked[column.name] = maker
                 continue
-            key = base = _key(column.maker, column.context)
+            key = base = maker_key(column.maker, column.context)
             count = 1
             while makers.setdefault(key, maker) is not maker:  # two makers of one name
                 count += 1
@@ -187,7 +187,7 @@ class Scorer:
         names = list(self.request.metrics or metrics.registry.names())
         classes = {name: metrics.registry.get(name) for name in names}  # an unknown one ends here
         if self.request.metrics is None:
-            names = [name for name, cls in classes.items() if _unasked(cls, protocol)]
+            names = [name for name, cls in classes.items() if unasked(cls, protocol)]
         return names
 
     def _parsers(self, space: str, protocol: Protocol) -> list[str]:
@@ -308,7 +308,7 @@ class Scorer:
         split = protocol.real.get(cls.name, cls.real) if made_by is not None else ""
         real = None if made_by is None else self._real(cell, split, *made_by)
         if isinstance(real, UserError):
-            return self._record(cell, protocol, name, None, _reason(real))
+            return self._record(cell, protocol, name, None, reason_of(real))
         mapped = [r for r in items if r.id not in rows.left_out]
         columns = dict(rows.columns) | _item_columns(mapped, cls.columns)
         columns["target_id"] = np.array([r.target for r in mapped])
@@ -317,10 +317,11 @@ class Scorer:
             seed = protocol.seed
             score = metric.reduce(columns, None if real is None else real.columns, seed=seed)
         except Exception as error:  # a metric of anybody's: its own empty cell, and no other's
-            return self._record(cell, protocol, name, None, _reason(as_user_error(error)))
+            return self._record(cell, protocol, name, None, reason_of(as_user_error(error)))
         self.used[name] = cls
         size = self._photographs(cell.entry.dataset.config).dataset.size
         extra = {} if made_by is None else basis_of(made_by[1], cls, protocol, size)
+        extra = resized_basis(extra, cell.entry.method.resized)
         if split:
             extra["real_split"] = split
         if score.values is not None and len(score.values) == len(rows.ids):
@@ -358,6 +359,7 @@ class Scorer:
         if cell.entry.method.seeded or (editor is not None and editor.seeded):
             marks = (SEEDED, *marks)
         method, dataset, task = cell.entry.place
+        marks = (*cell.entry.remarks, *marks)
         base = ScoreRecord(
             method=method,
             title=cell.entry.method.title,
@@ -410,19 +412,21 @@ class Scorer:
         maker = self._maker(column.maker, column.context)
         if isinstance(maker, UserError):
             return None
-        rows = self._real(cell, "test", _key(column.maker, column.context), maker)
+        rows = self._real(cell, "test", maker_key(column.maker, column.context), maker)
         if rows is None or isinstance(rows, UserError):
             return None
         try:
             metric = column.cls.from_context(column.context)
             score = metric.reduce(rows.columns, seed=protocol.seed)
         except Exception as error:  # a metric of anybody's
-            self.progress.say(f"{column.name} of the photographs: {_reason(as_user_error(error))}")
+            self.progress.say(
+                f"{column.name} of the photographs: {reason_of(as_user_error(error))}"
+            )
             return None
         return score, basis_of(maker, column.cls, protocol, photos.dataset.size)
 
 
-def _unasked(cls: type[Metric], protocol: Protocol) -> bool:
+def unasked(cls: type[Metric], protocol: Protocol) -> bool:
     """Whether a metric stands in tables without being asked for."""
     if cls.kind != "quality" or cls.on_request:
         return False
@@ -472,12 +476,12 @@ def _lost(
     return tuple(marks)
 
 
-def _key(maker: type[RowMaker], context: Context) -> str:
+def maker_key(maker: type[RowMaker], context: Context) -> str:
     """Name under which rows of a configured maker are stored."""
     return f"{maker.name}-{context.parser}" if maker.uses_parser else maker.name
 
 
-def _reason(error: UserError) -> str:
+def reason_of(error: UserError) -> str:
     return error.message + (f" ({error.hint})" if error.hint else "")
 
 

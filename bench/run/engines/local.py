@@ -19,7 +19,8 @@ from sisbench.config import RunConfig
 from sisbench.core.devices import exact_arithmetic
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
-from sisbench.run.images import CellRunner, Timer
+from sisbench.run.images import Timer
+from sisbench.run.imported import fill_cell
 from sisbench.run.loading import by_method, load_editor, load_method, unable
 from sisbench.run.plan import Plan, make_plan
 from sisbench.run.stored import merge_items, pending
@@ -133,7 +134,7 @@ def _work(
             continue
         for cell in work:
             if unable(method, cell, plan) is None:
-                CellRunner(plan, cell, method, editor, timer, progress, share).run()
+                fill_cell(plan, cell, method, editor, timer, progress, share)
         del method, editor
     sender.send({"seconds": timer.seconds, "images": timer.images})
 
