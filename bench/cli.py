@@ -40,6 +40,9 @@ Config = Annotated[Path, typer.Argument(help="YAML of the run; see docs/configur
 Run = Annotated[Path, typer.Argument(help="folder of a run")]
 Strict = Annotated[bool, typer.Option("--strict", help="a score that cannot be had is an error")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
+ShardText = Annotated[
+    str, typer.Option("--shard", help="one share alone, as 3/16: any process on any machine")
+]
 Protocols = Annotated[
     str, typer.Option("--protocol", "-p", help="protocol, or several: a,b (default: the run's own)")
 ]
@@ -56,15 +59,20 @@ def run(
     generate_only: Annotated[
         bool, typer.Option("--generate-only", help="make images, no scores and no report")
     ] = False,
+    shard: ShardText = "",
 ) -> None:
     """Make the missing images of CONFIG, score them, write the report. Running again is the
-    resume."""
+    resume. With --shard, only make that share; run again without it to join, score and report."""
     from sisbench.config import load_config
-    from sisbench.pipeline import run_all
+    from sisbench.core.shard import Shard
+    from sisbench.pipeline import run_all, run_shard
 
     chosen = load_config(config)
     if protocol:
         chosen = chosen.model_copy(update={"protocol": tuple(_split(protocol))})
+    if shard:
+        run_shard(chosen, Shard.parse(shard), Progress(quiet=quiet))
+        return
     page = run_all(chosen, Progress(quiet=quiet), strict, generate_only)
     if page is not None:
         out.print(f"report: {page}", highlight=False, soft_wrap=True)
@@ -85,13 +93,36 @@ def score(
     ] = False,
     strict: Strict = False,
     quiet: Quiet = False,
+    shard: ShardText = "",
 ) -> None:
-    """Score the images that a run has stored; no method is needed."""
+    """Score the images that a run has stored; no method is needed. With --shard, only keep the rows
+    of that share; score again without it to join them."""
+    from sisbench.core.shard import Shard
     from sisbench.pipeline import score_run
 
     named = _split(protocol), _split(parsers)
-    score_run(run, metric, *named, Progress(quiet=quiet), strict, device, compiled)
+    one = Shard.parse(shard) if shard else None
+    score_run(run, metric, *named, Progress(quiet=quiet), strict, device, compiled, one)
+    if one is not None:
+        return
     _print_tables(run, protocols=named[0])
+
+
+@app.command()
+def status(
+    run: Run,
+    shards: Annotated[
+        int, typer.Option(help="count by so many shards (default: the configuration's)")
+    ] = 0,
+) -> None:
+    """What a run has and lacks, by cell and by shard, and what works on it now."""
+    from sisbench.run.status import status_of, status_tables
+
+    found = status_of(run, shards)
+    for table in status_tables(found):
+        out.print(table)
+    if found.remark:
+        out.print(escape(found.remark), highlight=False, soft_wrap=True)
 
 
 @app.command()
