@@ -28,6 +28,11 @@ test: $(STAMP)  ## the tests
 test-slow: $(STAMP)  ## the heavier checks: official-size networks, resumes, long runs
 	$(BIN)/python -m pytest -q -m slow
 
+# Slurm: apt-get install slurm-wlm munge; what is not here is skipped with its reason
+test-engines: $(STAMP)  ## Slurm and Ray for real, on this machine
+	$(BIN)/python -m pip install --quiet --editable '.[slurm,ray]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or not slow" tests/test_clusters.py
+
 # one environment and the whole suite for each supported Python that is on this machine
 test-pythons:  ## the tests on every Python from 3.11 on that is found here (PYTHONS="3.11 3.13" chooses)
 	@set -e; found=""; for version in $(PYTHONS); do \
@@ -57,4 +62,4 @@ check: $(STAMP)  ## ruff, typos, mypy and import directions
 clean:  ## remove runs and caches
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-slow test-pythons test-oldest check clean
+.PHONY: help install demo test test-slow test-engines test-pythons test-oldest check clean

@@ -141,46 +141,40 @@ def test_two_devices_share_a_shard(method_file: str, tmp_path: Path, whole: dict
     assert outcome(tmp_path / "run") == whole
 
 
-def command(path: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "sisbench", "run", "-q", str(path), *more]
-
-
 def written(own: RunConfig, path: Path) -> Path:
     path.write_text(yaml.safe_dump(own.model_dump(mode="json")))
     return path
 
 
-def test_killed_shards_and_equal_shards_at_once(method_file: str, tmp_path: Path) -> None:
+def test_killed_shards_and_equal_shards_at_once(
+    method_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = Path(method_file.rpartition(":")[0])
-    fast = file.read_text()
     head = "        flat = one_hot"
-    path = written(config(method_file, tmp_path / "run"), tmp_path / "run.yaml")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # the method's file is part of the cells' key: the pause is in the environment, not in it
-    file.write_text(fast.replace(head, f"        {PAUSE}\n{head}"))
-    run_all(config(method_file, tmp_path / "paused"), QUIET)
-    slow = {**environment, "PAUSE": "3"}
-    first = subprocess.Popen(command(path, "--shard", "1/2"), env=slow)
+    file.write_text(file.read_text().replace(head, f"        {PAUSE}\n{head}"))
+    run_all(config(method_file, tmp_path / "whole"), QUIET)
+    own = config(method_file, tmp_path / "run")
+    run = [sys.executable, "-m", "sisbench", "run", "-q", "--shard", "1/2"]
+    run.append(str(written(own, tmp_path / "run.yaml")))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    killed = subprocess.Popen(run, env={**os.environ, "PAUSE": "3"})
     images = tmp_path / "run" / "cells"
     _wait(lambda: len(list(images.rglob("images/*.png"))) >= 2)
     assert busy_shards(tmp_path / "run") == ["run 1/2"]
-    second = subprocess.run(
-        command(path, "--shard", "1/2"), env=environment, capture_output=True, text=True
-    )
-    assert second.returncode == 2
-    assert "works on shard 1/2" in second.stderr
-    assert "Traceback" not in second.stderr
-    everything = subprocess.run(command(path), env=environment, capture_output=True, text=True)
-    assert everything.returncode == 2
-    assert "(run 1/2)" in everything.stderr
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    with pytest.raises(UserError, match=f"process {killed.pid}.* works on shard 1/2"):
+        run_shard(own, Shard(1, 2), QUIET)
+    with pytest.raises(UserError, match=r"\(run 1/2\)"):
+        run_all(own, QUIET)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
     assert busy_shards(tmp_path / "run") == []
     assert len(list(images.rglob("images/*.png"))) < 21, "over before it was killed"
-    both = [subprocess.Popen(command(path, "--shard", f"{k}/2"), env=environment) for k in (1, 2)]
-    assert [process.wait() for process in both] == [0, 0]
-    run_all(config(method_file, tmp_path / "run"), QUIET)
-    assert outcome(tmp_path / "run") == outcome(tmp_path / "paused")
+    beside = subprocess.Popen(run)
+    run_shard(own, Shard(2, 2), QUIET)
+    assert beside.wait() == 0
+    run_all(own, QUIET)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
 PAUSE = "import os, time; time.sleep(float(os.environ.get('PAUSE', '0')))"

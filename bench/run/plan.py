@@ -23,6 +23,8 @@ BUNDLED = "bundled:"
 KEY_SCHEMA = 2
 """Enters every content key: raised when the same plan makes other images than before."""
 
+_ITEMS = "\0items"
+"""Stands in a content key's text for the items, which many cells share."""
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
@@ -112,6 +114,7 @@ def make_plan(config: RunConfig) -> Plan:
     datasets = {d.shown: open_dataset(d.name, **d.arguments) for d in config.datasets}
     fingerprints = {label: dataset.fingerprint() for label, dataset in datasets.items()}
     cells: list[Cell] = []
+    planned: dict[tuple[str, str, str], tuple[tuple[Item, ...], str]] = {}
     editor = config.layout_editor
     edit_weights, edit_identity, no_editor = None, "", ""
     if editor is not None:
@@ -127,9 +130,13 @@ def make_plan(config: RunConfig) -> Plan:
                 edited = {} if editor is None else editor.model_dump() | {"sha256": edit_identity}
                 here: dict[str, Cell] = {}
                 for protocol in protocols:
-                    items = tuple(plan_items(task, protocol, data.ids, data.space, editor))
+                    where = d.shown, task.slug, protocol.id
+                    if where not in planned:  # of every method the same, and of many items large
+                        found = tuple(plan_items(task, protocol, data.ids, data.space, editor))
+                        planned[where] = found, _items_text(found)
+                    items, text = planned[where]
                     about = generation_of(task, protocol, editor)
-                    key = _key(method, identity, fingerprints[d.shown], task, about, items, edited)
+                    key = _key(method, identity, fingerprints[d.shown], task, about, text, edited)
                     cell = here.get(key) or Cell(
                         method=method,
                         dataset=d,
@@ -254,11 +261,15 @@ def _key(
     fingerprint: str,
     task: TaskConfig,
     generation: Mapping[str, Any],
-    items: Sequence[Item],
+    items: str,
     editor: Mapping[str, Any],
 ) -> str:
     """Content key: method, options, weights, data, task, what the protocol says of its images,
-    schema."""
+    schema.
+
+    Args:
+        items: as ``_items_text`` gives them.
+    """
     source = method.name
     digest = class_digest(method_class(source))
     if digest:  # the user's own: what it does is its content, wherever it lies
@@ -272,8 +283,13 @@ def _key(
         "task": task.model_dump(
             mode="json", exclude=set() if TASKS[task.name].variants == "alphas" else {"alpha"}
         ),
-        "items": [[i.id, i.target, i.reference, list(i.classes), i.alpha] for i in items],
+        "items": _ITEMS,
         "protocol": dict(generation),
     } | ({"editor": dict(editor)} if editor else {})
-    text = json.dumps(about, sort_keys=True, default=str)
+    text = json.dumps(about, sort_keys=True, default=str).replace(json.dumps(_ITEMS), items, 1)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _items_text(items: Sequence[Item]) -> str:
+    """The items as they enter a content key."""
+    return json.dumps([[i.id, i.target, i.reference, list(i.classes), i.alpha] for i in items])
