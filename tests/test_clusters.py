@@ -127,7 +127,7 @@ def test_slurm(slow_method: str, tmp_path: Path, slurm: SlurmHere) -> None:
 def test_slurm_preempts_and_refuses(slow_method: str, tmp_path: Path, slurm: SlurmHere) -> None:
     """A shard told that its node is taken away is queued again; an unknown partition is a line."""
     run = tmp_path / "run"
-    with pytest.raises(UserError, match="invalid partition"):
+    with pytest.raises(UserError, match="Invalid partition name"):
         run_all(on("slurm", slow_method, tmp_path / "no", partition="nowhere"), QUIET)
     expected = whole(slow_method, tmp_path / "whole")
     (tmp_path / "hold").touch()
