@@ -11,10 +11,10 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.layout_edits import LAYOUT_EDITS
+from sisbench.core.overrides import overridden
 from sisbench.core.schema import Strict, validated
 from sisbench.core.tasks import TASKS
 from sisbench.core.yaml_file import expanded, read_yaml
-from sisbench.overrides import overridden
 
 PathText = Annotated[str, AfterValidator(expanded)]
 """A path, or a name: ``~`` and ``$VAR`` in it are replaced."""

@@ -37,8 +37,8 @@ def test_space_from_yaml(tmp_path: Path) -> None:
     assert space.classes == ("void", "wall", "floor")
     assert space.ignore == 0
     assert space.background == {0}
-    path.write_text("name: rooms\nclases: [a]\n")
-    with pytest.raises(UserError, match="classes: this key is required; clases: unknown key"):
+    path.write_text("name: rooms\nclsses: [a]\n")
+    with pytest.raises(UserError, match="classes: this key is required; clsses: unknown key"):
         LabelSpace.from_yaml(path)
     path.write_text("name: rooms\nclasses: [a]\nignor: 0\n")
     with pytest.raises(UserError, match="did you mean 'ignore'"):

@@ -73,7 +73,7 @@ def test_metric_and_parser_are_scored_explained_and_compared(here: Path, method_
     own = {s.method: s for s in scores if s.metric == METRIC and s.task == "reconstruct"}
     assert own["one"].value is not None
     assert own["one"].se is not None
-    assert about[METRIC]["title"] == "Colour shift"
+    assert about[METRIC].title == "Colour shift"
     parsed = [s for s in scores if s.metric == "miou" and s.task == "reconstruct"]
     assert {s.method for s in parsed} == {"one", "other", "(photographs)"}
     assert all(s.extra["parser"].startswith("nearest-colour ") for s in parsed)

@@ -9,7 +9,7 @@ import pytest
 
 from sisbench.config import load_config
 from sisbench.core.errors import UserError
-from sisbench.overrides import overridden
+from sisbench.core.overrides import overridden
 
 RAW: dict[str, Any] = {
     "methods": ["spade", {"name": "sean", "label": "SEAN", "options": {"ngf": 8}}],

@@ -11,7 +11,7 @@ from PIL import Image
 from sisbench.config import load_config
 from sisbench.core.errors import UserError
 from sisbench.data.detect import detect
-from sisbench.starter import Wanted, starter
+from sisbench.data.starter import Wanted, starter
 
 
 def save(path: Path, array: np.ndarray) -> None:

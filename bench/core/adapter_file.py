@@ -46,7 +46,7 @@ def load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the file is the user's: it may raise anything
         del sys.modules[name]
-        raise UserError(f"{path} cannot be imported: {_described(error)}", _hint(error)) from error
+        raise UserError(f"{path} cannot be imported: {described(error)}", _hint(error)) from error
     return module
 
 
@@ -67,8 +67,11 @@ def _make_importable(folder: Path) -> None:
                 del sys.modules[loaded]
 
 
-def _described(error: BaseException) -> str:
-    """``NameError: name 'x' is not defined (helper.py, line 3)``."""
+def described(error: BaseException) -> str:
+    """What was raised, in one line: ``NameError: name 'x' is not defined (helper.py, line 3)``; the
+    place is there for files of the user's. Of an error meant for users, its message."""
+    if isinstance(error, UserError):
+        return error.message.splitlines()[0][:300]
     place = ""
     if isinstance(error, SyntaxError):
         place = f" ({Path(error.filename or '?').name}, line {error.lineno})"
@@ -77,7 +80,7 @@ def _described(error: BaseException) -> str:
     own = [f for f in frames if f.filename.endswith(".py") and _is_local(Path(f.filename))]
     if own:
         place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})"
-    first = (str(error).splitlines() or [""])[0]
+    first = (str(error).splitlines() or [""])[0][:300]
     return f"{type(error).__name__}: {first}{place}"
 
 

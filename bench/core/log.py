@@ -157,10 +157,12 @@ class Manifest(Entry):
 
 
 class CellLog(Entry):
-    """cell.json: the cell's key and the method as it was when it made the images."""
+    """cell.json: the cell's key and the method as it was when it made the images; ``arithmetic``
+    is the kind of device and the images of one forward ("cuda:4"), which decide the last bits."""
 
     key: str
     method: dict[str, Any]
+    arithmetic: str = ""
 
 
 class ItemRow(Entry):
@@ -171,6 +173,8 @@ class ItemRow(Entry):
         target, reference: sample ids; alpha: the reference's weight in an interpolation.
         classes: ids that were really edited; absent: how many a reference did not have.
         seconds, batch: of its share of a forward of ``batch`` images.
+        arithmetic: what the cell's was when it was made.
+        sha256, label_sha256: of the files of its image and drawn label map; "" where there is none.
         peak_memory: bytes; parameters, flops: of the method, of one image.
         error: why there is no image, else "".
     """
@@ -184,6 +188,9 @@ class ItemRow(Entry):
     absent: int = 0
     seconds: float | None = None
     batch: int | None = None
+    arithmetic: str = ""
+    sha256: str = ""
+    label_sha256: str = ""
     peak_memory: float | None = None
     parameters: float | None = None
     flops: float | None = None

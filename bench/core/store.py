@@ -136,8 +136,12 @@ class CellFolder:
 
     def label_path(self, sample_id: str) -> Path | None:
         """The label map that was drawn, where it differs from the target's own; else None."""
-        path = self.folder / "labels" / f"{sample_id}.png"
+        path = self.label_file(sample_id)
         return path if path.is_file() else None
+
+    def label_file(self, sample_id: str) -> Path:
+        """Where a drawn label map lies, if there is one."""
+        return self.folder / "labels" / f"{sample_id}.png"
 
     def image(self, sample_id: str) -> np.ndarray:
         """(H, W, 3) uint8.

@@ -17,6 +17,10 @@ _IN_PLACE = (Tensor.uniform_, Tensor.normal_)
 _NEW = (torch.rand, torch.randn)
 
 
+class UnsetError(UserError):
+    """Tensors of a network that nothing filled."""
+
+
 class UnsetParameters(TorchFunctionMode):
     """Within it, whatever would be drawn at random stays unset: its first value is NaN, the others
     are what the memory held. What is computed (tables, constants) is computed as ever.
@@ -48,7 +52,7 @@ def require_set(network: nn.Module, where: str) -> None:
     """Check that weights were loaded into everything that was left unset.
 
     Raises:
-        UserError: names the tensors that no key of the file filled.
+        UnsetError: names the tensors that no key of the file filled.
     """
     state = network.state_dict(keep_vars=True)
     unset = [
@@ -57,7 +61,7 @@ def require_set(network: nn.Module, where: str) -> None:
         if v.is_floating_point() and v.numel() and bool(v[(0,) * v.ndim].isnan())
     ]
     if unset:
-        raise UserError(
+        raise UnsetError(
             f"{where}: no values for {len(unset)} tensors of the network: {', '.join(unset[:6])}",
             "no key of the file fills them, or the file holds NaN (training that diverged)",
         )

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from sisbench.core.errors import UserError
-from sisbench.core.label_space import LabelSpace
+from sisbench.core.label_space import HOLE, LabelSpace
 from sisbench.core.resize import resize_labels_pil
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -26,7 +26,7 @@ _PHOTOGRAPH_MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA")
 _LABEL_MODES = ("L", "P", "I", "I;16", "1")
 _LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "GIF", "AVIF")
 _SCALED = {2: 85, 4: 17}
-"""Pillow widens grey PNGs of 2 and 4 bits to 0..255 by these factors; ids must not be."""
+"""Pillow widens grey PNG files of 2 and 4 bits to 0..255 by these factors; ids must not be."""
 _REMEDY = "replace the file, or leave the item out"
 
 
@@ -138,6 +138,31 @@ def read_ids(path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, tupl
         label //= _SCALED.get(_png_depth(path), 1)
     resized = label if size is None else resize_labels_pil(label, size)
     return resized, (picture.height, picture.width)
+
+
+def label_pixels(label: np.ndarray) -> np.ndarray:
+    """A drawn label map (H, W) of ids with -1 at holes as it is stored: 8 bits with 255 at holes,
+    or, where an id is 255 or more, 16 bits with 65535 at holes.
+
+    Raises:
+        UserError: an id that 16 bits do not hold.
+    """
+    high = int(label.max())
+    if high >= 0xFFFF:
+        raise UserError(f"label value {high} does not fit a PNG of 16 bits")
+    kind, hole = (np.uint8, 0xFF) if high < 0xFF else (np.uint16, 0xFFFF)
+    return np.where(label < 0, hole, label).astype(kind)
+
+
+def read_drawn(path: Path) -> np.ndarray:
+    """(H, W) int64 of a label map that was stored as ``label_pixels`` has it, -1 at holes.
+
+    Raises:
+        UserError: missing or corrupt file.
+    """
+    picture = open_picture(path)
+    label = np.asarray(picture).astype(np.int64)
+    return np.where(label == (0xFF if picture.mode == "L" else 0xFFFF), HOLE, label)
 
 
 def check_label(label: np.ndarray, space: LabelSpace, path: Path) -> None:

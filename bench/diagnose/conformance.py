@@ -15,6 +15,7 @@ from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.noise import Noise, ZeroNoise
 from sisbench.core.tasks import Edit, method_tasks
+from sisbench.core.unset import UnsetError
 from sisbench.data.base import Sample
 from sisbench.data.loader import to_batch
 from sisbench.diagnose.laws import Broken, Laws, same
@@ -95,7 +96,11 @@ def check_method(
     method: Method = methods.create(name, space, **options)
     if weights is None and method.key_maps():
         weights = "seeded:0"
-    method.load(space, weights, device)
+    try:
+        method.load(space, weights, device)
+    except UnsetError as error:
+        yield Finding("every parameter has an official key", False, error.message)
+        return
     batch = check_batch(method.space, method.size).to(device)
     kit = _Kit(method, batch)
     for clause, test in kit.clauses():

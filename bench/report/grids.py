@@ -276,17 +276,16 @@ def _edited(
 
 
 def _palette(space: str) -> np.ndarray:
-    """(256, 3) uint8; 255 (a hole) is white. A space of another package gets distinct colours."""
-    colours = np.zeros((256, 3), np.uint8)
+    """(C + 1, 3) uint8; the last one, of holes and of no class, is white. A space of another
+    package gets distinct colours."""
     try:
         known = LabelSpace.named(space).palette
     except UserError:
         known = LabelSpace("distinct", tuple(map(str, range(255)))).palette
-    colours[: len(known)] = known
-    colours[255] = _HOLE_COLOUR
-    return colours
+    return np.array([*known, _HOLE_COLOUR], np.uint8)
 
 
 def colourise(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """(H, W) class ids (-1 or 255 a hole) -> (H, W, 3) uint8."""
-    return np.asarray(palette[np.where(label < 0, 255, label).astype(np.uint8)])
+    """(H, W) class ids -> (H, W, 3) uint8; whatever is no class (-1, 255, ...) is a hole."""
+    last = len(palette) - 1
+    return np.asarray(palette[np.where((label >= 0) & (label < last), label, last)])

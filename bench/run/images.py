@@ -7,20 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from sisbench.core.adapter_file import described
 from sisbench.core.cost import operations, parameters, peak_memory, reset_peak
 from sisbench.core.errors import Unavailable, UserError
-from sisbench.core.store import CellFolder, write_atomic, write_json
+from sisbench.core.store import CellFolder, write_json
 from sisbench.core.tasks import TASKS
 from sisbench.data import Dataset, Sample
 from sisbench.data.loader import prefetch, to_batch
-from sisbench.data.prepare import png_bytes
 from sisbench.run.items import Item
 from sisbench.run.plan import Cell, Plan, same_rendering
+from sisbench.run.stored import (
+    Destination,
+    Drawn,
+    arithmetic_of,
+    group_size,
+    groups_of,
+    merge_items,
+    pending,
+)
 from sisbench.run.tasks import Editor, TaskResult, image_faults, run_label_task, run_task
 
 if TYPE_CHECKING:
@@ -31,8 +37,6 @@ if TYPE_CHECKING:
     from sisbench.core.progress import Progress
     from sisbench.methods.base import Method
     from sisbench.methods.editor import LayoutEditor
-
-HOLE_BYTE = 255
 
 
 @dataclass(frozen=True)
@@ -65,26 +69,6 @@ class Timer:
         self.images += images
 
 
-def pending(root: Path, cell: Cell, share: tuple[int, int] = (0, 1)) -> list[Item]:
-    """Items without an image yet, in order; those that failed before are tried again.
-
-    Args:
-        share: (k, n) takes the items whose position in the cell is k modulo n.
-    """
-    done = finished(CellFolder(root / cell.folder))
-    k, n = share
-    return [item for item in cell.items[k::n] if item.id not in done]
-
-
-def finished(view: CellFolder) -> set[str]:
-    """Ids of the items that have their image."""
-    return {
-        row["id"]
-        for row in view.items()
-        if not row["error"] and view.image_path(row["id"]).is_file()
-    }
-
-
 def to_uint8(images: Tensor, rule: str) -> Tensor:
     """The one place where images become 8-bit: (B, 3, H, W) float in [-1, 1] -> (B, H, W, 3) uint8.
 
@@ -98,23 +82,22 @@ def to_uint8(images: Tensor, rule: str) -> Tensor:
     return scaled.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where images go: the cell's folder, its rule of quantisation, the items that it lacks."""
+class TooLarge(Exception):
+    """A group that does not fit into the device's memory."""
 
-    root: Path
-    key: str
-    quantise: str
-    missing: frozenset[str]
-
-
-Picture: TypeAlias = "tuple[Target, str, np.ndarray]"
-"""Where to, path in the cell's folder, pixels."""
+    def __init__(self, size: int) -> None:
+        super().__init__(f"out of memory at batch size {size}")
+        self.size = size
 
 
 class CellRunner:
     """Makes the missing items of one cell: decode ahead, render, write behind. Cells of the plan
-    that differ from it in the quantisation alone get theirs from the same rendering."""
+    that differ from it in the quantisation alone get theirs from the same rendering.
+
+    On a CPU every image is computed alone, so that its bytes depend on nothing else; that costs
+    nothing there. Elsewhere groups of the configured batch size are computed together: they follow
+    from the plan, and a resumed cell keeps the size that it was begun with.
+    """
 
     def __init__(
         self,
@@ -128,69 +111,96 @@ class CellRunner:
     ) -> None:
         self.plan, self.cell, self.method, self.editor = plan, cell, method, editor
         self.timer, self.progress, self.share = timer, progress, share
-        self.targets = [self._target(c) for c in (cell, *same_rendering(cell, plan.cells))]
+        self.cells = (cell, *same_rendering(cell, plan.cells))
         self.dataset: Dataset = plan.datasets[cell.dataset.shown]
-        self.batch_size = plan.config.engine.batch_size
         self.position = {item.id: index for index, item in enumerate(cell.items)}
         self.parameters = parameters(method)
         self.profiled = not plan.config.engine.profile or share[0] > 0
         self.able = False
+        self.size = 1 if method.device.type == "cpu" else self._begun_with()
+
+    def _begun_with(self) -> int:
+        """Images a group: as the cell was begun on this kind of device, else as configured."""
+        wanted = self.plan.config.engine.batch_size
+        begun = arithmetic_of(CellFolder(self.plan.config.folder / self.cell.folder))
+        if begun.partition(":")[0] != self.method.device.type or group_size(begun) == wanted:
+            return wanted
+        self.progress.say(
+            f"{self.cell.folder} was begun at batch size {group_size(begun)} and goes on so: "
+            "images of two sizes differ in their last bits"
+        )
+        return group_size(begun)
+
+    @property
+    def arithmetic(self) -> str:
+        """What the last bits of an image depend on beside its content."""
+        return f"{self.method.device.type}:{self.size}"
 
     def run(self) -> str:
         """Work off what is pending; safe to be killed at any moment. Returns why the method turned
         out to be unable to do the task, "" where it is able to."""
-        try:
-            self._run()
-        except Unavailable as error:
-            return error.message
-        return ""
+        while True:
+            try:
+                self._run()
+            except Unavailable as error:
+                return error.message
+            except TooLarge as error:
+                _free(self.method.device)
+                self.size = max(1, error.size // 2)
+                self.progress.say(f"{error}: the cell is made at {self.size}")
+                continue
+            return ""
 
     def _run(self) -> None:
-        about = self.method.describe()
-        for target in self.targets:
-            write_json(target.root / "cell.json", {"key": target.key, "method": about})
-        missing = pending(self.plan.config.folder, self.cell, self.share)
-        groups = list(_batches(missing, self.batch_size))
+        about = {"method": self.method.describe(), "arithmetic": self.arithmetic}
+        root = self.plan.config.folder
+        for cell in self.cells:
+            write_json(root / cell.folder / "cell.json", {"key": cell.key, **about})
+        self.destinations = [self._destination(cell) for cell in self.cells]
+        own = self.destinations[0].missing
+        mine = groups_of(self.cell.items, self.size)[self.share[0] :: self.share[1]]
+        groups = [group for group in mine if any(item.id in own for item in group)]
         wanted = [[x for i in g for x in (i.target, i.reference) if x] for g in groups]
         label = f"{self.cell.method.shown} {self.cell.task.slug} on {self.cell.dataset.shown}"
         if len(self.plan.protocols) > 1:
             label += f" ({', '.join(p.split('@')[0] for p in self.cell.protocols)})"
-        total = len(self.cell.items[self.share[0] :: self.share[1]])
+        total = sum(map(len, mine))
+        left = sum(item.id in own for group in groups for item in group)
         loaded = prefetch(self.dataset, wanted, self.plan.config.engine.workers)
         writes: list[Future[None]] = []
         with (
-            self.progress.bar(label, total, total - len(missing)) as advance,
+            self.progress.bar(label, total, total - left) as advance,
             ThreadPoolExecutor(1) as pool,
         ):
             for group in groups:
                 with self.timer.stage("decode"):
                     samples = next(loaded)
-                rows, pictures = self._make(group, samples)
+                batches = self._draw(group, samples)
                 with self.timer.stage("write"):
                     while len(writes) > 2:
                         writes.pop(0).result()
-                    writes.append(pool.submit(self._write, rows, pictures))
-                self.timer.images += len(group)
-                advance(len(group))
-                self.progress.count(sum(i.id in t.missing for i in group for t in self.targets))
+                    writes.append(pool.submit(_write, batches))
+                count = sum(item.id in own for item in group)
+                self.timer.images += count
+                advance(count)
+                self.progress.count(sum(len(drawn) for _, drawn in batches))
             with self.timer.stage("write"):
                 for future in writes:
                     future.result()
         if self.share == (0, 1):
-            for target in self.targets:
-                merge_items(target.root)
+            for destination in self.destinations:
+                merge_items(destination.folder)
 
-    def _target(self, cell: Cell) -> Target:
+    def _destination(self, cell: Cell) -> Destination:
         root = self.plan.config.folder
-        missing = frozenset(item.id for item in pending(root, cell, self.share))
-        return Target(root / cell.folder, cell.key, cell.protocol.quantise, missing)
+        missing = frozenset(i.id for i in pending(root, cell, self.share, self.size))
+        return Destination(root / cell.folder, cell.key, cell.protocol.quantise, missing)
 
-    def _make(
+    def _draw(
         self, group: Sequence[Item], samples: dict[str, Sample | UserError]
-    ) -> tuple[list[dict[str, Any]], list[Picture]]:
-        """(item rows, pictures to write) of one batch."""
-        rows: list[dict[str, Any]] = []
-        pictures: list[Picture] = []
+    ) -> list[tuple[Destination, list[Drawn]]]:
+        """What of one group goes where."""
+        drawn: dict[str, list[Drawn]] = {}
         usable = []
         for item in group:
             faults = [samples[x] for x in (item.target, item.reference) if x]
@@ -198,33 +208,43 @@ class CellRunner:
             if fault is None:
                 usable.append(item)
             else:
-                rows.append(self._row(item, error=fault.message))
+                failed = Drawn(self._row(item, error=fault.message))
+                drawn[item.id] = [failed] * len(self.destinations)
         counted = self._operations(usable, samples)
         for part, result, cost in self._render(usable, samples):
             if isinstance(result, str):
-                rows.extend(self._row(item, error=result) for item in part)
+                for item in part:
+                    failed = Drawn(self._row(item, error=result))
+                    drawn[item.id] = [failed] * len(self.destinations)
+            else:
+                drawn |= self._quantised(part, result, cost, counted)
+        return [
+            (destination, own)
+            for k, destination in enumerate(self.destinations)
+            if (own := [drawn[i.id][k] for i in group if i.id in destination.missing])
+        ]
+
+    def _quantised(
+        self, part: Sequence[Item], result: TaskResult, cost: Cost, counted: Mapping[str, float]
+    ) -> dict[str, list[Drawn]]:
+        """By item id, what each destination gets of a rendered part."""
+        wrong = image_faults(result.image)
+        rules = {d.quantise for d in self.destinations}
+        eight_bit = {rule: to_uint8(result.image, rule).cpu().numpy() for rule in rules}
+        edited, absent = result.edited.cpu(), result.absent.cpu().tolist()
+        labels = None if result.label is None else result.label.cpu().numpy()
+        drawn = {}
+        for k, item in enumerate(part):
+            if wrong[k]:
+                drawn[item.id] = [Drawn(self._row(item, error=wrong[k]))] * len(self.destinations)
                 continue
-            wrong = image_faults(result.image)
-            eight_bit = {
-                t: to_uint8(result.image, t.quantise).cpu().numpy()
-                for t in self.targets
-                if any(item.id in t.missing for item in part)
-            }
-            edited, absent = result.edited.cpu(), result.absent.cpu().tolist()
-            label = None if result.label is None else result.label.cpu().numpy()
-            for k, item in enumerate(part):
-                if wrong[k]:
-                    rows.append(self._row(item, error=wrong[k]))
-                    continue
-                classes = edited[k].nonzero()[:, 0].tolist()
-                row = self._row(item, classes, absent[k], cost, len(part))
-                rows.append(row | {"flops": counted.get(item.id)})
-                wanted = [t for t in eight_bit if item.id in t.missing]
-                pictures += [(t, f"images/{item.id}.png", eight_bit[t][k]) for t in wanted]
-                if label is not None:
-                    byte = np.where(label[k] < 0, HOLE_BYTE, label[k]).astype(np.uint8)
-                    pictures += [(t, f"labels/{item.id}.png", byte) for t in wanted]
-        return rows, pictures
+            row = self._row(item, edited[k].nonzero()[:, 0].tolist(), absent[k], cost, len(part))
+            row |= {"flops": counted.get(item.id)}
+            label = None if labels is None else labels[k]
+            drawn[item.id] = [
+                Drawn(row, eight_bit[d.quantise][k], label) for d in self.destinations
+            ]
+        return drawn
 
     def _operations(
         self, items: Sequence[Item], samples: dict[str, Sample | UserError]
@@ -235,33 +255,33 @@ class CellRunner:
         self.profiled = True
         try:
             return {items[0].id: operations(lambda: self._forward(items[:1], samples))}
-        except (RuntimeError, ValueError, UserError) as error:
-            self.progress.say(f"not profiled: {str(error).splitlines()[0][:200]}")
+        except Exception as error:  # a method of anybody's: the run itself says what it raised
+            self.progress.say(f"not profiled: {described(error)}")
             return {}
 
     def _render(
         self, items: Sequence[Item], samples: dict[str, Sample | UserError]
     ) -> Iterator[tuple[Sequence[Item], TaskResult | str, Cost]]:
-        """(items, what came of them or the error, its cost); halves a batch that does not
-        fit.
+        """(items, what came of them or the error, its cost); a group that raises is tried in
+        halves, so that one bad item costs itself alone.
 
         Raises:
             Unavailable: the method is unable to do the task, before its first image.
+            TooLarge: the group does not fit into the device's memory.
         """
         if not items:
             return
         try:
             result, cost = self._forward(items, samples)
             self.able = True
-        except (RuntimeError, ValueError, UserError) as error:
+        except Exception as error:  # a method of anybody's may raise anything
             if isinstance(error, Unavailable) and not self.able:
                 raise
+            if self.size > 1 and is_out_of_memory(error):
+                raise TooLarge(self.size) from error
             if len(items) == 1:
-                yield items, f"{type(error).__name__}: {str(error).splitlines()[0][:300]}", Cost()
+                yield items, described(error), Cost()
                 return
-            if is_out_of_memory(error):
-                _free(self.method.device)
-                self.progress.say(f"out of memory at batch size {len(items)}: halved")
             half = (len(items) + 1) // 2
             yield from self._render(items[:half], samples)
             yield from self._render(items[half:], samples)
@@ -313,71 +333,16 @@ class CellRunner:
             "absent": absent,
             "seconds": cost.seconds / max(batch, 1),
             "batch": batch,
+            "arithmetic": self.arithmetic,
             "peak_memory": cost.memory,
             "parameters": self.parameters,
             "error": error,
         }
 
-    def _write(self, rows: list[dict[str, Any]], pictures: list[Picture]) -> None:
-        """Pictures first, then the rows that vouch for them."""
-        for target, name, array in pictures:
-            write_atomic(target.root / name, png_bytes(array))
-        for target in self.targets:
-            own = [row for row in rows if row["id"] in target.missing]
-            if own:
-                first = min(row["index"] for row in own)
-                write_items(target.root / "items" / f"part-{first:06d}.parquet", own)
 
-
-def merge_items(root: Path) -> None:
-    """The item rows of a cell's folder: many small parts become one file. A kill in between leaves
-    rows twice, which is harmless."""
-    folder = root / "items"
-    parts = sorted(folder.glob("part-*.parquet"))
-    if not parts:
-        return
-    write_items(folder / "all.parquet", CellFolder(root).items())
-    for part in parts:
-        part.unlink()
-
-
-def write_items(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Item rows as one parquet file, whole or not at all."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema(
-        [
-            ("id", pa.string()),
-            ("index", pa.int64()),
-            ("target", pa.string()),
-            ("reference", pa.string()),
-            ("alpha", pa.float64()),
-            ("classes", pa.list_(pa.int64())),
-            ("absent", pa.int64()),
-            ("seconds", pa.float64()),
-            ("batch", pa.int64()),
-            ("peak_memory", pa.float64()),
-            ("parameters", pa.float64()),
-            ("flops", pa.float64()),
-            ("error", pa.string()),
-        ]
-    )
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema), buffer)
-    write_atomic(path, buffer.getvalue().to_pybytes())
-
-
-def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
-    """Consecutive items of one alpha, at most ``size`` together."""
-    batch: list[Item] = []
-    for item in items:
-        if batch and (len(batch) == size or batch[0].alpha != item.alpha):
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
+def _write(batches: Sequence[tuple[Destination, Sequence[Drawn]]]) -> None:
+    for destination, drawn in batches:
+        destination.write(drawn)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,9 +11,10 @@ from sisbench.core.log import SCHEMA, CellEntry, Manifest, MethodEntry, Protocol
 from sisbench.core.provenance import provenance
 from sisbench.core.store import CellFolder, RunStore
 from sisbench.run.engines.local import spread
-from sisbench.run.images import CellRunner, Timer, finished, merge_items, pending
+from sisbench.run.images import CellRunner, Timer
 from sisbench.run.loading import by_method, load_editor, load_method, unable
 from sisbench.run.plan import Cell, Plan, method_class
+from sisbench.run.stored import finished, merge_items, pending
 
 if TYPE_CHECKING:
     from sisbench.core.progress import Progress

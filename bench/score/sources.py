@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from sisbench.core.errors import UserError
-from sisbench.core.label_space import HOLE, LabelSpace
+from sisbench.core.label_space import LabelSpace
 from sisbench.core.store import CellView
 from sisbench.data import Dataset, Sample
-from sisbench.data.images import read_ids, read_image
+from sisbench.data.images import read_drawn, read_image
 from sisbench.score.pixels import Digests
 
-_HOLE_BYTE = 255
 _CACHED_BYTES = 1 << 30
 _RECENT = 64
 _OF_IMAGES = frozenset({"image", "siblings", "original", "classes"})
@@ -262,12 +261,6 @@ class _CellReader:
 
 def _digests(view: CellView) -> Digests:
     return Digests(view.folder, view.folder / "rows" / "digests.json")
-
-
-def read_drawn(path: Path) -> np.ndarray:
-    """(H, W) int64: a stored label map, -1 where it has holes."""
-    label = read_ids(path, None)[0]
-    return np.where(label == _HOLE_BYTE, HOLE, label)
 
 
 def drawn_label(view: CellView, item: Mapping[str, Any], photos: Photographs) -> np.ndarray:

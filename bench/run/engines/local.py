@@ -18,9 +18,10 @@ from sisbench.config import RunConfig
 from sisbench.core.devices import exact_arithmetic
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
-from sisbench.run.images import CellRunner, Timer, merge_items, pending
+from sisbench.run.images import CellRunner, Timer
 from sisbench.run.loading import by_method, load_editor, load_method, unable
 from sisbench.run.plan import Plan, make_plan
+from sisbench.run.stored import merge_items, pending
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
