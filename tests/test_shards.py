@@ -24,11 +24,12 @@ from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
 from sisbench.core.shard import Shard, all_shards
-from sisbench.core.store import RunStore
+from sisbench.core.store import CellFolder, RunStore, write_atomic
 from sisbench.pipeline import run_all, run_shard, score_run
 from sisbench.run import locks
 from sisbench.run.locks import busy_shards, run_lock, shard_lock
 from sisbench.run.status import status_of, status_tables
+from sisbench.run.stored import write_items
 from sisbench.score import rows as rows_module
 
 QUIET = Progress(quiet=True)
@@ -119,6 +120,23 @@ def test_shards_of_copied_folders_are_put_together(
         shutil.copytree(tmp_path / f"machine{shard.number}", tmp_path / "run", dirs_exist_ok=True)
     run_all(config(method_file, tmp_path / "run"), QUIET)
     assert outcome(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize("first", ["failed", "made"])
+def test_of_two_tries_the_one_with_an_image_counts(first: str, tmp_path: Path) -> None:
+    folder = CellFolder(tmp_path)
+    rows = {
+        "failed": {"id": "7", "index": 0, "error": "no memory"},
+        "made": {"id": "7", "index": 0},
+    }
+    rows["made"]["error"] = ""
+    for name, row in rows.items():
+        digest = "aaaa" if name == first else "bbbb"
+        write_items(tmp_path / "items" / f"part-000000-{digest}.parquet", [row])
+    write_atomic(folder.image_path("7"), b"")
+    assert [row["error"] for row in folder.items()] == [""]
+    folder.image_path("7").unlink()
+    assert [row["error"] for row in folder.items()] == ["no memory" if first == "made" else ""]
 
 
 def test_a_shard_leaves_the_manifest_of_the_whole_run(method_file: str, tmp_path: Path) -> None:
@@ -273,6 +291,7 @@ def test_status_counts_cells_and_shards(method_file: str, tmp_path: Path) -> Non
     assert [s.shard for s in found.shards] == ["1/3", "2/3", "3/3"]
     assert found.shards[0].left == 0
     assert sum(s.left for s in found.shards) == cell.left > 0
+    assert sum(s.done for s in found.shards) == cell.done
     assert found.shards[1].now == "working (run)"
     assert found.jobs == {}
     assert len(list(status_tables(found))) == 2

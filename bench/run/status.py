@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ from sisbench.core.shard import Shard, all_shards
 from sisbench.core.store import CellFolder, CellView, RunStore
 from sisbench.run.engines.jobs import log_path
 from sisbench.run.engines.slurm import jobs_of, states
-from sisbench.run.images import finished, pending
 from sisbench.run.locks import busy_shards
 from sisbench.run.plan import Plan, make_plan
+from sisbench.run.stored import arithmetic_of, finished, group_size, groups_of
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,11 @@ class CellState:
 
 @dataclass(frozen=True)
 class ShardState:
-    """A shard: items without an image that failed or were not tried yet, over all cells; what is
-    known of it (``working``, Slurm's state of its job, "" for nothing) and the log of its job."""
+    """A shard: its items over all cells, as ``CellState`` counts them; what is known of it
+    ("working", Slurm's state of its job, "" for nothing) and the log of its job."""
 
     shard: str
+    done: int
     failed: int
     left: int
     now: str
@@ -87,30 +89,45 @@ def status_of(root: Path, shards: int = 0) -> Status:
         plan = make_plan(config)
     except UserError as error:  # the data may lie on another machine
         return Status(cells, [], queued, f"shards are not counted: {error.message}")
-    return Status(cells, [_shard(root, plan, s, queued) for s in all_shards(of)], queued)
+    counts = _counts(root, plan, of)
+    named_shards = zip(all_shards(of), counts, strict=True)
+    return Status(cells, [_shard(root, s, c, queued) for s, c in named_shards], queued)
 
 
 def _cell(view: CellView) -> CellState:
     entry = view.entry
-    done = len(finished(view))
-    failed = sum(1 for row in view.items() if row["error"])
+    done = finished(view)
+    failed = sum(1 for row in view.items() if row["error"] and row["id"] not in done)
     named = entry.method.label, entry.dataset.label, entry.task.slug
     reason = entry.reason if entry.status == "impossible" else ""
-    return CellState(*named, entry.items, done, failed, reason)
+    return CellState(*named, entry.items, len(done), failed, reason)
 
 
-def _shard(root: Path, plan: Plan, shard: Shard, queued: dict[str, tuple[str, str]]) -> ShardState:
-    failed = left = 0
+def _counts(root: Path, plan: Plan, of: int) -> list[Counter[str]]:
+    """How many items of each shard are done, failed, left."""
+    counts: list[Counter[str]] = [Counter() for _ in range(of)]
     for cell in plan.cells:
-        missing = {i.id for i in pending(root, cell, shard.share)} if not cell.reason else set()
-        rows = CellFolder(root / cell.folder).items() if missing else []
-        bad = sum(1 for row in rows if row["error"] and row["id"] in missing)
-        failed, left = failed + bad, left + len(missing) - bad
+        if cell.reason:
+            continue
+        folder = CellFolder(root / cell.folder)
+        done = finished(folder)
+        failed = {row["id"] for row in folder.items() if row["error"]} - done
+        for k, group in enumerate(groups_of(cell.items, group_size(arithmetic_of(folder)))):
+            for item in group:
+                state = "done" if item.id in done else "failed" if item.id in failed else "left"
+                counts[k % of][state] += 1
+    return counts
+
+
+def _shard(
+    root: Path, shard: Shard, counts: Counter[str], queued: dict[str, tuple[str, str]]
+) -> ShardState:
     busy = [b.partition(" ")[0] for b in busy_shards(root) if b.endswith(f" {shard}")]
     states_ = [state.lower() for what, state in queued.values() if what.endswith(f"-{shard}")]
     now = f"working ({', '.join(busy)})" if busy else ", ".join(dict.fromkeys(states_))
     log = log_path(root, f"run-{shard}")
-    return ShardState(str(shard), failed, left, now, log if log.is_file() else None)
+    found = log if log.is_file() else None
+    return ShardState(str(shard), counts["done"], counts["failed"], counts["left"], now, found)
 
 
 def status_tables(status: Status) -> Iterator[Table]:
@@ -121,10 +138,11 @@ def status_tables(status: Status) -> Iterator[Table]:
         cells.add_row(*(escape(t) for t in (c.method, c.dataset, c.task, *counts, c.reason)))
     yield cells
     if status.shards:
-        shards = Table("shard", "failed", "left", "now", "log")
+        shards = Table("shard", "done", "failed", "left", "now", "log")
         for s in status.shards:
             log = "" if s.log is None else str(s.log)
-            shards.add_row(s.shard, str(s.failed), str(s.left), escape(s.now), escape(log))
+            counts = (str(n) for n in (s.done, s.failed, s.left))
+            shards.add_row(s.shard, *counts, escape(s.now), escape(log))
         yield shards
     if status.jobs:
         jobs = Table("job", "what", "state in Slurm")
