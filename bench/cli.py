@@ -71,6 +71,7 @@ def run(
     if protocol:
         chosen = chosen.model_copy(update={"protocol": tuple(_split(protocol))})
     if shard:
+        _refuse_strict(strict)
         run_shard(chosen, Shard.parse(shard), Progress(quiet=quiet))
         return
     page = run_all(chosen, Progress(quiet=quiet), strict, generate_only)
@@ -102,6 +103,8 @@ def score(
 
     named = _split(protocol), _split(parsers)
     one = Shard.parse(shard) if shard else None
+    if one is not None:
+        _refuse_strict(strict)
     score_run(run, metric, *named, Progress(quiet=quiet), strict, device, compiled, one)
     if one is not None:
         return
@@ -354,6 +357,12 @@ def weights_path(name: str) -> None:
     from sisbench.core import weights
 
     out.print(str(weights.path(name)), highlight=False, soft_wrap=True)
+
+
+def _refuse_strict(strict: bool) -> None:
+    """A shard leaves what cannot be had to the command that joins the shards."""
+    if strict:
+        raise UserError("--strict has no effect on one shard", "give it to the last command")
 
 
 def _split(text: str) -> list[str]:

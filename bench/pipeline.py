@@ -37,7 +37,7 @@ def run_all(
     """
     from sisbench.run.engines.jobs import Work
 
-    work = Work(shard_job, finish_job, generate_only)
+    work = Work(shard_job, finish_job, strict, generate_only)
     if config.engine.kind == "slurm":
         from sisbench.run.engines.slurm import submit
 
@@ -47,19 +47,28 @@ def run_all(
         from sisbench.run.engines.ray import spread_on_ray
 
         spread_on_ray(config, work, progress)
+        return run_here(config, progress, strict, generate_only, patience=_PATIENCE)
     return run_here(config, progress, strict, generate_only)
 
 
 def run_here(
-    config: RunConfig, progress: Progress, strict: bool = False, generate_only: bool = False
+    config: RunConfig,
+    progress: Progress,
+    strict: bool = False,
+    generate_only: bool = False,
+    patience: float = 0.1,
 ) -> Path | None:
-    """As ``run_all``, in this process and on the devices of this machine."""
+    """As ``run_all``, in this process and on the devices of this machine.
+
+    Args:
+        patience: seconds to wait for shards that are about to end.
+    """
     from sisbench.run.locks import run_lock
     from sisbench.run.plan import make_plan
     from sisbench.run.runner import generate
 
     plan = make_plan(config)
-    with run_lock(config.folder):
+    with run_lock(config.folder, patience):
         timer = generate(plan, progress, strict)
         if timer.images:
             stages = {k: round(v, 3) for k, v in timer.seconds.items()}
@@ -103,14 +112,14 @@ def shard_job(raw: Mapping[str, Any], where: str, shard: str, stage: str) -> Non
             score_run(config.folder, None, [], [], progress, shard=named, patience=_PATIENCE)
 
 
-def finish_job(raw: Mapping[str, Any], where: str, generate_only: bool) -> None:
+def finish_job(raw: Mapping[str, Any], where: str, strict: bool, generate_only: bool) -> None:
     """The last job of a cluster: what shards have left, the scores, the report."""
     from sisbench.run.engines.jobs import job_log
 
     os.chdir(where)
     config = validated(RunConfig, raw, "the run's configuration")
     with job_log(config.folder, "finish") as progress:
-        run_here(config, progress, generate_only=generate_only)
+        run_here(config, progress, strict, generate_only, _PATIENCE)
 
 
 def stored_config(run: Path) -> tuple[RunConfig, tuple[Protocol, ...]]:

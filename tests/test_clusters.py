@@ -183,6 +183,30 @@ def test_ray(slow_method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert outcome(run) == expected
 
 
+@pytest.mark.skipif("submitit" in lacks_slurm, reason="not here: submitit")
+def test_a_machine_without_slurm(
+    method_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="no Slurm here"):
+        run_all(on("slurm", method_file, tmp_path / "run"), QUIET)
+
+
+@pytest.mark.skipif(lacks_ray, reason="not here: ray")
+def test_a_ray_cluster_that_is_not_there(
+    method_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match="no Ray cluster at 'auto'"):
+        run_all(on("ray", method_file, tmp_path / "run"), QUIET)
+
+
+@pytest.mark.parametrize("line", ["qos=long", "-p gpu", "#SBATCH --qos=long", "--", "--qos long"])
+def test_lines_that_are_no_options_of_sbatch(line: str, method_file: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no long option of sbatch"):
+        on("slurm", method_file, tmp_path, lines=[line])
+
+
 @pytest.mark.parametrize(("kind", "word"), [("slurm", "submitit"), ("ray", "Ray")])
 def test_an_engine_that_is_not_installed(
     kind: str, word: str, method_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -314,8 +314,8 @@ def test_the_command_line_makes_and_scores_shards(
         assert runner.invoke(app, given).exit_code == 0
     assert runner.invoke(app, ["run", "-q", path]).exit_code == 0
     assert outcome(tmp_path / "run") == whole
-    wrong = runner.invoke(app, ["run", "-q", path, "--shard", "3/2"])
-    assert isinstance(wrong.exception, UserError)
+    for more in (["--shard", "3/2"], ["--shard", "1/2", "--strict"]):
+        assert isinstance(runner.invoke(app, ["run", "-q", path, *more]).exception, UserError)
 
 
 def test_images_are_those_of_one_process_bit_by_bit(method_file: str, tmp_path: Path) -> None:

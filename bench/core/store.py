@@ -9,6 +9,7 @@ RUN/cells/NAME-KEY/rows/*.npz   rows of the metrics
 RUN/cells/NAME-KEY/values/*.npz values of single images, for paired comparisons
 RUN/scores.json                 every score, or the reason for its absence
 RUN/report/                     tables, charts, grids, report.html
+RUN/locks, RUN/logs, RUN/slurm  of shards: who works on which, what their jobs said
 
 The models of the JSON files and of an item's row are in ``sisbench.core.log``.
 """

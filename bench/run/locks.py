@@ -25,14 +25,17 @@ whole, so that two processes on one share do it twice and lose nothing."""
 
 
 @contextmanager
-def run_lock(root: Path) -> Iterator[None]:
+def run_lock(root: Path, patience: float = _POLL) -> Iterator[None]:
     """The whole run for one process; no shard works beside it.
+
+    Args:
+        patience: as for ``shard_lock``.
 
     Raises:
         UserError: another process works on this run, or on a shard of it.
     """
     with _open(root / ".lock") as whole:
-        if not _taken(whole, fcntl.LOCK_EX, _POLL):
+        if not _taken(whole, fcntl.LOCK_EX, patience):
             raise UserError(
                 f"another process works on {root}{_named(busy_shards(root))}",
                 "wait for it, or give this run another 'output'",

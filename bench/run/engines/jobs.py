@@ -29,12 +29,14 @@ class Work:
 
     Attributes:
         shard: (configuration, folder of its paths, "3/16", stage) makes one shard of one stage.
-        finish: (configuration, folder of its paths, generate_only) joins, scores and reports.
+        finish: (configuration, folder of its paths, strict, generate_only) joins, scores, reports.
+        strict: a score that cannot be had is an error.
         generate_only: images alone are wanted.
     """
 
     shard: Callable[[Mapping[str, Any], str, str, str], None]
-    finish: Callable[[Mapping[str, Any], str, bool], None]
+    finish: Callable[[Mapping[str, Any], str, bool, bool], None]
+    strict: bool
     generate_only: bool
 
     @property

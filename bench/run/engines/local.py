@@ -146,8 +146,11 @@ def make_share(plan: Plan, device: str, progress: Progress, share: tuple[int, in
             progress.say(next(fault for fault in (method, editor) if isinstance(fault, str)))
             continue
         for cell in work:
-            if not unable(method, cell, plan):
-                CellRunner(plan, cell, method, editor, timer, progress, share).run()
+            reason = unable(method, cell, plan)
+            if not reason:
+                reason = CellRunner(plan, cell, method, editor, timer, progress, share).run()
+            if reason:
+                progress.say(f"{cell.folder}: {reason}")
         del method, editor
     return timer
 

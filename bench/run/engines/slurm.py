@@ -51,7 +51,8 @@ def submit(config: RunConfig, work: Work, progress: Progress) -> dict[str, str]:
         jobs |= {job: f"{stage}-{shard}" for job, shard in zip(array, shards, strict=True)}
         before = array[0].partition("_")[0]
     _ask(executor, config, "finish", before)
-    (last,) = _submitted(executor, _Resumable(work.finish), [raw], [where], [work.generate_only])
+    flags = [work.strict], [work.generate_only]
+    (last,) = _submitted(executor, _Resumable(work.finish), [raw], [where], *flags)
     jobs[last] = "finish"
     write_json(config.folder / JOBS, jobs)
     ids = ", ".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
