@@ -50,6 +50,7 @@ class Loadable(ABC):
         files: official module name -> file-name patterns in an official checkpoint folder.
         prefixes: official module name -> what its keys begin with in a file that holds several.
         sampling_options: options that no weight depends on; they may differ from a file's own.
+        file_options: options that name a file; its content is part of what a run's images are.
     """
 
     name: ClassVar[str] = ""
@@ -60,6 +61,7 @@ class Loadable(ABC):
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     prefixes: Mapping[str, str] = MappingProxyType({})
     sampling_options: ClassVar[frozenset[str]] = frozenset()
+    file_options: ClassVar[frozenset[str]] = frozenset()
 
     net: nn.Module
     space: LabelSpace

@@ -255,6 +255,16 @@ def weights_hash(path: Path) -> str:
     return hashlib.sha256(joined.encode()).hexdigest()
 
 
+def by_content(cls: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` with the sha256 of each file that one of them names, in place of its path."""
+    from sisbench.core.state_dict import sha256_of
+
+    return {
+        k: sha256_of(Path(v)) if k in cls.file_options and v and Path(v).is_file() else v
+        for k, v in options.items()
+    }
+
+
 def _key(
     method: MethodConfig,
     identity: str,
@@ -271,13 +281,14 @@ def _key(
         items: as ``_items_text`` gives them.
     """
     source = method.name
-    digest = class_digest(method_class(source))
+    cls = method_class(source)
+    digest = class_digest(cls)
     if digest:  # the user's own: what it does is its content, wherever it lies
         source = f"{source.rpartition(':')[2]}:{digest}"
     about: dict[str, Any] = {
         "schema": KEY_SCHEMA,
         "method": source,
-        "options": method.options,
+        "options": by_content(cls, method.options),
         "weights": identity,
         "data": fingerprint,
         "task": task.model_dump(
