@@ -72,7 +72,8 @@ def _cluster(config: RunConfig) -> Iterator[Any]:
     address = config.engine.ray.address
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
+        # SystemExit: what Ray does, a minute later, where nobody answers at an address
         said = (str(error).splitlines() or [""])[0]
         raise UserError(
             f"no Ray cluster at '{address}': {said[:200]}",
