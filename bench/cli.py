@@ -38,6 +38,9 @@ AllColumns = Annotated[
     bool, typer.Option("--all-columns", help="also columns of which no method has a score")
 ]
 Json = Annotated[bool, typer.Option("--json", help="as JSON, for programs")]
+ShardText = Annotated[
+    str, typer.Option("--shard", help="one share alone, as 3/16: any process on any machine")
+]
 Protocols = Annotated[
     str, typer.Option("--protocol", "-p", help="protocol, or several: a,b (default: the run's own)")
 ]
@@ -86,16 +89,17 @@ def run(
         bool, typer.Option("--generate-only", help="make images, no scores and no report")
     ] = False,
     all_columns: AllColumns = False,
+    shard: ShardText = "",
 ) -> None:
     """Make the missing images of CONFIG, score them, write the report. Running again is the
-    resume.
+    resume. With --shard, only make that share; run again without it to join, score and report.
 
     Exit codes: 0, at least one score was made and nothing failed that was asked for; 1, something
     failed, or nothing could be made; 2, bad input."""
     from sisbench.commands.work import run as work_off
 
     named = (assignments or [], protocol, limit, only or [])
-    raise typer.Exit(work_off(config, *named, strict, quiet, generate_only, all_columns))
+    raise typer.Exit(work_off(config, *named, strict, quiet, generate_only, all_columns, shard))
 
 
 @app.command()
@@ -134,13 +138,18 @@ def score(
     strict: Strict = False,
     quiet: Quiet = False,
     all_columns: AllColumns = False,
+    shard: ShardText = "",
 ) -> None:
-    """Score the images that a run has stored; no method is needed."""
+    """Score the images that a run has stored; no method is needed. With --shard, only keep the rows
+    of that share; score again without it to join them."""
+    from sisbench.commands.work import shard_of
     from sisbench.pipeline import score_run
 
     named = split(protocol), split(parsers)
-    score_run(run, metric, *named, Progress(quiet=quiet), strict, device, compiled)
-    print_tables(run, protocols=named[0], all_columns=all_columns)
+    one = shard_of(shard, strict)
+    score_run(run, metric, *named, Progress(quiet=quiet), strict, device, compiled, one)
+    if one is None:
+        print_tables(run, protocols=named[0], all_columns=all_columns)
 
 
 @app.command("score-images")
@@ -198,6 +207,23 @@ def score_images(
         for part in folder_table.as_table(scores):
             out.print(part, highlight=False, soft_wrap=isinstance(part, str))
     raise typer.Exit(0 if any(s.value is not None for s in scores) else 1)
+
+
+@app.command()
+def status(
+    run: Run,
+    shards: Annotated[
+        int, typer.Option(help="count by so many shards (default: the configuration's)")
+    ] = 0,
+) -> None:
+    """What a run has and lacks, by cell and by shard, and what works on it now."""
+    from sisbench.run.status import status_of, status_tables
+
+    found = status_of(run, shards)
+    for table in status_tables(found):
+        out.print(table)
+    if found.remark:
+        out.print(escape(found.remark), highlight=False, soft_wrap=True)
 
 
 @app.command()

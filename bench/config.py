@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -21,6 +21,7 @@ PathText = Annotated[str, AfterValidator(expanded)]
 
 IMAGES = "images"
 """In place of a method's name: images made elsewhere (``sisbench.run.elsewhere``)."""
+_SBATCH = re.compile(r"--[a-z][a-z0-9-]*(=.+)?")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
 
 
@@ -163,10 +164,62 @@ class EditorConfig(Strict):
         return edit
 
 
+class SlurmConfig(Strict):
+    """What Slurm is asked for, a shard.
+
+    Attributes:
+        partition, account: names; "" takes the cluster's default.
+        hours: time limit; a shard that reaches it is queued again and goes on.
+        gpus, cpus: a shard.
+        memory: gigabytes; 0 takes the cluster's default.
+        parallel: shards that may run at once; 0 sets no limit.
+        lines: further options of sbatch, as "--qos=long" or "--exclusive".
+        setup: shell lines before the work, as "module load cuda".
+    """
+
+    partition: str = ""
+    account: str = ""
+    hours: float = Field(24, gt=0)
+    gpus: int = Field(1, ge=0)
+    cpus: int = Field(4, ge=1)
+    memory: float = Field(0, ge=0)
+    parallel: int = Field(0, ge=0)
+    lines: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+
+    @field_validator("lines")
+    @classmethod
+    def _options(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            if not _SBATCH.fullmatch(line):
+                raise ValueError(f"'{line}' is no long option of sbatch, as --qos=long")
+        return lines
+
+
+class RayConfig(Strict):
+    """What a Ray cluster is asked for, a shard.
+
+    Attributes:
+        address: of the cluster; "auto" finds the one that this machine belongs to.
+        gpus, cpus: a shard; fractions share a device.
+        resources: further ones by name, as the cluster's nodes declare them.
+        retries: how often a shard starts again whose node or process was lost.
+    """
+
+    address: str = "auto"
+    gpus: float = Field(1, ge=0)
+    cpus: float = Field(1, ge=0)
+    resources: dict[str, float] = Field(default_factory=dict)
+    retries: int = Field(3, ge=0)
+
+
 class EngineConfig(Strict):
     """How the work is done; nothing here changes a score.
 
     Attributes:
+        kind: "local" works on this machine, "slurm" and "ray" on a cluster, shard by shard.
+        shards: jobs of a cluster, each an equal share of every cell.
+        slurm, ray: what the cluster is asked for.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps"; several make
             images by a process each: "cuda:0,cuda:1", or "all" GPUs.
         batch_size: images a forward; halved when the device runs out of memory.
@@ -175,6 +228,10 @@ class EngineConfig(Strict):
         profile: count the operations of one image a cell (makes that image twice).
     """
 
+    kind: Literal["local", "slurm", "ray"] = "local"
+    shards: int = Field(1, ge=1)
+    slurm: SlurmConfig = Field(default_factory=lambda: SlurmConfig.model_validate({}))
+    ray: RayConfig = Field(default_factory=lambda: RayConfig.model_validate({}))
     device: str = "auto"
     batch_size: int = Field(4, ge=1)
     workers: int = Field(2, ge=0)

@@ -40,8 +40,8 @@ def methods(name: str, as_json: bool) -> None:
             able.append("layout_editor: " + ", ".join(row["edits"]))
         size = "x".join(map(str, row["size"]))
         table.add_row(row["name"], row["title"], size, ", ".join(able), escape(row["paper"]))
-    able = ", ".join(sorted(Images.can))
-    table.add_row(Images.name, Images.title, "any", able, "docs/elsewhere.md")
+    tasks = ", ".join(sorted(Images.can))
+    table.add_row(Images.name, Images.title, "any", tasks, "docs/elsewhere.md")
     out.print(table)
     line("sisbench methods NAME lists its options, tasks and weights")
 

@@ -12,6 +12,7 @@ from sisbench.commands.console import line, note, out, print_tables, split
 from sisbench.config import load_config
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.progress import Progress
+from sisbench.core.shard import Shard
 
 
 def run(
@@ -24,6 +25,7 @@ def run(
     quiet: bool,
     generate_only: bool,
     all_columns: bool,
+    shard: str = "",
 ) -> int:
     """Work off a configuration, print tables and what became of it; returns the exit code."""
     from sisbench import pipeline
@@ -33,14 +35,35 @@ def run(
     if protocol:
         chosen = chosen.model_copy(update={"protocol": tuple(split(protocol))})
     progress = Progress(quiet=quiet)
+    one = shard_of(shard, strict)
+    if one is not None:
+        if only:
+            raise UserError("--only and --shard do not go together", "leave one of them out")
+        pipeline.run_shard(chosen, one, progress)
+        return 0
     page = pipeline.run_all(chosen, progress, strict, generate_only, only, all_columns)
     if page is not None:
         print_tables(chosen.folder, all_columns=all_columns)
+    elif chosen.engine.kind == "slurm":
+        return 0  # the jobs go on: sisbench status RUN
     found = outcome(chosen.folder, scored=not generate_only)
     for text in found.lines():
         line(text)
     line(f"report: {page}" if page is not None else f"images: {chosen.folder / 'cells'}")
     return found.exit_code
+
+
+def shard_of(text: str, strict: bool) -> Shard | None:
+    """``3/16`` as a shard; None for "".
+
+    Raises:
+        UserError: no shard; ``strict``, which has no effect on one.
+    """
+    if not text:
+        return None
+    if strict:
+        raise UserError("--strict has no effect on one shard", "give it to the last command")
+    return Shard.parse(text)
 
 
 def init(

@@ -31,6 +31,8 @@ BUNDLED = "bundled:"
 KEY_SCHEMA = 2
 """Enters every content key: raised when the same plan makes other images than before."""
 
+_ITEMS = "\0items"
+"""Stands in a content key's text for the items, which many cells share."""
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
@@ -132,6 +134,7 @@ def make_plan(config: RunConfig) -> Plan:
     protocols = run_protocols(config)
     datasets, fingerprints, closed = open_datasets(config)
     cells: list[Cell] = []
+    planned: dict[tuple[str, str, str], tuple[tuple[Item, ...], str]] = {}
     editor = config.layout_editor
     edited: dict[str, Any] = {}
     editor_files = Weights()
@@ -151,21 +154,19 @@ def make_plan(config: RunConfig) -> Plan:
                 lacking = closed.get(d.shown) or fault
                 reason = lacking or _class_reason(method, task, editor)
                 here: dict[str, Cell] = {}
-                planned: list[tuple[Item, ...]] = [
-                    () if data is None else tuple(plan_items(task, p, data.ids, data.space, editor))
-                    for p in protocols
-                ]
-                if images is not None:
-                    reason = reason or conflict(planned, images.references is not None)
                 content = fingerprints.get(d.shown, f"closed: {d.model_dump_json()}")
-                for protocol, items in zip(protocols, planned, strict=True):
+                own = [_planned(planned, d.shown, task, p, data, editor) for p in protocols]
+                if images is not None:
+                    items_of = [items for items, _ in own]
+                    reason = reason or conflict(items_of, images.references is not None)
+                for protocol, (items, text) in zip(protocols, own, strict=True):
                     about = generation_of(task, protocol, editor)
                     found, why, identity = None, reason, files.identity
                     if images is not None and data is not None:
                         found = _elsewhere(images, config, d, task, items, about, data, reason)
                         items, about, identity = found.items, dict(found.generation), found.identity
-                        why = found.reason
-                    key = _key(method, identity, content, task, about, items, edited)
+                        why, text = found.reason, _items_text(found.items)
+                    key = _key(method, identity, content, task, about, text, edited)
                     cell = here.get(key) or Cell(
                         method=method,
                         dataset=d,
@@ -184,6 +185,25 @@ def make_plan(config: RunConfig) -> Plan:
                     here[key] = replace(cell, protocols=(*cell.protocols, protocol.id))
                 cells.extend(here.values())
     return Plan(config, protocols, datasets, fingerprints, cells, closed)
+
+
+def _planned(
+    known: dict[tuple[str, str, str], tuple[tuple[Item, ...], str]],
+    label: str,
+    task: TaskConfig,
+    protocol: Protocol,
+    data: Dataset | None,
+    editor: EditorConfig | None,
+) -> tuple[tuple[Item, ...], str]:
+    """(items, their text in the content key) of a task: of every method the same, and of many items
+    large, so they are kept in ``known``."""
+    where = label, task.slug, protocol.id
+    if where not in known:
+        items: tuple[Item, ...] = ()
+        if data is not None:
+            items = tuple(plan_items(task, protocol, data.ids, data.space, editor))
+        known[where] = items, _items_text(items)
+    return known[where]
 
 
 def restricted(plan: Plan, only: Sequence[str]) -> Plan:
@@ -453,11 +473,15 @@ def _key(
     fingerprint: str,
     task: TaskConfig,
     generation: Mapping[str, Any],
-    items: Sequence[Item],
+    items: str,
     editor: Mapping[str, Any],
 ) -> str:
     """Content key: method, options, weights, data, task, what the protocol says of its images,
-    schema."""
+    schema.
+
+    Args:
+        items: as ``_items_text`` gives them.
+    """
     source = method.name
     cls = method_class(source)
     digest = class_digest(cls)
@@ -474,8 +498,13 @@ def _key(
         "task": task.model_dump(
             mode="json", exclude=set() if TASKS[task.name].variants == "alphas" else {"alpha"}
         ),
-        "items": [[i.id, i.target, i.reference, list(i.classes), i.alpha] for i in items],
+        "items": _ITEMS,
         "protocol": dict(generation),
     } | ({"editor": dict(editor)} if editor else {})
-    text = json.dumps(about, sort_keys=True, default=str)
+    text = json.dumps(about, sort_keys=True, default=str).replace(json.dumps(_ITEMS), items, 1)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _items_text(items: Sequence[Item]) -> str:
+    """The items as they enter a content key."""
+    return json.dumps([[i.id, i.target, i.reference, list(i.classes), i.alpha] for i in items])

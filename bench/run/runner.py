@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from sisbench.core.devices import exact_arithmetic, pick_devices
 from sisbench.core.errors import UserError
@@ -21,7 +18,7 @@ from sisbench.run.imported import fill_cell
 from sisbench.run.loading import Unable, by_method, load_editor, load_method, unable
 from sisbench.run.plan import Cell, Plan, method_class
 from sisbench.run.preflight import check_disk, preflight
-from sisbench.run.stored import finished, pending
+from sisbench.run.stored import finished, merge_items, pending
 
 if TYPE_CHECKING:
     from sisbench.core.progress import Progress
@@ -30,28 +27,6 @@ if TYPE_CHECKING:
 
 _NAMED = 5
 """Failed items that the console names for a cell; more are counted."""
-
-
-@contextmanager
-def run_lock(root: Path) -> Iterator[None]:
-    """One process a run folder; the lock goes with its process, also under kill -9.
-
-    Raises:
-        UserError: another process works on this run.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as handle:
-        _lock(handle, root)
-        yield
-
-
-def _lock(handle: IO[str], root: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise UserError(
-            f"another process works on {root}", "wait for it, or give this run another 'output'"
-        ) from error
 
 
 def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
@@ -91,6 +66,7 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
                 changes = {"status": _status(reason.failed), "reason": reason.reason}
                 entries[index] = entries[index].model_copy(update=changes)
         for index, cell in enumerate(group, position):
+            merge_items(root / cell.folder)  # what shards have left, where nothing was missing
             entries[index] = _settled(plan, cell, entries[index], strict)
             if cell.key in open_keys:
                 _tell(root, cell, entries[index], progress)
@@ -245,3 +221,24 @@ def _write_manifest(plan: Plan, entries: list[CellEntry], about: dict[str, Any])
             cells=tuple(entries),
         )
     )
+
+
+def announce(plan: Plan, about: dict[str, Any]) -> None:
+    """Write the manifest where there is none of this plan yet, for a shard: it never replaces what
+    the whole run has written of the same cells. Shards that do so at once write the same cells.
+
+    Args:
+        about: as ``sisbench.core.provenance.provenance`` gives it.
+    """
+    entries = [_entry(plan, cell) for cell in plan.cells]
+    try:
+        found = RunStore(plan.config.folder).manifest()
+    except UserError:  # none, damaged, or of another schema
+        known: dict[str, CellEntry] = {}
+    else:
+        known = {cell.key: cell for cell in found.cells}
+        if found.config == plan.config.model_dump(mode="json") and all(
+            entry.key in known for entry in entries
+        ):
+            return
+    _write_manifest(plan, [known.get(entry.key, entry) for entry in entries], about)

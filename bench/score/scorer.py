@@ -79,7 +79,7 @@ class Scorer:
         self._photos: dict[str, Photographs] = {}
         self._closed: dict[str, UserError] = {}
         self._makers: dict[tuple[type[RowMaker], Context], RowMaker | UserError] = {}
-        self._reals: dict[tuple[str, str, str], Mapped | UserError] = {}
+        self._reals: dict[tuple[str, str, str], Mapped | UserError | None] = {}
         self._named: set[tuple[str, str]] = set()
         self.used: dict[str, type[Metric]] = {}
 
@@ -104,6 +104,43 @@ class Scorer:
                 where = f"{absent.method}, {absent.task} on {absent.dataset}: {absent.metric}"
                 raise UserError(f"{where}: {absent.reason}", "leave out --strict to go on")
         return found
+
+    def map_share(self, share: tuple[int, int]) -> None:
+        """Keep the rows of the k-th of n equal shares of every cell and of the photographs that
+        they are compared with, (k, n) = ``share``: ``scores`` then joins them.
+
+        Raises:
+            UserError: as ``scores``.
+        """
+        for protocol in self.request.protocols:
+            cells = cells_under(self.run.cells(), protocol)
+            for cell in cells:
+                self._map_cell(cell, cells, protocol, share)
+
+    def _map_cell(
+        self,
+        cell: CellView,
+        cells: Sequence[CellView],
+        protocol: Protocol,
+        share: tuple[int, int],
+    ) -> None:
+        photos = self._photographs(cell.entry.dataset.config)
+        items = in_groups([r for r in cell.item_rows() if not r.error])
+        if not items:
+            return
+        self._check_data(cell, photos)
+        chosen = list(self._chosen(cell.entry.task.name, photos, items, protocol))
+        makers, keys, _ = self._makers_of(chosen)
+        source = cell_source(cell, items, photos, _sibling(cell, cells))
+        map_rows(source, makers, self.progress, self.request.workers, share)
+        for column in chosen:
+            key = keys.get(column.name)
+            if key is None:
+                continue
+            split = protocol.real.get(column.cls.name, column.cls.real)
+            self._real(cell, split, key, makers[key], share)
+            if makers[key].uses_parser:  # the parser's own score on the photographs
+                self._real(cell, "test", key, makers[key], share)
 
     def _cell(
         self, cell: CellView, cells: Sequence[CellView], protocol: Protocol
@@ -270,9 +307,15 @@ class Scorer:
             self.progress.say(f"left out of {where}: {len(new) - _NAMED} more items")
 
     def _real(
-        self, cell: CellView, split: str, name: str, maker: RowMaker
+        self,
+        cell: CellView,
+        split: str,
+        name: str,
+        maker: RowMaker,
+        share: tuple[int, int] = (0, 1),
     ) -> Mapped | UserError | None:
-        """Rows of the real set that a metric compares with; None where it has none."""
+        """Rows of the real set that a metric compares with; None where it has none, or where only
+        a share of them was mapped."""
         if not split:
             return None
         config = DatasetConfig.model_validate(cell.entry.dataset.config)
@@ -289,7 +332,7 @@ class Scorer:
         if key not in self._reals:
             photos = self._photographs(config.model_dump())
             source, workers = real_source(photos), self.request.workers
-            found = map_rows(source, {name: maker}, self.progress, workers)[name]
+            found = map_rows(source, {name: maker}, self.progress, workers, share).get(name)
             self._reals[key] = found
             for item, reason in list(getattr(found, "left_out", {}).items())[:_NAMED]:
                 self.progress.say(f"left out of {source.label}: {item}: {reason}")
