@@ -18,6 +18,7 @@ from rich.table import Table
 
 from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
+from sisbench.share import commands
 
 app = typer.Typer(
     name="sisbench",
@@ -30,6 +31,7 @@ weights_app = typer.Typer(
     help="Weights: what is known, what is here, where it lies.", no_args_is_help=True
 )
 app.add_typer(weights_app, name="weights")
+app.add_typer(commands.stats_app, name="stats")
 out = Console()
 if not out.is_terminal:
     out = Console(width=160)  # a pipe has no width: tables are not cut
@@ -83,6 +85,10 @@ def score(
     compiled: Annotated[
         bool, typer.Option("--compile", help="torch.compile: a minute once, then faster")
     ] = False,
+    real_stats: Annotated[
+        list[str] | None,
+        typer.Option(help="[DATA SET=]FILE of sisbench stats in place of its photographs"),
+    ] = None,
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
@@ -90,7 +96,8 @@ def score(
     from sisbench.pipeline import score_run
 
     named = _split(protocol), _split(parsers)
-    score_run(run, metric, *named, Progress(quiet=quiet), strict, device, compiled)
+    given = tuple(real_stats or ())
+    score_run(run, metric, *named, Progress(quiet=quiet), strict, device, compiled, given)
     _print_tables(run, protocols=named[0])
 
 

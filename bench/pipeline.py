@@ -63,10 +63,12 @@ def score_run(
     strict: bool = False,
     device: str = "",
     compile: bool = False,
+    real_stats: Sequence[str] = (),
 ) -> None:
     """Score the stored images of ``run``, write scores.json; ``device`` and ``compile`` go before
     the run's own. Where ``protocols`` or ``parsers`` are named, or fewer metrics than the run's,
-    the other scores that are there stay.
+    the other scores that are there stay. ``real_stats``: files of ``sisbench stats``, each for
+    every data set or as ``LABEL=FILE``, before those of the configuration.
 
     Raises:
         UserError: no run there; a protocol of which no cell holds the images; under ``strict``,
@@ -75,6 +77,7 @@ def score_run(
     from sisbench.core.devices import exact_arithmetic, pick_devices
     from sisbench.report import write_scores_csv
     from sisbench.score.scorer import Request, Scorer
+    from sisbench.share.stats import given_statistics
 
     exact_arithmetic()
     store = RunStore(run)
@@ -95,6 +98,7 @@ def score_run(
         # a CPU has no core to spare for decoding: 15 % slower on two
         workers=0 if where == "cpu" else config.engine.workers,
         strict=strict,
+        real_stats=given_statistics({d.shown: d.real_stats for d in config.datasets}, real_stats),
     )
     scorer = Scorer(store, request, progress)
     scores = scorer.scores()

@@ -21,7 +21,7 @@ SEEDED = "seeded weights"
 CEILING = "ceiling"
 """Mark of a score of the real photographs themselves, as a parser's mIoU; never ranked."""
 
-BASIS = ("extractor", "parser", "resize", "compare_at", "convention")
+BASIS = ("extractor", "parser", "resize", "compare_at", "convention", "real_set")
 """Keys of ``ScoreRecord.extra`` (strings) that say what a score rests on; captions print them, and
 scores that differ in one are not ranked against each other."""
 

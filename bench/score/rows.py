@@ -8,7 +8,7 @@ import zipfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +37,14 @@ class Mapped:
     Attributes:
         ids: items that have a row, in the source's order; columns: name -> (n, ...).
         left_out: item id -> why it has none (a file that cannot be read, mostly).
+        path: where they are kept, or None; real_set: what stands in the photographs' place, or "".
     """
 
     ids: tuple[str, ...]
     columns: Rows
     left_out: Mapping[str, str]
+    path: Path | None = None
+    real_set: str = ""
 
 
 def map_rows(
@@ -70,7 +73,7 @@ def map_rows(
                 advance(len(decoded.positions))
         for one in open_:
             one.finish()
-    return {p.name: p.result for p in passes if p.result is not None}
+    return {p.name: p.kept() for p in passes if p.result is not None}
 
 
 def has_rows(source: Source, name: str, maker: RowMaker) -> bool:
@@ -248,6 +251,13 @@ class _Pass:
         self.result = whole
         if self._path is not None and self._write(self._path, whole):
             self._clean()
+
+    def kept(self) -> Mapped | UserError:
+        """The result, with the file that holds it."""
+        assert self.result is not None  # the pass has ended
+        if isinstance(self.result, UserError) or self._path is None or not self._path.is_file():
+            return self.result
+        return replace(self.result, path=self._path)
 
     def _clean(self) -> None:
         assert self._path is not None

@@ -19,6 +19,7 @@ from sisbench.core.tasks import TASKS, find_task
 from sisbench.data import open_dataset
 from sisbench.metrics.base import Context, Metric, RowMaker, Score
 from sisbench.protocol import Protocol
+from sisbench.score.given import GivenStatistics, rows_of
 from sisbench.score.match import cells_under
 from sisbench.score.rows import Mapped, as_user_error, map_rows
 from sisbench.score.scores import basis_of, filled
@@ -42,6 +43,7 @@ class Request:
         compile: run Inception through torch.compile.
         workers: threads that decode images ahead.
         strict: a score that cannot be had is an error.
+        real_stats: by label of the data set, statistics in the place of its photographs.
     """
 
     protocols: Sequence[Protocol]
@@ -52,6 +54,7 @@ class Request:
     compile: bool = False
     workers: int = 0
     strict: bool = False
+    real_stats: Mapping[str, Sequence[GivenStatistics]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -254,6 +257,9 @@ class Scorer:
         if not split:
             return None
         config = DatasetConfig.model_validate(cell.about["dataset"]["config"])
+        for given in self.request.real_stats.get(cell.about["dataset"]["label"], ()):
+            if (given.split, given.maker) == (split, maker.name):
+                return given.rows_for(maker)
         if split == "train":
             if config.train is None:
                 return Unavailable(
@@ -299,6 +305,7 @@ class Scorer:
         self.used[name] = cls
         size = self._photographs(cell.about["dataset"]["config"]).dataset.size
         extra = {} if made_by is None else basis_of(made_by[1], cls, protocol, size)
+        extra |= rows_of(rows, real)
         if split:
             extra["real_split"] = split
         if score.values is not None and len(score.values) == len(rows.ids):
@@ -397,7 +404,8 @@ class Scorer:
         except Exception as error:  # a metric of anybody's
             self.progress.say(f"{column.name} of the photographs: {_reason(as_user_error(error))}")
             return None
-        return score, basis_of(maker, column.cls, protocol, photos.dataset.size)
+        basis = basis_of(maker, column.cls, protocol, photos.dataset.size)
+        return score, basis | rows_of(None, rows)
 
 
 def _unasked(cls: type[Metric], protocol: Protocol) -> bool:

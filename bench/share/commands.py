@@ -1,0 +1,102 @@
+"""Commands of this room, as ``sisbench.cli`` hangs them in: stats, merge, bundle, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from sisbench.core.errors import UserError
+from sisbench.core.progress import Progress
+
+stats_app = typer.Typer(
+    help="Reference statistics of FID, to and from other tools' files.", no_args_is_help=True
+)
+_KINDS = "sisbench, pytorch-fid, clean-fid, guided-diffusion or torch-fidelity"
+
+
+@stats_app.command("export")
+def stats_export(
+    source: Annotated[str, typer.Argument(help="a run's folder, or the name of a data set")],
+    to: Annotated[Path, typer.Option("--out", "-o", help="file (torch-fidelity: folder) to write")],
+    kind: Annotated[str, typer.Option("--to", help=_KINDS)] = "sisbench",
+    protocol: Annotated[
+        str, typer.Option("--protocol", "-p", help="whose extractor is taken")
+    ] = "sisbench1",
+    option: Annotated[
+        list[str] | None, typer.Option(help="argument of the data set, as root=DIR, split=train")
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="of a run that has several")] = "",
+    split: Annotated[str, typer.Option(help="of a run's real sets: test or train")] = "test",
+    method: Annotated[str, typer.Option(help="of a run: its images, not the photographs")] = "",
+    task: Annotated[str, typer.Option(help="with --method: the task's name, as in tables")] = "",
+    name: Annotated[str, typer.Option(help="for captions, and torch-fidelity's input")] = "",
+    features: Annotated[bool, typer.Option(help="keep the features: KID needs them")] = True,
+    weights: Annotated[str, typer.Option(help="Inception's file (default: the known one)")] = "",
+    device: Annotated[str, typer.Option(help="torch device")] = "cpu",
+) -> None:
+    """Write mean and covariance of photographs, or of a run's images, as another tool reads
+    them."""
+    from sisbench.metrics.base import Context
+    from sisbench.protocol import get_protocol
+    from sisbench.share.collect import export, of_dataset, of_run
+
+    if (Path(source) / "run.json").is_file():
+        wanted = of_run(Path(source), dataset, split, method, task)
+    else:
+        wanted = of_dataset(source, _arguments(option or []))
+    context = Context(device=device, weights={"inception": weights} if weights else {})
+    chosen = get_protocol(protocol)
+    for path in export(
+        wanted, to, kind, chosen, Progress(), name=name, keep_features=features, context=context
+    ):
+        typer.echo(f"wrote {path}: {len(wanted.source.ids)} images, {wanted.name}")
+
+
+@stats_app.command("import")
+def stats_import(
+    source: Annotated[Path, typer.Argument(help="file of another tool")],
+    to: Annotated[Path, typer.Option("--out", "-o", help=".npz to write")],
+    kind: Annotated[str, typer.Option("--from", help=_KINDS.removeprefix("sisbench, "))],
+    extractor: Annotated[
+        str, typer.Option(help="inception-tf1, -clean or -pytorch_fid (default: the tool's own)")
+    ] = "",
+    name: Annotated[str, typer.Option(help="for captions (default: the file's)")] = "",
+    split: Annotated[str, typer.Option(help="of the real set: test or train")] = "test",
+    n: Annotated[int, typer.Option(min=0, help="images, where the file does not say")] = 0,
+    features: Annotated[bool, typer.Option(help="keep features that are there")] = True,
+    weights: Annotated[str, typer.Option(help="Inception's file, for images (arr_0)")] = "",
+    device: Annotated[str, typer.Option(help="torch device, for images (arr_0)")] = "cpu",
+) -> None:
+    """Take in another tool's file; then: sisbench score RUN --real-stats FILE, or at the data set
+    'real_stats: FILE'."""
+    from sisbench.metrics.base import Context
+    from sisbench.share.stats import import_statistics
+
+    context = Context(device=device, weights={"inception": weights} if weights else {})
+    found = import_statistics(
+        source,
+        to,
+        kind,
+        extractor=extractor,
+        name=name,
+        split=split,
+        n=n,
+        keep_features=features,
+        context=context,
+    )
+    there = "features" if "features" in found.columns else "mean and covariance, so no KID"
+    typer.echo(f"wrote {to}: {found.said}, for the {split} photographs; {there}")
+
+
+def _arguments(pairs: list[str]) -> dict[str, Any]:
+    """``["size=64"]`` as {"size": 64}."""
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"'{pair}' is no argument", "write it as name=value")
+        found[key] = yaml.safe_load(value)
+    return found
