@@ -103,7 +103,7 @@ def score(
 
 @app.command()
 def report(
-    run: Run,
+    runs: Annotated[list[Path], typer.Argument(help="folder of a run, or of several, as one")],
     protocol: Protocols = "",
     versus: Annotated[
         str, typer.Option(help="a method (paired, on the same items) or a paper, as ca2sis")
@@ -115,11 +115,17 @@ def report(
     to: Annotated[
         Path | None, typer.Option("--out", "-o", help="folder of the report (default: RUN/report)")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="of several runs: exit with 1 where any is refused")
+    ] = False,
 ) -> None:
     """Tables, charts, grids and one self-contained page from a scored run (needs no torch).
 
-    What a run has lost (images, a damaged file) is named, and the rest is reported."""
+    What a run has lost (images, a damaged file) is named, and the rest is reported. Several runs
+    stand in the same tables as far as data, protocols and bases agree (see merge); their report is
+    written where --out says."""
     from sisbench.pipeline import write_report
+    from sisbench.share.merged import one_run
 
     protocols = _split(protocol)
     named = tuple(_split(formats))
@@ -127,9 +133,18 @@ def report(
     def say(text: str) -> None:
         out.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
-    page = write_report(run, protocols, versus or None, named, uncertainty, to, say)
-    _print_tables(run, versus or None, protocols, uncertainty)
-    out.print(f"report: {page}", highlight=False, soft_wrap=True)
+    with one_run(runs) as (run, merged):
+        commands.tell(merged)
+        page = None
+        if merged is None or to is not None:
+            page = write_report(run, protocols, versus or None, named, uncertainty, to, say)
+        _print_tables(run, versus or None, protocols, uncertainty)
+    where = f"report: {page}" if page else "no report is kept; --out DIR writes it"
+    out.print(where, highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if strict and merged is not None and merged.refused else 0)
+
+
+app.command()(commands.merge)
 
 
 @app.command()

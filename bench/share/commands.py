@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
 from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
+
+if TYPE_CHECKING:
+    from sisbench.share.merge import Merging
 
 stats_app = typer.Typer(
     help="Reference statistics of FID, to and from other tools' files.", no_args_is_help=True
@@ -89,6 +92,37 @@ def stats_import(
     )
     there = "features" if "features" in found.columns else "mean and covariance, so no KID"
     typer.echo(f"wrote {to}: {found.said}, for the {split} photographs; {there}")
+
+
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="folders of runs; the first decides")],
+    to: Annotated[Path, typer.Option("--out", "-o", help="new folder of the merged run")],
+    images: Annotated[
+        bool, typer.Option(help="take the images too, by hard link where the disk allows it")
+    ] = True,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="exit with 1 where anything is refused")
+    ] = False,
+) -> None:
+    """Several runs as one: methods of several machines in one table. What differs in data,
+    protocol or basis from the first run is refused line by line."""
+    from sisbench.share.merge import merging
+    from sisbench.share.merged import write_merged
+
+    found = merging(runs)
+    write_merged(found, to, "link" if images else "none")
+    tell(found)
+    cells, scores = len(found.taken), sum(s.value is not None for s in found.scores)
+    typer.echo(f"merged: {to}: {cells} cells, {scores} scores of {len(runs)} runs")
+    raise typer.Exit(1 if strict and found.refused else 0)
+
+
+def tell(found: Merging | None) -> None:
+    """Print what a merging refused, and its notes."""
+    for line in found.refused if found is not None else ():
+        typer.echo(f"refused: {line}")
+    for line in found.notes if found is not None else ():
+        typer.echo(f"note: {line}")
 
 
 def _arguments(pairs: list[str]) -> dict[str, Any]:
