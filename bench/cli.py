@@ -144,7 +144,8 @@ def report(
     raise typer.Exit(1 if strict and merged is not None and merged.refused else 0)
 
 
-app.command()(commands.merge)
+for _command in (commands.merge, commands.bundle, commands.verify):
+    app.command()(_command)
 
 
 @app.command()

@@ -27,16 +27,15 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _UNIX, _REGULAR = 3, 0o100644 << 16
 
 
-def write_zip(path: Path, files: Iterable[tuple[str, bytes | Path]]) -> dict[str, str]:
+def write_zip(
+    path: Path, files: Iterable[tuple[str, bytes | Path]], hashes: dict[str, str]
+) -> None:
     """Write (name, content) pairs in their order, without times and rights of this machine.
 
     Args:
         files: content as bytes, or a file that holds it.
-
-    Returns:
-        name -> sha256, of everything that was written.
+        hashes: name -> sha256, filled as the files are written.
     """
-    found: dict[str, str] = {}
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         for name, content in files:
             info = zipfile.ZipInfo(name, _DATE)
@@ -45,8 +44,7 @@ def write_zip(path: Path, files: Iterable[tuple[str, bytes | Path]]) -> dict[str
             info.compress_type = zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED
             data = content if isinstance(content, bytes) else content.read_bytes()
             archive.writestr(info, data)
-            found[name] = hashlib.sha256(data).hexdigest()
-    return found
+            hashes[name] = hashlib.sha256(data).hexdigest()
 
 
 class Archive:

@@ -117,6 +117,55 @@ def merge(
     raise typer.Exit(1 if strict and found.refused else 0)
 
 
+def bundle(
+    run: Annotated[Path, typer.Argument(help="folder of a scored run")],
+    to: Annotated[Path | None, typer.Option("--out", "-o", help="file (default: NAME.zip)")] = None,
+    images: Annotated[bool, typer.Option("--images", help="all images, not thumbnails")] = False,
+    pictures: Annotated[bool, typer.Option(help="thumbnails, or none at all")] = True,
+    every_feature: Annotated[
+        bool, typer.Option("--every-feature", help="keep a real set's features however large")
+    ] = False,
+) -> None:
+    """One archive of a run to hand on: scores, the rows behind them, provenance, hashes."""
+    from sisbench.share.bundle import write_bundle
+
+    file = to or Path(f"{run.resolve().name}.zip")
+    kind: Any = "images" if images else "thumbnails" if pictures else "none"
+    for note in write_bundle(run, file, kind, every_feature):
+        typer.echo(f"note: {note}")
+    typer.echo(f"wrote {file}: {file.stat().st_size / 2**20:.1f} MiB")
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="what sisbench bundle wrote")],
+    to: Annotated[
+        Path | None, typer.Option("--unpack", help="write the run into this folder if it passes")
+    ] = None,
+    most: Annotated[float, typer.Option("--max-gib", help="largest size unpacked")] = 32,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="what cannot be checked is a failure")
+    ] = False,
+) -> None:
+    """Check a bundle: schema, hashes, every score from its rows, provenance. Exit code 0 or 1."""
+    from sisbench.report.tables import one_line
+    from sisbench.share.verify import unpack
+    from sisbench.share.verify import verify as check
+
+    failed = unchecked = 0
+    marks = {True: "ok  ", False: "FAIL", None: "skip"}
+    largest = int(most * 2**30)
+    for finding in check(file, largest):
+        typer.echo(f"{marks[finding.ok]} {one_line(finding.what)}")
+        failed += finding.ok is False
+        unchecked += finding.ok is None
+    failed += unchecked if strict else 0
+    more = f", {unchecked} scores could not be checked" if unchecked else ""
+    typer.echo(f"{file}: {f'{failed} failures' if failed else 'pass'}{more}")
+    if to is not None and not failed:
+        unpack(file, to, largest)
+    raise typer.Exit(1 if failed else 0)
+
+
 def tell(found: Merging | None) -> None:
     """Print what a merging refused, and its notes."""
     for line in found.refused if found is not None else ():
