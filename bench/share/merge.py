@@ -214,7 +214,7 @@ def _take(found: Merging, names: _Labels, source: Source, cells: Sequence[CellVi
     method = cells[0].entry.method
     made = [c for c in cells if c.entry.status not in _WITHOUT]
     label = method.label
-    identity = _identity(made[0]) if made else None
+    identity = _identity(source, made[0]) if made else None
     if identity is not None:
         apart = label in names.owner and (
             names.owner[label] != identity or any(_clashes(found, source, c) for c in made)
@@ -300,11 +300,13 @@ def _spot(entry: CellEntry) -> tuple[str, ...]:
     return (*entry.place, repr(sorted(entry.generation.items())))
 
 
-def _identity(cell: CellView) -> tuple[Any, ...]:
-    """What makes two methods the same. A user's own file is known by its key alone, so that it is
-    told apart by the run unless its cell is the same."""
+def _identity(source: Source, cell: CellView) -> tuple[Any, ...]:
+    """What makes two methods the same. One of the user's own file is known by its cell's key alone:
+    what its code does stands nowhere else."""
     method, editor = cell.entry.method, cell.entry.editor
-    name = cell.key if ".py:" in method.name else method.name
+    named = [m.name for m in source.config.methods if m.shown == method.label]
+    own = any(".py:" in name for name in (*named, method.name))
+    name = cell.key if own else method.name
     layout = None if editor is None else (editor.name, editor.weights)
     return name, method.weights.sha256, method.size, repr(sorted(method.options.items())), layout
 

@@ -72,7 +72,8 @@ def recomputed(
     if CEILING in score.marks:
         if real is None:
             raise UserError("its rows did not come along")
-        own, real, ids = real, None, ()
+        own, real = dict(real), None
+        ids: tuple[str, ...] = ()
     else:
         assert cell is not None  # only scores of the photographs have none
         own, ids = _rows(archive, score, cell, items, cls)

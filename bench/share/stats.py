@@ -182,9 +182,9 @@ def given_statistics(
             chosen[one].append(file if equals and label in files else text)
     loaded: dict[str, GivenStatistics] = {}
     found: dict[str, list[GivenStatistics]] = {}
-    for label, own in files.items():
+    for label, configured in files.items():
         first = _by_split(label, chosen[label], loaded)
-        found[label] = list((_by_split(label, own, loaded) | first).values())
+        found[label] = list((_by_split(label, configured, loaded) | first).values())
     return found
 
 

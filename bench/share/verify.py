@@ -3,66 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from PIL import Image
-from pydantic import BaseModel
 
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
-from sisbench.core.log import (
-    CEILING,
-    CellEntry,
-    CellLog,
-    Manifest,
-    ScoreRecord,
-    ScoresFile,
-    as_log,
-)
+from sisbench.core.log import CEILING, CellEntry, ScoreRecord
 from sisbench.core.schema import validated
 from sisbench.core.store import write_atomic
 from sisbench.protocol import Protocol
 from sisbench.share.archive import LARGEST, Archive, open_archive, read_npz
-from sisbench.share.bundle import ABOUT, MANIFEST, SCHEMA, TOLERANCE, scrubbed
-from sisbench.share.recompute import Again, metric_class, recomputed
+from sisbench.share.bundle import ABOUT, MANIFEST, TOLERANCE
+from sisbench.share.checks import (
+    Bundle,
+    Finding,
+    paths,
+    pictures,
+    provenance,
+    read_bundle,
+    schema,
+    score_name,
+)
+from sisbench.share.recompute import Again, recomputed
 
 LOOSEST = {"value_relative": 1e-4, "value_absolute": 1e-6, "se_relative": 0.1}
 """A tolerance that is stated wider than this is a failure."""
-MOST_ROWS = 5_000_000
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
-_PROVENANCE = ("time", "python", "platform", "device", "libraries")
-_LIBRARIES = ("torch", "numpy", "pillow")
-Log = TypeVar("Log", bound=BaseModel)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One result: ok True (holds), False (does not), or None (cannot be checked, and why)."""
-
-    ok: bool | None
-    what: str
-
-
-@dataclass
-class _Bundle:
-    """What has been read of a bundle so far."""
-
-    archive: Archive
-    about: dict[str, Any]
-    manifest: Manifest
-    scores: ScoresFile
-    items: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-
-    def cell(self, key: str) -> CellEntry | None:
-        return next((c for c in self.manifest.cells if c.key == key), None)
 
 
 def verify(path: Path, largest: int = LARGEST) -> Iterator[Finding]:
@@ -101,15 +72,15 @@ def _verify(archive: Archive) -> Iterator[Finding]:
     wrong = list(_hashes(archive))
     yield from wrong or [Finding(True, f"hashes: {len(archive.names) - 1} files are as listed")]
     try:
-        bundle = _read(archive)
+        bundle = read_bundle(archive)
     except UserError as error:
         yield Finding(False, f"schema: {error.message}")
         return
-    checks: tuple[tuple[str, Callable[[_Bundle], Iterator[Finding]]], ...] = (
-        ("schema: cells, items and scores belong together", _schema),
-        ("provenance: complete", _provenance),
-        ("paths: none of a machine", _paths),
-        ("images: as the bundle says", _pictures),
+    checks: tuple[tuple[str, Callable[[Bundle], Iterator[Finding]]], ...] = (
+        ("schema: cells, items and scores belong together", schema),
+        ("provenance: complete", provenance),
+        ("paths: none of a machine", paths),
+        ("images: as the bundle says", pictures),
     )
     for holds, check in checks:
         faults = list(check(bundle))
@@ -145,211 +116,10 @@ def _hashes(archive: Archive) -> Iterator[Finding]:
             yield Finding(False, f"hashes: {name} is not the file that was listed")
 
 
-def _read(archive: Archive) -> _Bundle:
-    """The three files that describe a bundle.
-
-    Raises:
-        UserError: one is missing, damaged, or of another schema.
-    """
-    about = _json(archive, ABOUT)
-    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
-        raise UserError(f"{ABOUT} is not of schema {SCHEMA}")
-    manifest = _log(archive, Manifest, "run.json")
-    return _Bundle(archive, about, manifest, _log(archive, ScoresFile, "scores.json"))
-
-
-def _json(archive: Archive, name: str) -> Any:
-    try:
-        return json.loads(archive.read(name))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is damaged: {error}") from error
-
-
-def _log(archive: Archive, model: type[Log], name: str) -> Log:
-    return as_log(model, _json(archive, name), Path(name), "pack it again")
-
-
-# ---- the run ----------------------------------------------------------------------------------
-
-
-def _schema(bundle: _Bundle) -> Iterator[Finding]:
-    keys = [c.key for c in bundle.manifest.cells]
-    if len(set(keys)) != len(keys) or not keys:
-        yield Finding(False, "schema: run.json has no cells, or one twice")
-    for cell in bundle.manifest.cells:
-        for fault in _cell_faults(bundle, cell):
-            yield Finding(False, f"schema: {_place(cell)}: {fault}")
-    known: dict[str, str] = {}
-    for entry in bundle.scores.protocols:
-        try:
-            known[entry.id] = validated(Protocol, entry.fields(), "scores.json").id
-        except UserError as error:
-            yield Finding(False, f"schema: protocol {entry.id}: {error.message}")
-            continue
-        if known[entry.id] != entry.id:
-            yield Finding(
-                False, f"schema: protocol {entry.id}: its fields are those of {known[entry.id]}"
-            )
-    seen: set[tuple[str, ...]] = set()
-    for score in bundle.scores.scores:
-        for fault in _score_faults(bundle, score, known, seen):
-            yield Finding(False, f"schema: {_named(score)}: {fault}")
-
-
-def _cell_faults(bundle: _Bundle, cell: CellEntry) -> Iterator[str]:
-    names = bundle.archive.names
-    if cell.status in ("impossible", "failed") and not cell.reason:
-        yield f"is {cell.status} without a reason"
-    try:
-        bundle.items[cell.key] = _items(bundle.archive, cell)
-        path = f"{cell.folder}/cell.json"
-        if path in names and _log(bundle.archive, CellLog, path).key != cell.key:
-            yield "its cell.json is of another cell"
-    except UserError as error:
-        yield error.message
-        return
-    made = [row for row in bundle.items[cell.key] if not row["error"]]
-    if cell.status == "done" and len(made) != cell.items:
-        yield f"is done with {len(made)} of {cell.items} images"
-    if made and f"{cell.folder}/cell.json" not in names:
-        yield "has images and no cell.json"
-
-
-def _items(archive: Archive, cell: CellEntry) -> list[dict[str, Any]]:
-    """Item rows of a cell, in plan order.
-
-    Raises:
-        UserError: the file is damaged, or has more rows than anybody makes images.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    name = f"{cell.folder}/items/all.parquet"
-    if name not in archive.names:
-        return []
-    try:
-        file = pq.ParquetFile(pa.BufferReader(archive.read(name)))
-        if file.metadata.num_rows > MOST_ROWS or file.metadata.num_columns > 100:
-            raise UserError(f"{name} has {file.metadata.num_rows} rows")
-        rows: list[dict[str, Any]] = file.read().to_pylist()
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise UserError(f"{name} is damaged: {error}") from error
-    wanted = ("id", "index", "target", "error")
-    if any(row.get(key) is None for row in rows for key in wanted):
-        raise UserError(f"{name}: a row lacks id, index, target or error")
-    if len({row["id"] for row in rows}) != len(rows):
-        raise UserError(f"{name}: an item is there twice")
-    return sorted(rows, key=lambda row: row["index"])
-
-
-def _score_faults(
-    bundle: _Bundle, score: ScoreRecord, protocols: Mapping[str, str], seen: set[tuple[str, ...]]
-) -> Iterator[str]:
-    spot = (score.method, score.dataset, score.task, score.metric, score.protocol)
-    if spot in seen:
-        yield "stands twice"
-    seen.add(spot)
-    if score.protocol not in protocols:
-        yield f"protocol {score.protocol} is not described"
-    if score.value is None and not score.reason:
-        yield "has neither a value nor a reason"
-    if score.value is not None and not math.isfinite(score.value):
-        yield f"is {score.value}"
-    if CEILING not in score.marks:
-        cell = bundle.cell(score.cell)
-        if cell is None or cell.place != spot[:3]:
-            yield "is of no cell of the run"
-        elif score.value is not None and cell.method.seeded and "seeded weights" not in score.marks:
-            yield "does not say that its weights are seeded"
-    facts = bundle.scores.metrics.get(score.metric)
-    if facts is None:
-        yield "its metric is not described"
-        return
-    try:
-        cls = metric_class(score.metric)
-    except UserError:
-        return  # said where it is to be recomputed
-    if (facts.direction, facts.scale, facts.unit) != (cls.direction, cls.scale, cls.unit):
-        yield "its metric is described with another direction, scale or unit"
-
-
-def _provenance(bundle: _Bundle) -> Iterator[Finding]:
-    own = bundle.manifest.provenance
-    merged = own.get("merged")
-    several = merged if isinstance(merged, list) and merged else [own]
-    for at, one in enumerate(several):
-        which = f"run {at + 1}: " if len(several) > 1 else ""
-        given = one if isinstance(one, dict) else {}
-        for key in _PROVENANCE:
-            if not given.get(key):
-                yield Finding(False, f"provenance: {which}{key} is not stated")
-        libraries = given.get("libraries")
-        versions = libraries if isinstance(libraries, dict) else {}
-        for name in _LIBRARIES:
-            if versions and not versions.get(name):
-                yield Finding(False, f"provenance: {which}version of {name} is not stated")
-        if not (versions.get("sisbench") or given.get("commit")):
-            yield Finding(False, f"provenance: {which}version of sisbench is not stated")
-    for cell in bundle.manifest.cells:
-        if not bundle.items.get(cell.key):
-            continue
-        if not cell.dataset.fingerprint:
-            yield Finding(False, f"provenance: {_place(cell)}: no fingerprint of the data")
-        if cell.method.weights.source and not cell.method.weights.sha256:
-            yield Finding(False, f"provenance: {_place(cell)}: no hash of the weights")
-        if not cell.method.name or not cell.protocols or not cell.generation:
-            yield Finding(False, f"provenance: {_place(cell)}: method or protocol is not stated")
-
-
-def _paths(bundle: _Bundle) -> Iterator[Finding]:
-    for name in bundle.archive.names:
-        if name.endswith(".json"):
-            try:
-                raw = _json(bundle.archive, name)
-            except UserError as error:
-                yield Finding(False, f"paths: {error.message}")
-                continue
-            if scrubbed(raw) != raw:
-                yield Finding(False, f"paths: {name} holds a path of a machine")
-
-
-def _pictures(bundle: _Bundle) -> Iterator[Finding]:
-    kind = bundle.about.get("pictures")
-    if kind not in ("thumbnails", "images", "none"):
-        yield Finding(False, f"images: {ABOUT} says {kind!r}")
-        return
-    if kind == "none":
-        return
-    first = bundle.about.get("thumbnails", {}).get("first", 0)
-    folder, suffix = ("images", "png") if kind == "images" else ("thumbnails", "jpg")
-    for cell in bundle.manifest.cells:
-        made = [row["id"] for row in bundle.items.get(cell.key, ()) if not row["error"]]
-        for name in made if kind == "images" else made[:first]:
-            path = f"{cell.folder}/{folder}/{name}.{suffix}"
-            size = cell.dataset.size if kind == "images" else None
-            fault = _picture_fault(bundle.archive, path, size)
-            if fault:
-                yield Finding(False, f"images: {path}: {fault}")
-
-
-def _picture_fault(archive: Archive, name: str, size: tuple[int, int] | None) -> str:
-    if name not in archive.names:
-        return "is not there"
-    try:
-        with Image.open(io.BytesIO(archive.read(name)), formats=("PNG", "JPEG")) as picture:
-            width, height = picture.size
-            if size is not None and (height, width) != tuple(size):
-                return f"is {height} x {width}, the data set {size[0]} x {size[1]}"
-            picture.verify()
-    except (UserError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"is damaged: {error}"
-    return ""
-
-
 # ---- scores -----------------------------------------------------------------------------------
 
 
-def _scores(bundle: _Bundle) -> Iterator[Finding]:
+def _scores(bundle: Bundle) -> Iterator[Finding]:
     try:
         tolerance = _tolerance(bundle.about)
     except UserError as error:
@@ -371,13 +141,13 @@ def _scores(bundle: _Bundle) -> Iterator[Finding]:
             again = recomputed(bundle.archive, score, cell, items, protocol, space)
             faults = list(_compare(bundle, score, cell, again, tolerance))
         except Unavailable as error:
-            yield Finding(None, f"scores: {_named(score)}: {error.message}")
+            yield Finding(None, f"scores: {score_name(score)}: {error.message}")
             continue
         except KeyError:
             faults = [f"protocol {score.protocol} is not described"]
         except UserError as error:
             faults = [error.message]
-        yield from (Finding(False, f"scores: {_named(score)}: {fault}") for fault in faults)
+        yield from (Finding(False, f"scores: {score_name(score)}: {fault}") for fault in faults)
         right += not faults
     yield Finding(True, f"scores: {right} come out of their rows again")
 
@@ -394,7 +164,7 @@ def _tolerance(about: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _compare(
-    bundle: _Bundle,
+    bundle: Bundle,
     score: ScoreRecord,
     cell: CellEntry | None,
     again: Again,
@@ -434,7 +204,7 @@ def _compare(
 
 
 def _values(
-    bundle: _Bundle,
+    bundle: Bundle,
     score: ScoreRecord,
     cell: CellEntry,
     again: Again,
@@ -460,9 +230,9 @@ def _values(
         yield f"{path} holds other values than its rows give"
 
 
-def _space(bundle: _Bundle, dataset: str) -> LabelSpace:
+def _space(bundle: Bundle, dataset: str) -> LabelSpace:
     spaces = bundle.about.get("spaces")
-    raw = spaces.get(dataset) if isinstance(spaces, dict) else None
+    raw: Any = spaces.get(dataset) if isinstance(spaces, dict) else None
     try:
         return LabelSpace(
             str(raw["name"]),
@@ -472,12 +242,3 @@ def _space(bundle: _Bundle, dataset: str) -> LabelSpace:
         )
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"{ABOUT} does not describe the classes of {dataset}") from error
-
-
-def _place(cell: CellEntry) -> str:
-    method, dataset, task = cell.place
-    return f"{method}, {task} on {dataset}"
-
-
-def _named(score: ScoreRecord) -> str:
-    return f"{score.method}, {score.task} on {score.dataset}: {score.metric}"
