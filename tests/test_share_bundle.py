@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import sisbench
 from sisbench.cli import app
 from sisbench.core.errors import UserError
-from sisbench.core.store import RunStore
+from sisbench.core.store import RunStore, read_json, write_json
 from sisbench.report.paired import paired_tables
 from sisbench.report.quality import RunResults
 from sisbench.share import bundle as bundling
@@ -274,10 +274,11 @@ HOSTILE = [
     ([info("link", stat.S_IFLNK | 0o777)], "link"),
     ([info("folder/")], "folder"),
     ([info("fifo", stat.S_IFIFO | 0o600)], "device"),
-    ([info("a.txt"), info("A.txt")], "stands twice"),
+    ([info("a.txt"), info("a.txt")], "stands twice"),
 ]
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(("members", "said"), HOSTILE, ids=[m[0].filename for m, _ in HOSTILE])
 def test_hostile_names_are_refused(members: list[Any], said: str, tmp_path: Path) -> None:
     path = tmp_path / "hostile.zip"
@@ -386,6 +387,13 @@ def test_rows_that_are_gone_are_named(
     method_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = scored_run(method_file, tmp_path / "run", metrics=["psnr"], parsers={})
+    scores = read_json(run / "scores.json")
+    named = scores["scores"][0]["extra"].pop("rows")
+    write_json(run / "scores.json", scores)
+    with pytest.raises(UserError, match="psnr does not say which rows it rests on"):
+        write_bundle(run, tmp_path / "run.zip")
+    scores["scores"][0]["extra"]["rows"] = named
+    write_json(run / "scores.json", scores)
     for path in run.rglob("rows/psnr*.npz"):
         path.unlink()
     with pytest.raises(UserError, match="the rows of Mean, reconstruct on toyfaces: psnr are gone"):

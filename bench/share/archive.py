@@ -35,6 +35,9 @@ def write_zip(
     Args:
         files: content as bytes, or a file that holds it.
         hashes: name -> sha256, filled as the files are written.
+
+    Raises:
+        UserError: a name that a reader refuses.
     """
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         for name, content in files:
@@ -42,6 +45,8 @@ def write_zip(
             info.create_system, info.external_attr = _UNIX, _REGULAR
             packed = PurePosixPath(name).suffix in _PACKED
             info.compress_type = zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED
+            if fault := _fault(info):  # a reader would refuse it
+                raise UserError(f"the file {name!r} {fault}")
             data = content if isinstance(content, bytes) else content.read_bytes()
             archive.writestr(info, data)
             hashes[name] = hashlib.sha256(data).hexdigest()
@@ -61,12 +66,10 @@ class Archive:
         if len(members) > MOST_FILES:
             raise UserError(f"{path}: {len(members)} files, at most {MOST_FILES} are read")
         self._members: dict[str, zipfile.ZipInfo] = {}
-        folded: set[str] = set()
         for info in members:
-            fault = _fault(info) or ("stands twice" if info.filename.lower() in folded else "")
+            fault = _fault(info) or ("stands twice" if info.filename in self._members else "")
             if fault:
                 raise UserError(f"{path}: the file {info.filename[:200]!r} {fault}")
-            folded.add(info.filename.lower())
             self._members[info.filename] = info
         total = sum(info.file_size for info in members)
         if total > largest:
@@ -126,7 +129,7 @@ def _fault(info: zipfile.ZipInfo) -> str:
     name = PurePosixPath(info.filename)
     if info.is_dir() or kind not in (0, stat.S_IFREG):
         return "is a link, a folder or a device; only plain files are read"
-    plain = info.filename.isprintable() and not set(info.filename) & set('\\:*?"<>|')
+    plain = info.filename.isprintable() and not set(info.filename) & set("\\:")
     if name.is_absolute() or not name.parts or ".." in name.parts or not plain:
         return "has a name that leads out of the archive, or that no system takes"
     if str(name) != info.filename or info.orig_filename != info.filename:

@@ -15,12 +15,13 @@ import numpy as np
 from PIL import Image
 
 from sisbench.core.errors import UserError
-from sisbench.core.log import CellEntry, ScoreRecord
+from sisbench.core.log import CEILING, CellEntry, ScoreRecord
 from sisbench.core.store import CellView, RunStore
 from sisbench.metrics.frechet import FrechetReference
 from sisbench.report.tables import scrub
 from sisbench.score.given import REAL_ROWS, ROWS, real_rows_path
 from sisbench.share.archive import read_npz, write_npz, write_zip
+from sisbench.share.recompute import metric_class
 
 SCHEMA = 1
 MANIFEST = "MANIFEST.sha256"
@@ -190,10 +191,20 @@ def _with_rows(
         target = f"{cell.entry.folder}/rows/{path.name}"
         if target not in packed.files:
             packed.files[target] = _rows(path, score)
+    elif score.value is not None and CEILING not in score.marks and _looks_at_images(score):
+        raise UserError(f"{_named(score)} does not say which rows it rests on", _AGAIN)
     real = real_rows_path(extra)
     if score.value is not None and real is not None:
         extra[REAL_ROWS] = _pack_real(packed, real, score, every_feature)
     return ScoreRecord(**asdict(score) | {"extra": extra})  # type: ignore[call-overload]
+
+
+def _looks_at_images(score: ScoreRecord) -> bool:
+    try:
+        cls = metric_class(score.metric)
+    except UserError:  # of a package that is not here: the check will say so
+        return False
+    return bool(cls.maker or cls.layout_maker)
 
 
 def _pack_real(packed: Packed, path: Path, score: ScoreRecord, every_feature: bool) -> str:

@@ -13,10 +13,11 @@ from sisbench import metrics
 from sisbench.config import DatasetConfig
 from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
+from sisbench.core.schema import validated
 from sisbench.core.store import CellView, RunStore
 from sisbench.data import open_dataset
 from sisbench.metrics.base import Context
-from sisbench.protocol import Protocol
+from sisbench.protocol import Protocol, get_protocol
 from sisbench.score.rows import map_rows
 from sisbench.score.sources import Photographs, Source, cell_source, in_groups, real_source
 from sisbench.share.stats import (
@@ -44,6 +45,20 @@ class Wanted:
     name: str
     split: str
     data: str
+
+
+def protocol_of(run: Path | None, name: str) -> Protocol:
+    """The run's own protocol of this name or id, or its first where none is named; else a preset.
+
+    Raises:
+        UserError: no preset is called so.
+    """
+    if run is not None:
+        entries = RunStore(run).manifest().protocols
+        own = [e for e in entries if name in ("", e.id, e.fields().get("name"))]
+        if own:
+            return validated(Protocol, own[0].fields(), str(run / "run.json"))
+    return get_protocol(name or "sisbench1")
 
 
 def of_dataset(name: str, arguments: Mapping[str, Any]) -> Wanted:

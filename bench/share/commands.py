@@ -26,8 +26,9 @@ def stats_export(
     to: Annotated[Path, typer.Option("--out", "-o", help="file (torch-fidelity: folder) to write")],
     kind: Annotated[str, typer.Option("--to", help=_KINDS)] = "sisbench",
     protocol: Annotated[
-        str, typer.Option("--protocol", "-p", help="whose extractor is taken")
-    ] = "sisbench1",
+        str,
+        typer.Option("--protocol", "-p", help="whose extractor is taken (default: the run's)"),
+    ] = "",
     option: Annotated[
         list[str] | None, typer.Option(help="argument of the data set, as root=DIR, split=train")
     ] = None,
@@ -43,15 +44,15 @@ def stats_export(
     """Write mean and covariance of photographs, or of a run's images, as another tool reads
     them."""
     from sisbench.metrics.base import Context
-    from sisbench.protocol import get_protocol
-    from sisbench.share.collect import export, of_dataset, of_run
+    from sisbench.share.collect import export, of_dataset, of_run, protocol_of
 
-    if (Path(source) / "run.json").is_file():
-        wanted = of_run(Path(source), dataset, split, method, task)
+    run = Path(source) if (Path(source) / "run.json").is_file() else None
+    chosen = protocol_of(run, protocol)
+    if run is not None:
+        wanted = of_run(run, dataset, split, method, task)
     else:
         wanted = of_dataset(source, _arguments(option or []))
     context = Context(device=device, weights={"inception": weights} if weights else {})
-    chosen = get_protocol(protocol)
     for path in export(
         wanted, to, kind, chosen, Progress(), name=name, keep_features=features, context=context
     ):

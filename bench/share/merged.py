@@ -80,17 +80,18 @@ def _log(cell: CellView) -> dict[str, Any] | None:
 
 
 def _bring(source: Path, to: Path) -> None:
-    """Every plain file of a folder, by hard link where the disk allows it."""
-    if not source.is_dir():
-        return
-    to.mkdir()
-    with os.scandir(source) as entries:
-        files = sorted(e.name for e in entries if e.is_file(follow_symlinks=False))
-    for name in files:
-        try:
-            os.link(source / name, to / name)
-        except OSError:
-            shutil.copy2(source / name, to / name)
+    """Every plain file of a folder and those in it, by hard link where the disk allows it."""
+    for folder, _, names in os.walk(source):
+        target = to / Path(folder).relative_to(source)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in sorted(names):
+            file = Path(folder) / name
+            if file.is_symlink() or not file.is_file():
+                continue
+            try:
+                os.link(file, target / name)
+            except OSError:
+                shutil.copy2(file, target / name)
 
 
 def _manifest(found: Merging, out: Path) -> Manifest:

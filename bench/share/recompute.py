@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Again:
     ids: tuple[str, ...]
 
 
+@lru_cache(maxsize=256)
 def metric_class(name: str) -> type[Metric]:
     """The class of a metric that this sisbench knows; a bundle never names code to run.
 
