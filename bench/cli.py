@@ -16,6 +16,7 @@ from rich.markup import escape
 from sisbench.commands.console import line, note, options_of, out, print_tables, split
 from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
+from sisbench.share import commands
 
 app = typer.Typer(
     name="sisbench",
@@ -28,6 +29,7 @@ weights_app = typer.Typer(
     help="Weights: what is known, what is here, where it lies.", no_args_is_help=True
 )
 app.add_typer(weights_app, name="weights")
+app.add_typer(commands.stats_app, name="stats")
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 Config = Annotated[Path, typer.Argument(help="YAML of the run; see docs/configuration.md")]
@@ -135,6 +137,10 @@ def score(
     compiled: Annotated[
         bool, typer.Option("--compile", help="torch.compile: a minute once, then faster")
     ] = False,
+    real_stats: Annotated[
+        list[str] | None,
+        typer.Option(help="[DATA SET=]FILE of sisbench stats in place of its photographs"),
+    ] = None,
     strict: Strict = False,
     quiet: Quiet = False,
     all_columns: AllColumns = False,
@@ -147,7 +153,9 @@ def score(
 
     named = split(protocol), split(parsers)
     one = shard_of(shard, strict)
-    score_run(run, metric, *named, Progress(quiet=quiet), strict, device, compiled, one)
+    given = tuple(real_stats or ())
+    progress = Progress(quiet=quiet)
+    score_run(run, metric, *named, progress, strict, device, compiled, given, one)
     if one is None:
         print_tables(run, protocols=named[0], all_columns=all_columns)
 
@@ -228,7 +236,7 @@ def status(
 
 @app.command()
 def report(
-    run: Run,
+    runs: Annotated[list[Path], typer.Argument(help="folder of a run, or of several, as one")],
     protocol: Protocols = "",
     versus: Annotated[
         str, typer.Option(help="a method (paired, on the same items) or a paper, as ca2sis")
@@ -241,17 +249,32 @@ def report(
         Path | None, typer.Option("--out", "-o", help="folder of the report (default: RUN/report)")
     ] = None,
     all_columns: AllColumns = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="of several runs: exit with 1 where any is refused")
+    ] = False,
 ) -> None:
     """Tables, charts, grids and one self-contained page from a scored run (needs no torch).
 
-    What a run has lost (images, a damaged file) is named, and the rest is reported."""
+    What a run has lost (images, a damaged file) is named, and the rest is reported. Several runs
+    stand in the same tables as far as data, protocols and bases agree (see merge); their report is
+    written where --out says."""
     from sisbench.pipeline import write_report
+    from sisbench.share.merged import one_run
 
     protocols, named = split(protocol), tuple(split(formats))
     paper = versus or None
-    page = write_report(run, protocols, paper, named, uncertainty, to, note, all_columns)
-    print_tables(run, paper, protocols, uncertainty, all_columns)
-    line(f"report: {page}")
+    with one_run(runs) as (run, merged):
+        commands.tell(merged)
+        page = None
+        if merged is None or to is not None:
+            page = write_report(run, protocols, paper, named, uncertainty, to, note, all_columns)
+        print_tables(run, paper, protocols, uncertainty, all_columns)
+    line(f"report: {page}" if page else "no report is kept; --out DIR writes it")
+    raise typer.Exit(1 if strict and merged is not None and merged.refused else 0)
+
+
+for _command in (commands.merge, commands.bundle, commands.verify):
+    app.command()(_command)
 
 
 @app.command()

@@ -33,18 +33,26 @@ class DatasetConfig(Strict):
     train: dict[str, Any] | None = Field(
         None, description="arguments that open the training split, for scores against it"
     )
+    real_stats: tuple[PathText, ...] = Field(
+        (), description="files of sisbench stats that stand for the photographs of their split"
+    )
     arguments: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, raw: Any) -> Any:
-        """Every key beside name, label and train is an argument of the data set's class."""
+        """Every key beside the model's own is an argument of the data set's class."""
         if isinstance(raw, str):
             return {"name": raw}
         if not isinstance(raw, Mapping) or "arguments" in raw:
             return raw
-        own = {k: v for k, v in raw.items() if k in ("name", "label", "train")}
+        own = {k: v for k, v in raw.items() if k in ("name", "label", "train", "real_stats")}
         return own | {"arguments": {k: v for k, v in raw.items() if k not in own}}
+
+    @field_validator("real_stats", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str) else given
 
     @field_validator("train", "arguments")
     @classmethod
@@ -335,6 +343,7 @@ def _located(config: RunConfig) -> RunConfig:
                         "name": _absolute(d.name),
                         "arguments": _rooted(d.arguments),
                         "train": None if d.train is None else _rooted(d.train),
+                        "real_stats": tuple(map(_absolute, d.real_stats)),
                     }
                 )
                 for d in config.datasets

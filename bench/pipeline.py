@@ -161,13 +161,15 @@ def score_run(
     strict: bool = False,
     device: str = "",
     compile: bool = False,
+    real_stats: Sequence[str] = (),
     shard: Shard | None = None,
     patience: float = 1.0,
 ) -> None:
     """Score the stored images of ``run``, write scores.json; ``device`` and ``compile`` go before
     the run's own. Where ``protocols`` or ``parsers`` are named, or fewer metrics than the run's,
-    the other scores that are there stay. With ``shard``, only keep the rows of that share: scoring
-    without it joins them.
+    the other scores that are there stay. ``real_stats``: files of ``sisbench stats``, each for
+    every data set or as ``LABEL=FILE``, before those of the configuration. With ``shard``, only
+    keep the rows of that share: scoring without it joins them.
 
     Raises:
         UserError: no run there; a protocol of which no cell holds the images; under ``strict``,
@@ -178,6 +180,7 @@ def score_run(
     from sisbench.report import write_scores_csv
     from sisbench.run.locks import shard_lock
     from sisbench.score.scorer import Request, Scorer
+    from sisbench.share.stats import given_statistics
 
     exact_arithmetic()
     store = RunStore(run)
@@ -198,6 +201,7 @@ def score_run(
         # a CPU has no core to spare for decoding: 15 % slower on two
         workers=0 if where == "cpu" else config.engine.workers,
         strict=strict,
+        real_stats=given_statistics({d.shown: d.real_stats for d in config.datasets}, real_stats),
     )
     scorer = Scorer(store, request, progress)
     if shard is not None:

@@ -26,6 +26,9 @@ from sisbench.metrics.base import Metric, Rows, Score
 _CHUNK = 4096
 _SVD_SIDE = 256  # up to here singular values themselves: exact, and no slower
 _REFERENCES = 4
+_ASYMMETRY = 1e-5  # of the largest entry: what float32 leaves, and no more
+UNSTATED = "the size of the real set is not stated"
+"""Mark of a score against statistics that do not say of how many images they are."""
 INDICATIVE_BELOW = 5000
 """Sets smaller than this make an extrapolation to infinite n indicative only (the bias of FID is
 not linear in 1/n there)."""
@@ -38,7 +41,7 @@ class FrechetReference:
     Attributes:
         mean: (d,) float64.
         factor: (d, r) float64 with ``factor @ factor.T`` the covariance (divisor n - 1).
-        n: number of samples.
+        n: number of samples; 0 where nobody has said.
     """
 
     mean: np.ndarray
@@ -76,6 +79,44 @@ class FrechetReference:
         except np.linalg.LinAlgError:  # rank deficient, as with dead features
             values, vectors = np.linalg.eigh(covariance)
             factor = vectors * np.sqrt(np.clip(values, 0, None))
+        return cls(mean, factor, n)
+
+    @classmethod
+    def of_moments(cls, mean: np.ndarray, covariance: np.ndarray, n: int = 0) -> FrechetReference:
+        """From (d,) mean and (d, d) covariance, as other tools keep them.
+
+        Raises:
+            UserError: wrong shapes, not finite, not symmetric, or a negative variance.
+        """
+        mean, covariance = np.asarray(mean), np.asarray(covariance)
+        d = mean.shape[0] if mean.ndim == 1 else 0
+        if not d or covariance.shape != (d, d):
+            raise UserError(
+                f"a mean (d,) and a covariance (d, d) are expected, got {mean.shape} and "
+                f"{covariance.shape}"
+            )
+        if {mean.dtype.kind, covariance.dtype.kind} != {"f"}:
+            raise UserError(
+                f"mean and covariance must be floats, got {mean.dtype} and {covariance.dtype}"
+            )
+        mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            raise UserError("mean or covariance hold NaN or infinite values")
+        largest = float(np.abs(covariance).max())
+        off = float(np.abs(covariance - covariance.T).max())
+        if off > _ASYMMETRY * largest:
+            raise UserError(f"the covariance is not symmetric (by up to {off:.3g})")
+        covariance = (covariance + covariance.T) / 2
+        try:
+            factor = np.linalg.cholesky(covariance)
+        except np.linalg.LinAlgError:  # rank deficient: fewer samples than dimensions
+            values, vectors = np.linalg.eigh(covariance)
+            if values[0] < -_ASYMMETRY * max(largest, values[-1]):
+                raise UserError(
+                    f"the covariance has a negative variance ({values[0]:.3g})"
+                ) from None
+            noise = values[-1] * d * np.finfo(np.float64).eps
+            factor = vectors * np.sqrt(np.where(values > noise, values, 0))
         return cls(mean, factor, n)
 
     @cached_property
@@ -255,6 +296,10 @@ def _reference(real: Rows | None, name: str) -> FrechetReference:
     return FrechetReference.of(real["features"])
 
 
+def _unstated(reference: FrechetReference) -> tuple[str, ...]:
+    return () if reference.n else (UNSTATED,)
+
+
 class FID(Metric):
     """Frechet Inception distance of generated images to the real set.
 
@@ -301,16 +346,18 @@ class FID(Metric):
         reference = _reference(real, self.name)
         features = rows["features"]
         if not self.options["interval"]:
-            return Score(frechet(features, reference), len(features), reference.n)
+            value, n_real = frechet(features, reference), reference.n or None
+            return Score(value, len(features), n_real, marks=_unstated(reference))
         value, influence = frechet_influence(features, reference)
         se = float(np.sqrt(np.mean(influence**2) / len(influence)))
         return Score(
             value=value,
             n=len(features),
-            n_real=reference.n,
+            n_real=reference.n or None,
             se=se,
             ci=normal_interval(value, se, low=0.0),
             extra=self._extra(features, reference),
+            marks=_unstated(reference),
             values=value + influence,
         )
 
@@ -389,8 +436,9 @@ class FIDInfinity(FID):
         reference = _reference(real, self.name)
         n = len(rows["features"])
         value = frechet_infinity(rows["features"], reference, seed)
-        marks = ("indicative",) if min(n, reference.n) < INDICATIVE_BELOW else ()
-        return Score(value, n, reference.n, marks=marks)
+        small = min(n, reference.n or n) < INDICATIVE_BELOW
+        marks = (*(("indicative",) if small else ()), *_unstated(reference))
+        return Score(value, n, reference.n or None, marks=marks)
 
 
 def fid_jackknife(features: np.ndarray, reference: FrechetReference) -> tuple[Estimate, np.ndarray]:

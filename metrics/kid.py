@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sisbench.core.errors import UserError
+from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.estimates import normal_interval
 from sisbench.metrics.base import Metric, Rows, Score
 from sisbench.metrics.frechet import check_features
@@ -144,6 +144,11 @@ class KID(Metric):
         super().__init__(subsets=subsets, subset_size=subset_size)
 
     def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
+        if real is not None and "factor" in real:
+            raise Unavailable(
+                "KID needs the features of the real set; given are its mean and covariance alone",
+                "export them with features, or compare with the photographs",
+            )
         if real is None or "features" not in real:
             raise UserError("kid needs the features of a real set", "map the reference set first")
         x, y = rows["features"], real["features"]

@@ -34,6 +34,7 @@ PLAN = {
     "training": {"core", "methods", "segmenters", "metrics", "data", "config"},
     "diagnose": {"core", "methods", "metrics", "segmenters", "data", "config", "protocol", "run"}
     | {"score"},
+    "share": {"core", "metrics", "data", "config", "protocol", "score", "report"},
     "perf": {"core", "methods", "metrics", "segmenters", "data", "score", "diagnose"},
 }
 TOP = {"cli", "commands", "pipeline", "__main__", "__init__"}  # may import every room

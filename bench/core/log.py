@@ -24,7 +24,7 @@ CEILING = "ceiling"
 NOT_YET = "not made yet"
 """How the reason of a cell begins that was left out by ``--only``."""
 
-BASIS = ("extractor", "parser", "resize", "compare_at", "convention")
+BASIS = ("extractor", "parser", "resize", "compare_at", "convention", "real_set")
 """Keys of ``ScoreRecord.extra`` (strings) that say what a score rests on; captions print them, and
 scores that differ in one are not ranked against each other."""
 

@@ -7,7 +7,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +38,14 @@ class Mapped:
     Attributes:
         ids: items that have a row, in the source's order; columns: name -> (n, ...).
         left_out: item id -> why it has none (a file that cannot be read, mostly).
+        path: where they are kept, or None; real_set: what stands in the photographs' place, or "".
     """
 
     ids: tuple[str, ...]
     columns: Rows
     left_out: Mapping[str, str]
+    path: Path | None = None
+    real_set: str = ""
 
 
 def map_rows(
@@ -66,7 +69,7 @@ def map_rows(
     shared = share != (0, 1)
     passes = [_Pass(source, name, maker, progress, shared) for name, maker in makers.items()]
     # a share that cannot be kept is of no use to anybody
-    open_ = [p for p in passes if p.result is None and (p.kept or not shared)]
+    open_ = [p for p in passes if p.result is None and (p.has_place or not shared)]
     if open_:
         own = _parts_of(source, share)
         starts = [
@@ -83,7 +86,7 @@ def map_rows(
                 advance(len(decoded.positions))
         for one in () if shared else open_:
             one.finish()
-    return {p.name: p.result for p in passes if p.result is not None}
+    return {p.name: p.kept() for p in passes if p.result is not None}
 
 
 def _parts_of(source: Source, share: tuple[int, int]) -> frozenset[int]:
@@ -190,7 +193,7 @@ class _Pass:
                     self._parts[k] = kept
 
     @property
-    def kept(self) -> bool:
+    def has_place(self) -> bool:
         """Whether its rows have a place on disk."""
         return self._path is not None
 
@@ -268,6 +271,13 @@ class _Pass:
         self.result = whole
         if self._path is not None and self._write(self._path, whole):
             self._clean()
+
+    def kept(self) -> Mapped | UserError:
+        """The result, with the file that holds it."""
+        assert self.result is not None  # the pass has ended
+        if isinstance(self.result, UserError) or self._path is None or not self._path.is_file():
+            return self.result
+        return replace(self.result, path=self._path)
 
     def _clean(self) -> None:
         assert self._path is not None

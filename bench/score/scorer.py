@@ -20,6 +20,7 @@ from sisbench.core.tasks import TASKS, find_task
 from sisbench.data import open_dataset
 from sisbench.metrics.base import Context, Metric, RowMaker, Score
 from sisbench.protocol import Protocol
+from sisbench.score.given import GivenStatistics, rows_of
 from sisbench.score.match import cells_under
 from sisbench.score.rows import Mapped, map_rows
 from sisbench.score.scores import basis_of, filled, resized_basis
@@ -43,6 +44,7 @@ class Request:
         compile: run Inception through torch.compile.
         workers: threads that decode images ahead.
         strict: a score that cannot be had is an error.
+        real_stats: by label of the data set, statistics in the place of its photographs.
     """
 
     protocols: Sequence[Protocol]
@@ -53,6 +55,7 @@ class Request:
     compile: bool = False
     workers: int = 0
     strict: bool = False
+    real_stats: Mapping[str, Sequence[GivenStatistics]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -319,6 +322,9 @@ class Scorer:
         if not split:
             return None
         config = DatasetConfig.model_validate(cell.entry.dataset.config)
+        for given in self.request.real_stats.get(cell.entry.dataset.label, ()):
+            if (given.split, given.maker) == (split, maker.name):
+                return given.rows_for(maker)
         if split == "train":
             if config.train is None:
                 return Unavailable(
@@ -364,7 +370,7 @@ class Scorer:
         self.used[name] = cls
         size = self._photographs(cell.entry.dataset.config).dataset.size
         extra = {} if made_by is None else basis_of(made_by[1], cls, protocol, size)
-        extra = resized_basis(extra, cell.entry.method.resized)
+        extra = resized_basis(extra, cell.entry.method.resized) | rows_of(rows, real)
         if split:
             extra["real_split"] = split
         if score.values is not None and len(score.values) == len(rows.ids):
@@ -466,7 +472,8 @@ class Scorer:
                 f"{column.name} of the photographs: {reason_of(as_user_error(error))}"
             )
             return None
-        return score, basis_of(maker, column.cls, protocol, photos.dataset.size)
+        basis = basis_of(maker, column.cls, protocol, photos.dataset.size)
+        return score, basis | rows_of(None, rows)
 
 
 def unasked(cls: type[Metric], protocol: Protocol) -> bool:
