@@ -56,7 +56,7 @@ def recomputed(
     archive: Archive,
     score: ScoreRecord,
     cell: CellEntry | None,
-    items: list[dict[str, Any]],
+    items: list[ItemRow],
     protocol: Protocol,
     space: LabelSpace,
 ) -> Again:
