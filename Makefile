@@ -32,6 +32,11 @@ test-slow: $(STAMP)  ## the heavier checks: official-size networks, resumes, lon
 test-faults: $(STAMP)  ## kills, damaged files, write errors, fuzzing; prints how many of each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'faults or not faults' -n 2 --dist load tests/faults
 
+# Slurm: apt-get install slurm-wlm munge; what is not here is skipped with its reason
+test-engines: $(STAMP)  ## Slurm and Ray for real, on this machine
+	$(BIN)/python -m pip install --quiet --editable '.[slurm,ray]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or not slow" tests/test_clusters.py
+
 # one environment and the whole suite for each supported Python that is on this machine
 test-pythons:  ## the tests on every Python from 3.11 on that is found here (PYTHONS="3.11 3.13" chooses)
 	@set -e; found=""; for version in $(PYTHONS); do \
@@ -61,4 +66,4 @@ check: $(STAMP)  ## ruff, typos, mypy and import directions
 clean:  ## remove runs and caches
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-slow test-faults test-pythons test-oldest check clean
+.PHONY: help install demo test test-slow test-faults test-engines test-pythons test-oldest check clean

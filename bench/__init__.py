@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from sisbench.config import RunConfig
     from sisbench.core.batch import Batch
     from sisbench.core.frames import Run
@@ -39,6 +41,7 @@ __all__ = [
     "open_dataset",
     "open_run",
     "run",
+    "score_images",
 ]
 
 _LAZY = {
@@ -196,6 +199,77 @@ def run(config: RunConfig | Mapping[str, Any] | str | Path, *, quiet: bool = Tru
         chosen = validated(RunConfig, config, "configuration")
     run_all(chosen, Progress(quiet=quiet))
     return open_run(chosen.folder)
+
+
+def score_images(
+    images: str | Path,
+    reference: str | Path,
+    labels: str | Path | None = None,
+    *,
+    space: LabelSpace | str | None = None,
+    metrics: Sequence[str] | None = None,
+    protocol: str = "sisbench1",
+    parsers: Sequence[str] = (),
+    weights: Mapping[str, str | Path] | None = None,
+    size: int | Sequence[int] | None = None,
+    resize: str | None = None,
+    missing: str = "skip",
+    pattern: str = "{id}",
+    device: str = "auto",
+    quiet: bool = True,
+) -> pd.DataFrame:
+    """Scores of a folder of images, made by whatever program, against a folder of photographs: one
+    row a score, with the columns of ``Run.scores`` (NaN with a ``reason`` where it cannot be had).
+
+    Images and photographs of one stem are pairs (psnr, ssim, lpips, ...); where no stem is shared,
+    whole sets are compared (fid, kid). Label maps add miou and accuracy.
+
+    Args:
+        images, reference, labels: folders; label maps are PNG, by the photograph's stem.
+        space: the label maps' space, its name, or a YAML file of one.
+        metrics: names; None takes those that are defined for what is there.
+        protocol: a preset; parsers: names, instead of the protocol's.
+        weights: files by name of the weights registry.
+        size: side or [height, width] of every image; None takes that of the photographs.
+        resize: "nearest", "bilinear", "bicubic", "lanczos" or "area" for images of another size,
+            said in the score's ``resize``; None refuses them.
+        missing: a stem without a partner is left out of pairs ("skip") or an "error".
+        pattern: stem of the image of the photograph ``id``, as "{id}_fake".
+
+    Raises:
+        UserError: empty folders, other sizes without a filter, an unknown name (the nearest one is
+            named), label maps without their space.
+
+    >>> import sisbench
+    >>> tiny = sisbench.run({"name": "tiny", "methods": [{"name": "spade",
+    ...     "weights": "bundled:toy-spade"}], "metrics": ["psnr"],
+    ...     "datasets": [{"name": "toyfaces", "n": 3, "size": 64}]})
+    >>> folder = tiny.cells[0].folder / "images"
+    >>> sisbench.score_images(folder, folder, metrics=["ssim"])[["metric", "value", "n"]]
+      metric  value  n
+    0   ssim    1.0  3
+    """
+    from sisbench.core.frames import score_frame
+    from sisbench.core.progress import Progress
+    from sisbench.pipeline import score_folders
+
+    found = score_folders(
+        Path(images),
+        Path(reference),
+        None if labels is None else Path(labels),
+        space,
+        metrics,
+        protocol,
+        parsers,
+        weights,
+        size,
+        resize,
+        missing,
+        pattern,
+        device,
+        Progress(quiet=quiet),
+    )
+    return score_frame(found)
 
 
 class _CallableRoom(ModuleType):

@@ -6,16 +6,14 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from sisbench.commands.console import line, note, options_of, out, print_tables, split
 from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
 
@@ -30,44 +28,98 @@ weights_app = typer.Typer(
     help="Weights: what is known, what is here, where it lies.", no_args_is_help=True
 )
 app.add_typer(weights_app, name="weights")
-out = Console()
-if not out.is_terminal:
-    out = Console(width=160)  # a pipe has no width: tables are not cut
-
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 Config = Annotated[Path, typer.Argument(help="YAML of the run; see docs/configuration.md")]
 Run = Annotated[Path, typer.Argument(help="folder of a run")]
 Strict = Annotated[bool, typer.Option("--strict", help="a score that cannot be had is an error")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
+AllColumns = Annotated[
+    bool, typer.Option("--all-columns", help="also columns of which no method has a score")
+]
+Json = Annotated[bool, typer.Option("--json", help="as JSON, for programs")]
+ShardText = Annotated[
+    str, typer.Option("--shard", help="one share alone, as 3/16: any process on any machine")
+]
 Protocols = Annotated[
     str, typer.Option("--protocol", "-p", help="protocol, or several: a,b (default: the run's own)")
 ]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from sisbench import __version__
+
+        line(f"sisbench {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="and exit")
+    ] = False,
+) -> None:
+    """Benchmark semantic image synthesis: one interface, one protocol, the papers' tables.
+
+    Exit codes: 0, what was asked for is done; 1, some of it failed (the summary says what); 2, bad
+    input, or a disk or system that says no; 130, stopped by Ctrl-C."""
+
+
 @app.command()
 def run(
     config: Config,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="changes: engine.device=cuda methods.SEAN.weights=x"
+        ),
+    ] = None,
     protocol: Annotated[
         str, typer.Option("--protocol", "-p", help="a or a,b: instead of the configuration's own")
     ] = "",
+    limit: Annotated[int, typer.Option("--limit", help="items of every data set; 0: all")] = 0,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="method=SEAN, task=transfer or dataset=NAME; repeatable"),
+    ] = None,
     strict: Strict = False,
     quiet: Quiet = False,
     generate_only: Annotated[
         bool, typer.Option("--generate-only", help="make images, no scores and no report")
     ] = False,
+    all_columns: AllColumns = False,
+    shard: ShardText = "",
 ) -> None:
     """Make the missing images of CONFIG, score them, write the report. Running again is the
-    resume."""
-    from sisbench.config import load_config
-    from sisbench.pipeline import run_all
+    resume. With --shard, only make that share; run again without it to join, score and report.
 
-    chosen = load_config(config)
-    if protocol:
-        chosen = chosen.model_copy(update={"protocol": tuple(_split(protocol))})
-    page = run_all(chosen, Progress(quiet=quiet), strict, generate_only)
-    if page is not None:
-        out.print(f"report: {page}", highlight=False, soft_wrap=True)
+    Exit codes: 0, at least one score was made and nothing failed that was asked for; 1, something
+    failed, or nothing could be made; 2, bad input."""
+    from sisbench.commands.work import run as work_off
+
+    named = (assignments or [], protocol, limit, only or [])
+    raise typer.Exit(work_off(config, *named, strict, quiet, generate_only, all_columns, shard))
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="configuration to write")] = Path("run.yaml"),
+    root: Annotated[
+        Path | None, typer.Option(help="folder of the data set (default: the bundled toyfaces)")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="NAME or NAME=WEIGHTS; repeatable")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="repeatable")] = None,
+    protocol: Annotated[str, typer.Option("--protocol", "-p", help="protocol")] = "sisbench1",
+    force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+) -> None:
+    """Write a commented configuration to start from: the data set is found and counted. On a
+    terminal it asks for what no option says."""
+    from sisbench.commands.work import init as write
+
+    write(file, root, method or [], task or [], protocol, force)
 
 
 @app.command()
@@ -85,13 +137,93 @@ def score(
     ] = False,
     strict: Strict = False,
     quiet: Quiet = False,
+    all_columns: AllColumns = False,
+    shard: ShardText = "",
 ) -> None:
-    """Score the images that a run has stored; no method is needed."""
+    """Score the images that a run has stored; no method is needed. With --shard, only keep the rows
+    of that share; score again without it to join them."""
+    from sisbench.commands.work import shard_of
     from sisbench.pipeline import score_run
 
-    named = _split(protocol), _split(parsers)
-    score_run(run, metric, *named, Progress(quiet=quiet), strict, device, compiled)
-    _print_tables(run, protocols=named[0])
+    named = split(protocol), split(parsers)
+    one = shard_of(shard, strict)
+    score_run(run, metric, *named, Progress(quiet=quiet), strict, device, compiled, one)
+    if one is None:
+        print_tables(run, protocols=named[0], all_columns=all_columns)
+
+
+@app.command("score-images")
+def score_images(
+    images: Annotated[Path, typer.Argument(help="folder of generated images")],
+    reference: Annotated[Path, typer.Argument(help="folder of photographs")],
+    labels: Annotated[Path | None, typer.Option(help="folder of label maps (PNG), by stem")] = None,
+    space: Annotated[str, typer.Option(help="their label space, or its YAML")] = "",
+    metric: Annotated[
+        str, typer.Option("--metric", "-m", help="a,b (default: all that are defined)")
+    ] = "",
+    protocol: Annotated[str, typer.Option("--protocol", "-p", help="a preset")] = "sisbench1",
+    parsers: Annotated[str, typer.Option(help="parsers for mIoU and accuracy: a,b")] = "",
+    weights: Annotated[
+        list[str] | None, typer.Option("--weights", help="file of a metric's weights: NAME=FILE")
+    ] = None,
+    size: Annotated[int, typer.Option(help="side in pixels (default: the photographs')")] = 0,
+    resize: Annotated[
+        str, typer.Option(help="filter for other sizes: nearest, bilinear, bicubic, lanczos, area")
+    ] = "",
+    missing: Annotated[str, typer.Option(help="stems without a partner: skip or error")] = "skip",
+    pattern: Annotated[str, typer.Option(help="stem of the image of ID, as {id}_fake")] = "{id}",
+    device: Annotated[str, typer.Option(help="torch device")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a folder of IMAGES against one of photographs, whatever made them; no run is needed.
+
+    Exit code 1 where no score can be had, 2 for bad input."""
+    from sisbench.pipeline import score_folders
+    from sisbench.score import folder_table
+
+    scores = score_folders(
+        images,
+        reference,
+        labels,
+        space or None,
+        split(metric) or None,
+        protocol,
+        split(parsers),
+        {k: str(v) for k, v in options_of(weights or []).items()},
+        size or None,
+        resize or None,
+        missing,
+        pattern,
+        device,
+        Progress(quiet=quiet),
+    )
+    if as_json or as_csv:
+        typer.echo(
+            folder_table.as_json(scores) if as_json else folder_table.as_csv(scores).rstrip()
+        )
+    else:
+        for part in folder_table.as_table(scores):
+            out.print(part, highlight=False, soft_wrap=isinstance(part, str))
+    raise typer.Exit(0 if any(s.value is not None for s in scores) else 1)
+
+
+@app.command()
+def status(
+    run: Run,
+    shards: Annotated[
+        int, typer.Option(help="count by so many shards (default: the configuration's)")
+    ] = 0,
+) -> None:
+    """What a run has and lacks, by cell and by shard, and what works on it now."""
+    from sisbench.run.status import status_of, status_tables
+
+    found = status_of(run, shards)
+    for table in status_tables(found):
+        out.print(table)
+    if found.remark:
+        out.print(escape(found.remark), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -108,65 +240,42 @@ def report(
     to: Annotated[
         Path | None, typer.Option("--out", "-o", help="folder of the report (default: RUN/report)")
     ] = None,
+    all_columns: AllColumns = False,
 ) -> None:
     """Tables, charts, grids and one self-contained page from a scored run (needs no torch).
 
     What a run has lost (images, a damaged file) is named, and the rest is reported."""
     from sisbench.pipeline import write_report
 
-    protocols = _split(protocol)
-    named = tuple(_split(formats))
-
-    def say(text: str) -> None:
-        out.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
-
-    page = write_report(run, protocols, versus or None, named, uncertainty, to, say)
-    _print_tables(run, versus or None, protocols, uncertainty)
-    out.print(f"report: {page}", highlight=False, soft_wrap=True)
+    protocols, named = split(protocol), tuple(split(formats))
+    paper = versus or None
+    page = write_report(run, protocols, paper, named, uncertainty, to, note, all_columns)
+    print_tables(run, paper, protocols, uncertainty, all_columns)
+    line(f"report: {page}")
 
 
 @app.command()
-def methods() -> None:
-    """The methods that are known, and what each is able to do."""
-    from sisbench import methods as registry
-    from sisbench.core.tasks import TASKS
-    from sisbench.methods.editor import no_task
+def methods(
+    name: Annotated[str, typer.Argument(help="options, tasks and weights of this one")] = "",
+    as_json: Json = False,
+) -> None:
+    """The methods that are known, and what each is able to do; with a name, all about one."""
+    from sisbench.commands import show
 
-    table = Table("name", "title", "size", "can", "paper")
-    for name in registry.registry.names():
-        cls = registry.registry.get(name)
-        size = "x".join(map(str, cls.size))
-        table.add_row(name, cls.title, size, ", ".join(sorted(cls().can)), escape(cls.paper))
-    for name in registry.editors.names():
-        cls = registry.editors.get(name)
-        size = "x".join(map(str, cls.size))
-        own = [t.name for t in TASKS.values() if t.by == "editor" and not no_task(cls, t.name)]
-        able = ", ".join([*own, "layout_editor: " + ", ".join(sorted(cls.can))])
-        table.add_row(name, cls.title, size, able, escape(cls.paper))
-    out.print(table)
+    show.methods(name, as_json)
 
 
 @app.command()
 def datasets(
-    name: Annotated[str, typer.Argument(help="with a name: check every item of it")] = "",
+    name: Annotated[str, typer.Argument(help="a data set, or a run's YAML: check every item")] = "",
     root: Annotated[str, typer.Option(help="folder of the data set")] = "",
     split: Annotated[str, typer.Option(help="split")] = "",
+    as_json: Json = False,
 ) -> None:
-    """The data sets that are known; with a name, decode and check every item."""
-    from sisbench import data
-    from sisbench.data.check import check_items
+    """The data sets that are known; with a name or a configuration, decode and check every item."""
+    from sisbench.commands import show
 
-    if name:
-        arguments: dict[str, Any] = {k: v for k, v in (("root", root), ("split", split)) if v}
-        faults = check_items(data.open_dataset(name, **arguments), Progress())
-        for fault in faults:
-            out.print(f"[red]bad[/red] {escape(fault)}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1 if faults else 0)
-    table = Table("name", "what")
-    for known in data.registry.names():
-        summary = (data.registry.get(known).__doc__ or "").strip().splitlines()[0]
-        table.add_row(known, escape(summary))
-    out.print(table)
+    raise typer.Exit(show.datasets(name, root, split, as_json))
 
 
 @app.command()
@@ -188,7 +297,7 @@ def prepare(
     dataset = open_dataset(name, root=root, split=split, size=size, **more)
     with Progress().bar(f"preparing {name} {split}", len(dataset)) as advance:
         written, kept = write_prepared(dataset, to, advance)
-    out.print(f"{written} pairs written, {kept} kept, in {to / split}", highlight=False)
+    line(f"{written} pairs written, {kept} kept, in {to / split}")
 
 
 @app.command()
@@ -203,7 +312,7 @@ def train(
     """Train by a recipe; the file says in its header how it was made."""
     from sisbench.pipeline import train_recipe
 
-    out.print(f"wrote {train_recipe(recipe, to, steps or None, seed, Progress())}", highlight=False)
+    line(f"wrote {train_recipe(recipe, to, steps or None, seed, Progress())}")
 
 
 @app.command()
@@ -212,18 +321,16 @@ def doctor(
     anchor: Annotated[
         bool, typer.Option("--anchor", help="also score the parser on the real test photographs")
     ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="the first item of each data set, no trial image")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
-    """Data, weights, devices, versions: one line each, with the remedy."""
-    from sisbench.diagnose.doctor import examine
+    """Data, weights, devices, versions: one line each, with the remedy. With CONFIG the audit
+    before a long run: every item, every checkpoint, every method, images, disk and time."""
+    from sisbench.commands import audit
 
-    worst = 0
-    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
-    for finding in examine(config, anchor):
-        mark = f"[{colours[finding.state]}]{finding.state:4}[/]"
-        remedy = f"\n       -> {finding.remedy}" if finding.remedy else ""
-        out.print(f"{mark} {escape(finding.what)}{escape(remedy)}", highlight=False, soft_wrap=True)
-        worst |= finding.state == "fail"
-    raise typer.Exit(worst)
+    raise typer.Exit(audit.doctor(config, anchor, quick, as_json))
 
 
 @app.command()
@@ -237,28 +344,28 @@ def check(
     device: Annotated[str, typer.Option(help="torch device")] = "cpu",
 ) -> None:
     """Check an adapter against the contract, clause by clause."""
-    from sisbench.diagnose.conformance import check_method
+    from sisbench.commands import audit
 
-    failed = 0
-    marks = {True: "[green]ok  [/]", False: "[red]FAIL[/]", None: "[dim]n/a [/]"}
-    for finding in check_method(method, space, weights or None, _options(option or []), device):
-        detail = f" [dim]({escape(finding.detail)})[/dim]" if finding.detail else ""
-        out.print(f"{marks[finding.ok]} {escape(finding.clause)}{detail}", highlight=False)
-        failed += finding.ok is False
-    out.print(f"{failed} of the clauses failed" if failed else "the adapter keeps the contract")
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(audit.check(method, space, weights, option or [], device))
 
 
 @app.command()
 def explain(
     metric: Annotated[str, typer.Argument(help="as fid, miou; empty lists them")] = "",
-    protocol: Annotated[str, typer.Option("--protocol", "-p", help="protocol")] = "sisbench1",
+    protocol: Annotated[str, typer.Option("--protocol", "-p", help="protocol")] = "",
+    run: Annotated[
+        Path | None, typer.Option("--run", help="folder of a run: its scores, on what they rest")
+    ] = None,
 ) -> None:
     """What exactly a number is: formula, extractor, resize, splits, file and line, how papers
-    differ."""
+    differ; with a run, each of its scores and what it rests on."""
     from sisbench.diagnose.explain import explain as text_of
+    from sisbench.diagnose.explain import explain_scores
 
-    out.print(text_of(metric, protocol), highlight=False, markup=False, soft_wrap=True)
+    if run is not None:
+        line(explain_scores(run, metric, protocol))
+    else:
+        line(text_of(metric, protocol or "sisbench1"))
 
 
 @app.command()
@@ -271,30 +378,28 @@ def demo(
     from sisbench.pipeline import run_demo
 
     page = run_demo(to, limit or None, Progress(quiet=quiet))
-    _print_tables(to)
-    out.print(f"\nreport: {page.resolve()}", highlight=False, soft_wrap=True)
+    print_tables(to)
+    line(f"\nreport: {page.resolve()}")
 
 
 @weights_app.command("list")
-def weights_list() -> None:
+def weights_list(as_json: Json = False) -> None:
     """Every known file: what for, licence, whether it is here, how to get it."""
-    from sisbench.core import weights
+    from sisbench.commands import show
 
-    table = Table("name", "for", "state", "licence", "how to get it")
-    for row in weights.status():
-        how = "" if row["here"] else row["remedy"]
-        columns = (row["name"], row["purpose"], row["state"], row["licence"], how)
-        table.add_row(*(escape(column) for column in columns))
-    out.print(table)
+    show.weights(as_json)
 
 
 @weights_app.command("fetch")
-def weights_fetch(name: str, offline: Annotated[bool, typer.Option("--offline")] = False) -> None:
-    """Download one file and check its hash."""
+def weights_fetch(
+    names: Annotated[list[str], typer.Argument(help="one or several")],
+    offline: Annotated[bool, typer.Option("--offline")] = False,
+) -> None:
+    """Download files and check their hashes."""
     from sisbench.core import weights
 
-    path = weights.fetch(name, progress=True, offline=offline)
-    out.print(str(path), highlight=False, soft_wrap=True)
+    for name in names:
+        line(str(weights.fetch(name, progress=True, offline=offline)))
 
 
 @weights_app.command("add")
@@ -302,7 +407,7 @@ def weights_add(name: str, file: Path) -> None:
     """Take in a file that you fetched yourself; a first one pins its hash in your lock file."""
     from sisbench.core import weights
 
-    out.print(weights.add(name, file), highlight=False, soft_wrap=True)
+    line(weights.add(name, file))
 
 
 @weights_app.command("verify")
@@ -312,7 +417,7 @@ def weights_verify() -> None:
 
     bad = 0
     for name, right, detail in weights.verify():
-        out.print(f"{'ok  ' if right else 'BAD '} {name} {detail}", highlight=False, soft_wrap=True)
+        line(f"{'ok  ' if right else 'BAD '} {name} {detail}")
         bad += not right
     raise typer.Exit(1 if bad else 0)
 
@@ -322,39 +427,7 @@ def weights_path(name: str) -> None:
     """Where a file lies."""
     from sisbench.core import weights
 
-    out.print(str(weights.path(name)), highlight=False, soft_wrap=True)
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _options(pairs: list[str]) -> dict[str, Any]:
-    """``["ngf=8"]`` as {"ngf": 8}; values are YAML scalars."""
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"'{pair}' is no option", "write it as name=value")
-        options[key] = yaml.safe_load(value)
-    return options
-
-
-def _print_tables(
-    run: Path,
-    versus: str | None = None,
-    protocols: Sequence[str] = (),
-    uncertainty: bool = False,
-) -> None:
-    from sisbench.pipeline import metric_facts
-    from sisbench.report import console_tables
-
-    facts = metric_facts() if versus else {}
-    tables = console_tables(
-        run, versus=versus, protocols=protocols, uncertainty=uncertainty, metric_facts=facts
-    )
-    for table in tables:
-        out.print(table)
+    line(str(weights.path(name)))
 
 
 _MACHINE_FAULTS = frozenset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -19,6 +19,9 @@ from sisbench.core.yaml_file import expanded, read_yaml
 PathText = Annotated[str, AfterValidator(expanded)]
 """A path, or a name: ``~`` and ``$VAR`` in it are replaced."""
 
+IMAGES = "images"
+"""In place of a method's name: images made elsewhere (``sisbench.run.elsewhere``)."""
+_SBATCH = re.compile(r"--[a-z][a-z0-9-]*(=.+)?")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
 
 
@@ -58,7 +61,8 @@ class DatasetConfig(Strict):
 
 
 class MethodConfig(Strict):
-    """A method: registry name (or ./file.py:Class), weights, construction options, label."""
+    """A method: registry name (or ./file.py:Class), weights, construction options, label; or, by
+    the name ``images``, images made elsewhere, whose keys (root, ...) become ``options``."""
 
     name: PathText
     label: str = ""
@@ -68,7 +72,18 @@ class MethodConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _bare(cls, raw: Any) -> Any:
-        return {"name": raw} if isinstance(raw, str) else raw
+        if isinstance(raw, str):
+            return {"name": raw}
+        if not isinstance(raw, Mapping) or raw.get("name") != IMAGES or "options" in raw:
+            return raw
+        own = {k: v for k, v in raw.items() if k in ("name", "label", "weights")}
+        return own | {"options": {k: v for k, v in raw.items() if k not in own}}
+
+    @model_validator(mode="after")
+    def _no_network(self) -> MethodConfig:
+        if self.name == IMAGES and self.weights is not None:
+            raise ValueError("images made elsewhere have no weights: leave out 'weights'")
+        return self
 
     @property
     def shown(self) -> str:
@@ -149,10 +164,62 @@ class EditorConfig(Strict):
         return edit
 
 
+class SlurmConfig(Strict):
+    """What Slurm is asked for, a shard.
+
+    Attributes:
+        partition, account: names; "" takes the cluster's default.
+        hours: time limit; a shard that reaches it is queued again and goes on.
+        gpus, cpus: a shard.
+        memory: gigabytes; 0 takes the cluster's default.
+        parallel: shards that may run at once; 0 sets no limit.
+        lines: further options of sbatch, as "--qos=long" or "--exclusive".
+        setup: shell lines before the work, as "module load cuda".
+    """
+
+    partition: str = ""
+    account: str = ""
+    hours: float = Field(24, gt=0)
+    gpus: int = Field(1, ge=0)
+    cpus: int = Field(4, ge=1)
+    memory: float = Field(0, ge=0)
+    parallel: int = Field(0, ge=0)
+    lines: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+
+    @field_validator("lines")
+    @classmethod
+    def _options(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            if not _SBATCH.fullmatch(line):
+                raise ValueError(f"'{line}' is no long option of sbatch, as --qos=long")
+        return lines
+
+
+class RayConfig(Strict):
+    """What a Ray cluster is asked for, a shard.
+
+    Attributes:
+        address: of the cluster; "auto" finds the one that this machine belongs to.
+        gpus, cpus: a shard; fractions share a device.
+        resources: further ones by name, as the cluster's nodes declare them.
+        retries: how often a shard starts again whose node or process was lost.
+    """
+
+    address: str = "auto"
+    gpus: float = Field(1, ge=0)
+    cpus: float = Field(1, ge=0)
+    resources: dict[str, float] = Field(default_factory=dict)
+    retries: int = Field(3, ge=0)
+
+
 class EngineConfig(Strict):
     """How the work is done; nothing here changes a score.
 
     Attributes:
+        kind: "local" works on this machine, "slurm" and "ray" on a cluster, shard by shard.
+        shards: jobs of a cluster, each an equal share of every cell.
+        slurm, ray: what the cluster is asked for.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps"; several make
             images by a process each: "cuda:0,cuda:1", or "all" GPUs.
         batch_size: images a forward; halved when the device runs out of memory.
@@ -161,6 +228,10 @@ class EngineConfig(Strict):
         profile: count the operations of one image a cell (makes that image twice).
     """
 
+    kind: Literal["local", "slurm", "ray"] = "local"
+    shards: int = Field(1, ge=1)
+    slurm: SlurmConfig = Field(default_factory=lambda: SlurmConfig.model_validate({}))
+    ray: RayConfig = Field(default_factory=lambda: RayConfig.model_validate({}))
     device: str = "auto"
     batch_size: int = Field(4, ge=1)
     workers: int = Field(2, ge=0)
@@ -249,7 +320,13 @@ def _located(config: RunConfig) -> RunConfig:
     return config.model_copy(
         update={
             "methods": tuple(
-                m.model_copy(update={"name": _absolute(m.name), "weights": _absolute(m.weights)})
+                m.model_copy(
+                    update={
+                        "name": m.name if m.name == IMAGES else _absolute(m.name),
+                        "weights": _absolute(m.weights),
+                        "options": _rooted(m.options) if m.name == IMAGES else m.options,
+                    }
+                )
                 for m in config.methods
             ),
             "datasets": tuple(
@@ -272,7 +349,8 @@ def _located(config: RunConfig) -> RunConfig:
 
 
 def _rooted(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: _absolute(v) if k == "root" else v for k, v in arguments.items()}
+    located = ("root", "references")
+    return {k: _absolute(v) if k in located else v for k, v in arguments.items()}
 
 
 def _absolute(text: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,31 +12,84 @@ from sisbench.core.errors import UserError
 from sisbench.core.log import MetricFacts, ProtocolEntry, ScoreRecord, ScoresFile
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
+from sisbench.core.shard import Shard
 from sisbench.core.store import RunStore, sweep, write_json
 from sisbench.protocol import Protocol, get_protocol
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from sisbench.core.label_space import LabelSpace
+
+_PATIENCE = 120.0
+"""Seconds for which a job waits for the process that it replaces, as after a lost node."""
 FORMATS = ("md", "tex", "csv", "html")
 
 
 def run_all(
-    config: RunConfig, progress: Progress, strict: bool = False, generate_only: bool = False
+    config: RunConfig,
+    progress: Progress,
+    strict: bool = False,
+    generate_only: bool = False,
+    only: Sequence[str] = (),
+    all_columns: bool = False,
 ) -> Path | None:
-    """Make what is missing, score it, write the report.
+    """Make what is missing, score it, write the report, by the engine that ``config`` names.
+
+    Args:
+        only: ``kind=value``: restricts what is made (``sisbench.run.plan.restricted``).
+        all_columns: tables keep columns of which no method has a score.
 
     Returns:
-        The report's page; None with ``generate_only``.
+        The report's page; None with ``generate_only``, or where the work was only handed to Slurm.
 
     Raises:
         UserError: anything that the user can mend; what is done is kept.
     """
-    from sisbench.run.plan import make_plan
-    from sisbench.run.runner import generate, run_lock
+    from sisbench.run.engines.jobs import Work
 
-    plan = make_plan(config)
-    with run_lock(config.folder):
+    kind = config.engine.kind
+    if only and kind != "local":
+        raise UserError(f"--only does not go with engine.kind: {kind}", "leave one of them out")
+    work = Work(shard_job, finish_job, strict, generate_only)
+    if kind == "slurm":
+        from sisbench.run.engines.slurm import submit
+
+        submit(config, work, progress)
+        return None
+    if kind == "ray":
+        from sisbench.run.engines.ray import spread_on_ray
+
+        spread_on_ray(config, work, progress)
+        return run_here(config, progress, strict, generate_only, (), all_columns, _PATIENCE)
+    return run_here(config, progress, strict, generate_only, only, all_columns)
+
+
+def run_here(
+    config: RunConfig,
+    progress: Progress,
+    strict: bool = False,
+    generate_only: bool = False,
+    only: Sequence[str] = (),
+    all_columns: bool = False,
+    patience: float = 0.1,
+) -> Path | None:
+    """As ``run_all``, in this process and on the devices of this machine.
+
+    Args:
+        patience: seconds to wait for shards that are about to end.
+    """
+    from sisbench.run.locks import run_lock
+    from sisbench.run.plan import make_plan, restricted
+    from sisbench.run.runner import generate
+
+    plan = restricted(make_plan(config), only)
+    for label, dataset in plan.datasets.items():
+        for remark in dataset.remarks():
+            progress.say(f"note: data set {label}: {remark}")
+    for reason in plan.closed.values():
+        progress.say(f"note: {reason}")
+    with run_lock(config.folder, patience):
         sweep(config.folder)
         timer = generate(plan, progress, strict)
         if timer.images:
@@ -44,7 +98,50 @@ def run_all(
         if generate_only:
             return None
         score_run(config.folder, None, [], [], progress, strict)
-        return write_report(config.folder, say=progress.say)
+        return write_report(config.folder, say=progress.say, all_columns=all_columns)
+
+
+def run_shard(config: RunConfig, shard: Shard, progress: Progress, patience: float = 1.0) -> None:
+    """Make the missing images of one shard; ``run_all`` then joins the shards and scores.
+
+    Args:
+        patience: seconds to wait for another process on the same shard.
+
+    Raises:
+        UserError: another process works on this shard or on the whole run.
+    """
+    from sisbench.run.engines.shards import run_shard as make
+    from sisbench.run.plan import make_plan
+
+    make(make_plan(config), shard, progress, patience)
+
+
+def shard_job(raw: Mapping[str, Any], where: str, shard: str, stage: str) -> None:
+    """A job of a cluster: one shard of a run's images ("run") or of its rows ("score").
+
+    Args:
+        raw: the run's configuration; where: the folder as seen from which its paths are given.
+    """
+    from sisbench.run.engines.jobs import job_log
+
+    os.chdir(where)
+    config = validated(RunConfig, raw, "the run's configuration")
+    with job_log(config.folder, f"{stage}-{shard}") as progress:
+        if stage == "run":
+            run_shard(config, Shard.parse(shard), progress, patience=_PATIENCE)
+        else:
+            named = Shard.parse(shard)
+            score_run(config.folder, None, [], [], progress, shard=named, patience=_PATIENCE)
+
+
+def finish_job(raw: Mapping[str, Any], where: str, strict: bool, generate_only: bool) -> None:
+    """The last job of a cluster: what shards have left, the scores, the report."""
+    from sisbench.run.engines.jobs import job_log
+
+    os.chdir(where)
+    config = validated(RunConfig, raw, "the run's configuration")
+    with job_log(config.folder, "finish") as progress:
+        run_here(config, progress, strict, generate_only, patience=_PATIENCE)
 
 
 def stored_config(run: Path) -> tuple[RunConfig, tuple[Protocol, ...]]:
@@ -64,17 +161,22 @@ def score_run(
     strict: bool = False,
     device: str = "",
     compile: bool = False,
+    shard: Shard | None = None,
+    patience: float = 1.0,
 ) -> None:
     """Score the stored images of ``run``, write scores.json; ``device`` and ``compile`` go before
     the run's own. Where ``protocols`` or ``parsers`` are named, or fewer metrics than the run's,
-    the other scores that are there stay.
+    the other scores that are there stay. With ``shard``, only keep the rows of that share: scoring
+    without it joins them.
 
     Raises:
         UserError: no run there; a protocol of which no cell holds the images; under ``strict``,
-            the first score that cannot be had.
+            the first score that cannot be had; another process works on ``shard``, for
+            ``patience`` seconds.
     """
     from sisbench.core.devices import exact_arithmetic, pick_devices
     from sisbench.report import write_scores_csv
+    from sisbench.run.locks import shard_lock
     from sisbench.score.scorer import Request, Scorer
 
     exact_arithmetic()
@@ -98,6 +200,10 @@ def score_run(
         strict=strict,
     )
     scorer = Scorer(store, request, progress)
+    if shard is not None:
+        with shard_lock(run, shard, "score", patience):
+            scorer.map_share(shard.share)
+        return
     scores = scorer.scores()
     about = {name: describe(name, cls) for name, cls in scorer.used.items()}
     fields = {
@@ -111,6 +217,51 @@ def score_run(
     used = {s.protocol for s in scores}
     store.write_scores(scores, about, [p for key, p in fields.items() if key in used])
     write_scores_csv(run, metric_facts())
+
+
+def score_folders(
+    images: Path,
+    reference: Path,
+    labels: Path | None = None,
+    space: LabelSpace | str | None = None,
+    metrics: Sequence[str] | None = None,
+    protocol: str = "sisbench1",
+    parsers: Sequence[str] = (),
+    weights: Mapping[str, str | Path] | None = None,
+    size: int | Sequence[int] | None = None,
+    resize: str | None = None,
+    missing: str = "skip",
+    pattern: str = "{id}",
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> list[ScoreRecord]:
+    """Scores of a folder of images against one of photographs; see ``sisbench.score_images``."""
+    from sisbench.core.devices import exact_arithmetic, pick_devices
+    from sisbench.core.label_space import LabelSpace
+    from sisbench.data.paired import as_size
+    from sisbench.score.folder_files import FolderRequest
+    from sisbench.score.folders import score_folders as scores_of
+
+    exact_arithmetic()
+    if isinstance(space, str):
+        from_file = space.endswith((".yaml", ".yml"))
+        space = LabelSpace.from_yaml(Path(space)) if from_file else LabelSpace.named(space)
+    request = FolderRequest(
+        images=images,
+        reference=reference,
+        protocol=get_protocol(protocol),
+        labels=labels,
+        space=space,
+        metrics=metrics,
+        parsers=parsers,
+        weights=weights or {},
+        size=None if size is None else as_size(size, (0, 0)),
+        resize=resize,
+        missing=missing,
+        pattern=pattern,
+        device=pick_devices(device)[0],
+    )
+    return scores_of(request, progress or Progress(quiet=True))
 
 
 def _earlier(store: RunStore, progress: Progress) -> ScoresFile | None:
@@ -208,6 +359,7 @@ def write_report(
     uncertainty: bool = False,
     out: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
+    all_columns: bool = False,
 ) -> Path:
     """Tables, charts, grids and the page, into RUN/report or ``out``; needs no torch. What is
     missing or damaged is named by ``say`` and on the page.
@@ -227,6 +379,7 @@ def write_report(
         out=out,
         say=say,
         metric_facts=metric_facts(),
+        all_columns=all_columns,
     )
 
 

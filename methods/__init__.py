@@ -15,17 +15,27 @@ registry = Registry(
     "sisbench.methods",
     {
         "spade": "sisbench.methods.spade:SPADE",
+        "pix2pixhd": "sisbench.methods.pix2pixhd:Pix2PixHD",
+        "clade": "sisbench.methods.clade:CLADE",
         "sean": "sisbench.methods.sean:SEAN",
+        "sean-clade": "sisbench.methods.sean_clade:SEANCLADE",
         "inade": "sisbench.methods.inade:INADE",
         "v-inade": "sisbench.methods.inade:VINADE",
         "scam": "sisbench.methods.scam:SCAM",
         "ca2sis": "sisbench.methods.ca2sis:CA2SIS",
         "sca-dm": "sisbench.methods.sca_dm:SCADM",
+        "oasis": "sisbench.methods.oasis:OASIS",
+        "sc-gan": "sisbench.methods.scgan:SCGAN",
+        "maskgan": "sisbench.methods.maskgan:MaskGAN",
     },
 )
 
 editors = Registry(
-    "sisbench.editors", {"semantic-vae": "sisbench.methods.semantic_vae:SemanticVAE"}
+    "sisbench.editors",
+    {
+        "semantic-vae": "sisbench.methods.semantic_vae:SemanticVAE",
+        "frankenmask": "sisbench.methods.frankenmask:FrankenMask",
+    },
 )
 
 

@@ -51,6 +51,7 @@ class Loadable(ABC):
         files: official module name -> file-name patterns in an official checkpoint folder.
         prefixes: official module name -> what its keys begin with in a file that holds several.
         sampling_options: options that no weight depends on; they may differ from a file's own.
+        file_options: options that name a file; its content is part of what a run's images are.
     """
 
     name: ClassVar[str] = ""
@@ -61,6 +62,7 @@ class Loadable(ABC):
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     prefixes: Mapping[str, str] = MappingProxyType({})
     sampling_options: ClassVar[frozenset[str]] = frozenset()
+    file_options: ClassVar[frozenset[str]] = frozenset()
 
     net: nn.Module
     space: LabelSpace
@@ -180,10 +182,11 @@ def load_weights(method: Loadable, space: LabelSpace | str, weights: Path | str 
     path = None if weights is None or str(weights).startswith("seeded:") else Path(weights)
     about = read_metadata(path) if path else None
     if about:
-        _adopt_options(method, about, path)
+        adopt_options(method, about, path)
     if weights is None:
         method.setup(space)
-        _needs_none(method)
+        needs_none(method)
+        method.after_load()
         return
     with UnsetParameters():
         method.setup(space)
@@ -214,16 +217,16 @@ def _seed_of(weights: str) -> int:
     return int(text)
 
 
-def _needs_none(method: Loadable) -> None:
+def needs_none(method: Loadable) -> None:
+    """Raises UserError where a method without weights has parameters."""
     if any(p.numel() for p in method.net.parameters()):
         raise UserError(
             f"{method.name} needs weights and none were given",
             "give a checkpoint (weights: PATH), or seeded:0 to test the code alone",
         )
-    method.after_load()
 
 
-def _adopt_options(method: Loadable, about: Mapping[str, Any], path: Path | None) -> None:
+def adopt_options(method: Loadable, about: Mapping[str, Any], path: Path | None) -> None:
     """Take the construction options from the file, unless the user gave other ones."""
     if about["method"] != method.name:
         raise UserError(f"{path} holds weights of '{about['method']}', not of '{method.name}'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +56,33 @@ class Case:
     def space(self) -> LabelSpace:
         """A label space of as many classes as the network has."""
         config = self.meta["config"]
-        count = config["label_nc"] + int(config["contain_dontcare_label"])
+        count = config.get("label_nc") or config["num_labels"]
+        count += int(config.get("contain_dontcare_label", False))
         return LabelSpace("fixture", tuple(f"c{i}" for i in range(count)))
 
     def method(self, **options: Any) -> Method:
         """The method of the fixture with its seeded weights."""
-        space = self.space
+        space, name = self.space, self.meta["method"]
         config = {**self.meta["config"], **options}
-        method = methods.create(self.meta["method"], space, **config)
-        seed = self.meta["weight_seed"]
+        if name.startswith("scam-"):
+            name = name.removeprefix("scam-")  # the options' names say which variant it is
+        method = methods.create(name, space, **config)
         shapes = {m: k.official_shapes() for m, k in method.key_maps().items()}
-        return method.load_state({m: seeded(s, seed) for m, s in shapes.items()})
+        return method.load_state({m: self.weights(m, s) for m, s in shapes.items()})
+
+    def weights(self, module: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Seeded weights of one module, with the scaling that the fixture states; a module that
+        the fixture does not name is seeded with 0."""
+        if "weight_seed" in self.meta:
+            return seeded(shapes, self.meta["weight_seed"])
+        rule = self.meta["weights"].get(module, {"seed": 0})
+        state = seeded(shapes, rule["seed"])
+        for patterns, factor in rule.get("multiply", {}).items():
+            assert factor == "sqrt(C), C = number of columns"
+            for key, value in state.items():
+                if any(fnmatch(key, pattern) for pattern in patterns.split(", ")):
+                    state[key] = value * value.shape[1] ** 0.5
+        return state
 
     def image(self, name: str) -> Tensor:
         """uint8 -> (B, 3, H, W) float32 in [-1, 1]."""

@@ -3,7 +3,7 @@ the fast networks. Used for laws that no fixture holds (holes, kernels, norms), 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -64,9 +64,11 @@ def generate(
     codes: Tensor | None = None,
     z: Tensor | None = None,
     mode: str = "normal",
+    norm: Callable[..., Tensor] | None = None,
 ) -> Tensor:
-    """The whole generator: one-hot map (B, C, H, W), codes (SEAN) or z (SPADE's VAE)."""
-    norm = spade_norm if codes is None else ace_norm
+    """The whole generator: one-hot map (B, C, H, W), codes (SEAN) or z (SPADE's VAE); ``norm`` is
+    another method's."""
+    norm = norm or (spade_norm if codes is None else ace_norm)
 
     def block(name: str, x: Tensor) -> Tensor:
         s = F.interpolate(seg, x.shape[2:], mode="nearest")

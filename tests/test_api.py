@@ -32,7 +32,8 @@ def test_every_function_has_an_example_that_runs(name, tmp_path, monkeypatch) ->
 
 def test_every_public_name_is_there() -> None:
     assert [
-        *("create_method", "create_metric", "create_parser", "open_dataset", "open_run", "run")
+        *("create_method", "create_metric", "create_parser", "open_dataset", "open_run", "run"),
+        "score_images",
     ] == FUNCTIONS
     for name in sisbench.__all__:
         assert getattr(sisbench, name) is not None

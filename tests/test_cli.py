@@ -139,7 +139,9 @@ def test_strict_turns_a_dash_into_an_error(
     capsys: pytest.CaptureFixture[str], config: Path
 ) -> None:
     config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "metrics": ["fid"]}))
-    assert run(capsys, "run", str(config), "-q")[0] == 0
+    code, text = run(capsys, "run", str(config), "-q")
+    assert code == 1, "what was asked for by name is absent"
+    assert "2 scores (fid): the weights 'inception'" in text
     code, text = run(capsys, "run", str(config), "-q", "--strict")
     assert code == 2
     assert "inception" in text
@@ -168,7 +170,12 @@ def test_check_fails_an_adapter_that_breaks_the_contract(
 def test_doctor_and_lists(capsys: pytest.CaptureFixture[str], config: Path) -> None:
     code, text = run(capsys, "doctor", str(config))
     assert code == 0
-    assert "the first decodes" in text
+    assert "every item decodes" in text
+    assert "16 images to make" not in text
+    assert "8 images to make" in text
+    assert "seconds on cpu, from one image a cell" in text
+    assert not (config.parent / "run").exists(), "the doctor leaves nothing"
+    assert "the first decodes" in run(capsys, "doctor", str(config), "--quick")[1]
     raw = yaml.safe_load(config.read_text())
     config.write_text(yaml.safe_dump({**raw, "datasets": [{"name": "folder", "root": "x"}]}))
     code, text = run(capsys, "doctor", str(config))
@@ -230,7 +237,7 @@ def test_a_metric_of_ones_own(
     raw = yaml.safe_load(config.read_text()) | {"metrics": [f"{own}:WorstPixel", "miou"]}
     config.write_text(yaml.safe_dump(raw))
     code, text = run(capsys, "run", str(config), "-q")
-    assert code == 0
+    assert code == 1, "mIoU was asked for, and its parser is not here"
     code, text = run(capsys, "score", str(tmp_path / "run"), "--parsers", "toy,toy2", "-q")
     assert code == 2
     assert "toy2" in text

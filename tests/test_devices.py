@@ -46,6 +46,14 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "scam": ("scam", tiny_networks.SCAM),
     "sca-dm": ("sca-dm", tiny_networks.SCA_DM),
     "ca2sis": ("ca2sis", {"resolution": SIZE, "style_dim": 8, "style_enc_feat_dim": 1}),
+    "oasis": ("oasis", {"channels_G": 2, "crop_size": SIZE}),
+    "oasis-by-class": ("oasis", {"channels_G": 2, "crop_size": SIZE, "noise_per": "class"}),
+    "sc-gan": ("sc-gan", {"ngf": 4, "nff": 4, "nrf": 4, "crop_size": SIZE}),
+    "sc-gan-sampled": ("sc-gan", {"ngf": 4, "nrf": 4, "crop_size": SIZE, "pyr_pos": False}),
+    "maskgan": (
+        "maskgan",
+        {"ngf": 4, "n_downsample_global": 2, "size": (SIZE, SIZE), "demo_labels": True},
+    ),
 }
 CLAUSES = ("holes", "every_task")
 
@@ -109,20 +117,28 @@ def test_a_run(there: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found >= wanted
 
 
-def test_layout_editor(there: torch.device) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("semantic-vae", {"latent": 4, "mask_size": 16}),
+        ("frankenmask", {"ndf": 2, "ngf": 2, "latent": 16, "layers": 1}),
+    ],
+)
+def test_layout_editors(name: str, options: dict[str, Any], there: torch.device) -> None:
     space = LabelSpace("test", tuple(f"c{i}" for i in range(5)))
-    editor = methods.create_editor("semantic-vae", space, latent=4, mask_size=16)
+    editor = methods.create_editor(name, space, **options)
     editor.load(space, "seeded:0", str(there))
     batch = check_batch(space, (32, 32)).to(there)
     noise = Noise(batch.ids, 0)
-    for label in (
-        editor.reconstruct(batch, noise),
-        editor.generate(batch, noise),
-        editor.perturb(batch, noise, [1]),
-        editor.swap(batch, batch, noise, [1]),
-        editor.interpolate(batch, batch, noise, 0.5),
-    ):
-        assert label.device == there
+    edits = {
+        "reconstruct": lambda: editor.reconstruct(batch, noise),
+        "generate": lambda: editor.generate(batch, noise),
+        "perturb": lambda: editor.perturb(batch, noise, [1]),
+        "swap": lambda: editor.swap(batch, batch, noise, [1]),
+        "interpolate": lambda: editor.interpolate(batch, batch, noise, 0.5),
+    }
+    for edit in editor.can:
+        assert edits[edit]().device == there
 
 
 # ---- what scores -------------------------------------------------------------------------------

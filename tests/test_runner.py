@@ -25,6 +25,7 @@ from sisbench.pipeline import run_all, score_run
 from sisbench.report.quality import RunResults, quality_tables
 from sisbench.run import runner
 from sisbench.run.images import to_uint8
+from sisbench.run.locks import run_lock
 from sisbench.run.plan import make_plan, method_class, resolve_weights
 
 QUIET = Progress(quiet=True)
@@ -171,9 +172,9 @@ def test_kill_9_and_resume_gives_the_same_bytes(method_file: str, tmp_path: Path
 
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
     with (
-        runner.run_lock(tmp_path),
+        run_lock(tmp_path),
         pytest.raises(UserError, match="another process"),
-        runner.run_lock(tmp_path),
+        run_lock(tmp_path),
     ):
         pass
 

@@ -19,9 +19,9 @@ from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.noise import GivenNoise, Noise, ZeroNoise
 from sisbench.methods.editor import LayoutEditor
+from sisbench.methods.layers.labels import with_background
 from sisbench.methods.loadable import save_weights
 from sisbench.methods.semantic_vae import SemanticVAE
-from sisbench.methods.semantic_vae.network import with_background
 
 SMALL = {"latent": 4, "mask_size": 16}
 ATOL = 1e-4  # the fixtures ask for 1e-3 on logits

@@ -97,23 +97,96 @@ _INADE = {
 }
 _INADE_OPTIONS = {"ngf": 4, "z_dim": 8, "noise_nc": 3, "crop_size": 64}
 
+_FRAME_SIZES = {"height": 64, "width": 64, "num_filters_last_layer": 2, "num_up_layers": 5}
+_AS_SCAM = {"ngf": 64, "crop_size": None, **_FRAME_SIZES}  # the official frame's are left open
+_FRAME = {
+    "num_labels": Once(20, base=_AS_SCAM),
+    "height": Once(128, base=_AS_SCAM),
+    "width": Once(128, base=_AS_SCAM),
+    "num_filters_last_layer": Once(4, base=_AS_SCAM),
+    "num_up_layers": Once(4, base=_AS_SCAM),
+    "variant": Once("scam", along=_AS_SCAM),
+}
+_VAE = {
+    **_FRAME,
+    "no_instance": Once(False),
+    "nef": Once(8),
+    "use_vae": Once(False),
+    "z_dim": Once(4),
+    "encoder_size": Once(32),
+    "norm_E": Once("instance"),
+    "ade_labels": Once("shifted", base={"contain_dontcare_label": True}),
+}
+_VAE_OPTIONS = {"ngf": 4, "nef": 4, "z_dim": 8, "crop_size": 64, "encoder_size": 16}
+
 METHODS: dict[str, Tiny] = {
-    "spade": Tiny(
-        {"ngf": 4, "nef": 4, "nhidden": 8, "z_dim": 8, "crop_size": 64, "encoder_size": 16},
+    "pix2pixhd": Tiny(
+        {"ngf": 4, "nef": 2, "crop_size": 64, "n_blocks_global": 1},
         {
-            **_FAMILY,
+            "label_nc": Once(20),
             "no_instance": Once(False),
-            "nef": Once(8),
-            "use_vae": Once(False),
-            "z_dim": Once(4),
-            "encoder_size": Once(32),
-            "norm_E": Once("instance"),
-            "ade_labels": Once("shifted", base={"contain_dontcare_label": True}),
+            "label_feat": Once(False, along={"instance_feat": False}),
+            "instance_feat": Once(False, along={"label_feat": False}),
+            "feat_num": Once(2),
+            "ngf": Once(8),
+            "nef": Once(4),
+            "netG": Once("local"),
+            "n_downsample_global": Once(3),
+            "n_blocks_global": Once(2),
+            "n_blocks_local": Once(1, base={"netG": "local"}),
+            "n_downsample_E": Once(3),
+            "crop_size": Once(128),
+            "aspect_ratio": Once(2.0),
+            "clusters": Refused("no such file.npz"),
         },
+        {
+            "spade/pix2pixhd.celebamask19_feat": "celebamask_hq",
+            "spade/pix2pixhd.ade151_feat": "ade20k",
+        },
+    ),
+    "clade": Tiny(
+        _VAE_OPTIONS,
+        {
+            **{k: v for k, v in _FAMILY.items() if k != "nhidden"},
+            **_VAE,
+            "norm_G": Once("spadebatch3x3"),
+            "add_dist": Once(True),
+            "norm_dist": Once(False, base={"add_dist": True}),
+        },
+        {
+            "spade/clade.ade20k151": "ade20k",
+            "spade/clade.ade20k151_icpe": "ade20k",
+            "spade/clade.celebamask19_vae": "celebamask_hq",
+            "spade/scam-clade.celebahq": "celebamask_hq",
+        },
+    ),
+    "sean-clade": Tiny(
+        {**_FRAME_SIZES, "style_dim": 8, "encoder_first_filters": 2},
+        {
+            "num_labels": Once(20),
+            "height": Once(128),
+            "width": Once(128),
+            "num_filters_last_layer": Once(4),
+            "num_up_layers": Once(4),
+            "style_dim": Once(4),
+            "encoder_first_filters": Once(4),
+            "apply_spectral_norm": Once(False),
+            "small_h": Refused(99),
+            "small_w": Refused(99),
+        },
+        {
+            "spade/sean_clade.celebamask19": "celebamask_hq",
+            "spade/sean_clade.ade20k151": "ade20k",
+        },
+    ),
+    "spade": Tiny(
+        {**_VAE_OPTIONS, "nhidden": 8},
+        {**_FAMILY, **_VAE},
         {
             "spade/spade.celebamask19": "celebamask_hq",
             "spade/spade.ade20k151": "ade20k",
             "spade/spade.ade20k151_vae": "ade20k",
+            "spade/scam-spade.celebahq": "celebamask_hq",
         },
     ),
     "sean": Tiny(
@@ -240,6 +313,69 @@ METHODS: dict[str, Tiny] = {
             "sca_dm/sca_dm.cityscapes": "cityscapes",
         },
     ),
+    "oasis": Tiny(
+        {"channels_G": 2, "z_dim": 3, "crop_size": 64},
+        {
+            "semantic_nc": Once(20),
+            "contain_dontcare_label": Once(True),
+            "channels_G": Once(4),
+            "z_dim": Once(4),
+            "no_3dnoise": Once(True),
+            "crop_size": Once(128),
+            "aspect_ratio": Once(2.0),
+            "param_free_norm": Once("instance"),
+            "spade_ks": Once(5),
+            "labels": Once("shifted"),
+            "noise_per": Once("class"),
+        },
+        {"oasis/oasis.ade20k": "ade20k"},
+    ),
+    "sc-gan": Tiny(
+        {"ngf": 4, "nff": 3, "nrf": 4, "z_dim": 8, "crop_size": 64},
+        {
+            "label_nc": Once(20),
+            "contain_dontcare_label": Once(True, base={"labels": "as_is"}),
+            "semantic_nc": Refused(5),
+            "labels": Once("as_is"),
+            "crop_size": Once(128),
+            "aspect_ratio": Once(2.0),
+            "ngf": Once(8),
+            "nff": Once(4),
+            "nrf": Once(8),
+            "nef": Once(8),
+            "use_vae": Once(False),
+            "z_dim": Once(4),
+            "num_experts_conv": Once(2),
+            "num_experts_norm": Once(4),
+            "temperature": Once(5.0),
+            "position": Once(False),
+            "pyr_pos": Once(False),
+            "pyr_rng": Once(6),
+            "ig_sz": Once(5),
+            "ig_sigma": Once(1.0),
+            "ig_iter": Once(2),
+            "ig_relative": Once(True, base={"ig_iter": 2}),
+            "no_spectral_on_routing": Once(False),
+            "norm_G": Once("sccsyncbatch3x3"),
+            "norm_E": Once("instance"),
+        },
+        {"scgan/scgan.celebamaskhq512": "celebamask_hq", "scgan/scgan.ade20k256": "ade20k"},
+    ),
+    "maskgan": Tiny(
+        {"ngf": 4, "n_downsample_global": 2, "n_blocks_global": 2, "size": (64, 64)},
+        {
+            "label_nc": Once(20),
+            "ngf": Once(8),
+            "n_downsample_global": Once(3),
+            "n_blocks_global": Once(3),
+            "size": Once((64, 32)),
+            "demo_labels": Once(True),
+            "B_ngf": Refused(0),
+            "vae_ngf": Refused(0),
+            "vae_latent": Refused(0),
+        },
+        {"maskgan/maskgan.celebamask19": "celebamask_hq"},
+    ),
 }
 
 EDITORS: dict[str, Tiny] = {
@@ -256,5 +392,18 @@ EDITORS: dict[str, Tiny] = {
             "do_perm": Once(True),
         },
         {"ca2sis/semvae.celebamaskhq": "celebamask_hq"},
+    ),
+    "frankenmask": Tiny(
+        {"ndf": 2, "ngf": 2, "latent": 16, "layers": 2},
+        {
+            "nc": Refused(7),
+            "ndf": Once(4),
+            "ngf": Once(4),
+            "latent": Once(8),
+            "heads": Once(4),
+            "layers": Once(1),
+            "absent": Once("as_computed"),
+        },
+        {"frankenmask/frankenmask.celebamaskhq": "celebamask_hq"},
     ),
 }

@@ -67,21 +67,26 @@ def _make_importable(folder: Path) -> None:
                 del sys.modules[loaded]
 
 
+def as_user_error(error: Exception) -> UserError:
+    """Any exception as one that a table can print: a ``UserError`` itself, else its line."""
+    return error if isinstance(error, UserError) else UserError(described(error))
+
+
 def described(error: BaseException) -> str:
-    """What was raised, in one line: ``NameError: name 'x' is not defined (helper.py, line 3)``; the
-    place is there for files of the user's. Of an error meant for users, its message."""
+    """``NameError: name 'x' is not defined (helper.py, line 3)``; the line is the last one of a
+    file that is not installed, where there is one. A ``UserError`` is its message and its hint."""
     if isinstance(error, UserError):
-        return error.message.splitlines()[0][:300]
+        return error.message.splitlines()[0] + (f" ({error.hint})" if error.hint else "")
     place = ""
     if isinstance(error, SyntaxError):
         place = f" ({Path(error.filename or '?').name}, line {error.lineno})"
         return f"{type(error).__name__}: {error.msg}{place}"
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if f.filename.endswith(".py") and _is_local(Path(f.filename))]
-    if own:
-        place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})"
+    for frame in (own or list(frames))[-1:]:
+        place = f" ({Path(frame.filename).name}, line {frame.lineno})"
     first = (str(error).splitlines() or [""])[0][:300]
-    return f"{type(error).__name__}: {first}{place}"
+    return f"{type(error).__name__}{first and ': '}{first}{place}"
 
 
 def _hint(error: BaseException) -> str:

@@ -21,6 +21,9 @@ SEEDED = "seeded weights"
 CEILING = "ceiling"
 """Mark of a score of the real photographs themselves, as a parser's mIoU; never ranked."""
 
+NOT_YET = "not made yet"
+"""How the reason of a cell begins that was left out by ``--only``."""
+
 BASIS = ("extractor", "parser", "resize", "compare_at", "convention")
 """Keys of ``ScoreRecord.extra`` (strings) that say what a score rests on; captions print them, and
 scores that differ in one are not ranked against each other."""
@@ -53,6 +56,7 @@ class MethodEntry(Entry):
             was given.
         name: in the registry; size: (H, W); options: of its construction. The last two are known
             once it was built.
+        resized: of images made elsewhere, how they came to the data set's size, or "".
     """
 
     label: str
@@ -62,6 +66,7 @@ class MethodEntry(Entry):
     weights: WeightsEntry = WeightsEntry()
     size: tuple[int, int] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    resized: str = ""
 
     @property
     def seeded(self) -> bool:
@@ -110,6 +115,7 @@ class CellEntry(Entry):
         protocols: ids; generation: field of a protocol -> its value, where images depend on it.
         items: how many images are planned.
         status, reason: what became of it, and why it is not done.
+        remarks: what must be said with each of its scores.
     """
 
     key: str
@@ -123,6 +129,7 @@ class CellEntry(Entry):
     items: int = 0
     status: Status = "partial"
     reason: str = ""
+    remarks: tuple[str, ...] = ()
 
     @field_validator("folder")
     @classmethod

@@ -9,6 +9,7 @@ RUN/cells/NAME-KEY/rows/*.npz   rows of the metrics
 RUN/cells/NAME-KEY/values/*.npz values of single images, for paired comparisons
 RUN/scores.json                 every score, or the reason for its absence
 RUN/report/                     tables, charts, grids, report.html
+RUN/locks, RUN/logs, RUN/slurm  of shards: who works on which, what their jobs said
 
 The models of the JSON files and of an item's row are in ``sisbench.core.log``.
 """
@@ -140,7 +141,14 @@ class CellFolder:
 
     def items(self) -> list[dict[str, Any]]:
         """``item_rows`` as mappings, of which every key that a file holds is kept."""
-        rows = {row["id"]: row for part in self._parts() for row in _read_part(part) or ()}
+        rows: dict[str, dict[str, Any]] = {}
+        for part in self._parts():
+            for row in _read_part(part) or ():
+                before = rows.get(row["id"])
+                # names of parts tell no order: of two tries, the one that has its image counts
+                kept = before and not before["error"] and row["error"]
+                if not (kept and self.image_path(row["id"]).is_file()):
+                    rows[row["id"]] = row
         return sorted(rows.values(), key=lambda row: row["index"])
 
     def _parts(self) -> list[Path]:

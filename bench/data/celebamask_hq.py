@@ -66,7 +66,9 @@ class CelebAMaskHQ(Dataset):
         self.space = LabelSpace.named(SPACE)
         self.size = as_size(size, (256, 256))
         if not self.root.is_dir():
-            raise UserError(f"no folder {self.root}", "check 'root'")
+            raise UserError(
+                f"no folder {self.root}", f"looked for {self.root.absolute()}: check 'root'"
+            )
         raw = self.root / _RAW_IMAGES
         self._prepared: PairedFolders | None = None
         if raw.is_dir():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sisbench.core.adapter_file import as_user_error
 from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
@@ -41,11 +42,12 @@ def to_batch(samples: Sequence[Sample], space: LabelSpace) -> Batch:
 
 
 def load_or_error(dataset: Dataset, sample_id: str) -> Sample | UserError:
-    """A sample, or the error that it gave: one corrupt file must not end a run."""
+    """A sample, or the error that it gave: one corrupt file must not end a run, nor a data set of
+    anybody's that raises whatever it likes."""
     try:
         return dataset.load(sample_id)
-    except UserError as error:
-        return error
+    except Exception as error:
+        return as_user_error(error)
 
 
 def prefetch(

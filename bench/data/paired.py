@@ -53,7 +53,9 @@ def by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
             stand in tables and paths.
     """
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}", "check 'root' and 'split'")
+        raise UserError(
+            f"no folder {folder}", f"looked for {folder.absolute()}: check 'root' and 'split'"
+        )
     files, others = [], set()
     for entry in sorted(listed(folder), key=lambda e: e.name):
         suffix = Path(entry.name).suffix.lower()

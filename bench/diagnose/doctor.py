@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
 
+from sisbench import segmenters
 from sisbench.config import RunConfig, load_config
-from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.adapter_file import as_user_error
+from sisbench.core.devices import pick_devices
+from sisbench.core.errors import UserError
+from sisbench.core.progress import Progress
 from sisbench.core.provenance import library_versions
+from sisbench.data import Dataset, open_dataset
+from sisbench.diagnose.audit import datasets_of, methods_of
+from sisbench.diagnose.finding import Finding
+from sisbench.run.plan import run_protocols
+from sisbench.run.preflight import existing
 
 _NEEDED = ("torch", "torchvision", "torch-fidelity", "lpips")
 _EXTRAS = {"facenet-pytorch": "FRS (extra: identity)", "transformers": "SegFormer (extra: hf)"}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the doctor: ``state`` is "ok", "warn" (an empty cell will appear) or "fail"."""
-
-    state: Literal["ok", "warn", "fail"]
-    what: str
-    remedy: str = ""
-
-
-def examine(config: Path | None, anchor: bool = False) -> Iterator[Finding]:
+def examine(
+    config: Path | None,
+    anchor: bool = False,
+    quick: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[Finding]:
     """Look at the machine and, with a configuration, at all that its run will need.
 
     Args:
+        config: YAML of a run.
         anchor: also run the parser over the real test photographs and compare with its anchor.
+        quick: decode the first item of each data set alone, and draw no trial image.
+        progress: where decoding shows how far it is.
     """
     yield Finding("ok", f"python {sys.version.split()[0]}")
     versions = library_versions()
@@ -52,8 +58,11 @@ def examine(config: Path | None, anchor: bool = False) -> Iterator[Finding]:
         yield Finding("fail", error.message, error.hint)
         return
     yield Finding("ok", f"{config}: {_size(loaded)}")
-    yield from _plan(loaded)
+    datasets: dict[str, Dataset] = {}
+    yield from datasets_of(loaded, quick, progress or Progress(quiet=True), datasets)
+    yield from methods_of(loaded, datasets, quick)
     yield from _weights(loaded)
+    yield from _parsers(loaded, datasets)
     yield from _disk(loaded)
     yield from _anchors(loaded, anchor)
 
@@ -61,9 +70,6 @@ def examine(config: Path | None, anchor: bool = False) -> Iterator[Finding]:
 def _anchors(config: RunConfig, wanted: bool) -> Iterator[Finding]:
     """The parser on the real photographs of its anchor, where weights and data are there."""
     from sisbench.core import weights
-    from sisbench.core.devices import pick_devices
-    from sisbench.core.progress import Progress
-    from sisbench.data import open_dataset
     from sisbench.score.anchor import ANCHORS, check_anchor
 
     for anchor in ANCHORS:
@@ -106,36 +112,23 @@ def _device() -> Iterator[Finding]:
         yield Finding("ok", f"cuda:{i} {about.name}, {about.total_memory / 2**30:.0f} GiB")
 
 
-def _plan(config: RunConfig) -> Iterator[Finding]:
-    """Data sets, methods and weights of the plan, each on its own: no fault hides another."""
-    from sisbench.data import open_dataset
-    from sisbench.run.plan import method_class, resolve_weights
-
-    for d in config.datasets:
+def _parsers(config: RunConfig, datasets: Mapping[str, Dataset]) -> Iterator[Finding]:
+    """Whether the parser of every label space is known, and reads that label space."""
+    defaults: dict[str, str] = {}
+    for protocol in run_protocols(config):
+        defaults |= protocol.parsers
+    for space in {data.space.name: data.space for data in datasets.values()}.values():
+        name = config.parsers.get(space.name) or defaults.get(space.name)
+        if not name:
+            yield Finding("warn", f"no parser for {space.name}: no mIoU", "name one in 'parsers'")
+            continue
         try:
-            data = open_dataset(d.name, **d.arguments)
-            data.load(data.ids[0])
-            size = "x".join(map(str, data.size))
-            yield Finding("ok", f"data set {d.shown}: {len(data)} at {size}, the first decodes")
-        except UserError as error:
-            yield Finding("fail", f"data set {d.shown}: {error.message}", error.hint)
-    for m in config.methods:
-        try:
-            method_class(m.name)(**m.options)
-            if m.weights is None:
-                yield Finding(
-                    "warn",
-                    f"method {m.shown}: no weights given",
-                    "fine for a method that learns nothing",
-                )
-            elif m.weights.startswith("seeded:"):
-                yield Finding("warn", f"method {m.shown}: seeded test weights, scores mean nothing")
-            else:
-                yield Finding("ok", f"method {m.shown}: weights at {resolve_weights(m.weights)}")
-        except Unavailable as error:
-            yield Finding("warn", f"method {m.shown}: {error.message}", error.hint)
-        except UserError as error:
-            yield Finding("fail", f"method {m.shown}: {error.message}", error.hint)
+            segmenters.create(name, space)
+        except Exception as error:  # a parser is anybody's
+            found = as_user_error(error)
+            yield Finding("fail", f"parser {name}: {found.message}", found.hint)
+            continue
+        yield Finding("ok", f"parser {name}: reads {space.name}")
 
 
 def _weights(config: RunConfig | None) -> Iterator[Finding]:
@@ -157,11 +150,11 @@ def _weights(config: RunConfig | None) -> Iterator[Finding]:
 
 
 def _disk(config: RunConfig) -> Iterator[Finding]:
-    folder = config.folder
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free / 2**30
-    state: Literal["ok", "fail"] = "ok" if free > 1 else "fail"
-    yield Finding(
-        state, f"{free:.0f} GiB free at {folder.resolve()}", "" if free > 1 else "make room"
-    )
+    """Whether the run's folder can be written."""
+    folder = existing(config.folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = "is a file" if not folder.is_dir() else str(error.strerror)
+        yield Finding("fail", f"{config.folder} cannot be written: {why}", "give another 'output'")

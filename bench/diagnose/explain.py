@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sisbench import metrics
-from sisbench.core.errors import Unavailable
+from sisbench.core.errors import Unavailable, UserError, did_you_mean
+from sisbench.core.log import BASIS, MetricFacts, ScoreRecord
+from sisbench.core.store import CellView, RunStore
 from sisbench.protocol import Protocol, get_protocol, presets
 
+_SECTIONS = ("Args:", "Attributes:", "Example:", "Examples:", "Raises:", "Returns:", "Yields:")
 _ALWAYS = ("quantise", "noise", "pairs", "absent", "shape_swap", "seed")
 
 
@@ -37,6 +40,72 @@ def explain(metric: str, protocol: str) -> str:
     if chosen.remarks:
         lines += ["", "What its source leaves open:", *(f"- {r}" for r in chosen.remarks)]
     return "\n".join(lines)
+
+
+def explain_scores(run: Path, metric: str = "", protocol: str = "") -> str:
+    """The scores of a run and what each rests on: counts, interval, extractor or parser, remarks,
+    where its images lie; or why there is none.
+
+    Args:
+        run: its folder.
+        metric: one of the run's, with or without ``@PARSER``; "" takes all.
+        protocol: name or id of one of the run's; "" takes all.
+
+    Raises:
+        UserError: no run or no scores there; the run has no such metric or protocol.
+    """
+    store = RunStore(run)
+    scores, facts = store.scores()
+    cells = {cell.key: cell for cell in store.cells()}
+    known = {name for s in scores for name in (s.metric, s.metric.split("@")[0])}
+    if metric and metric not in known:
+        raise UserError(f"{run} has no score called '{metric}'", did_you_mean(metric, known))
+    names = {name for s in scores for name in (s.protocol, s.protocol.split("@")[0])}
+    if protocol and protocol not in names:
+        raise UserError(f"{run} has no scores under '{protocol}'", did_you_mean(protocol, names))
+    lines: list[str] = []
+    for s in scores:
+        if metric not in ("", s.metric, s.metric.split("@")[0]):
+            continue
+        if protocol not in ("", s.protocol, s.protocol.split("@")[0]):
+            continue
+        lines += [*_score_lines(s, facts.get(s.metric, MetricFacts()), cells.get(s.cell)), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _score_lines(score: ScoreRecord, facts: MetricFacts, cell: CellView | None) -> list[str]:
+    """One score: its value, then what it rests on, a line each."""
+    head = f"{facts.title or score.metric} of {score.title}, {score.task} on {score.dataset}"
+    head += f" ({score.protocol})"
+    if score.value is None:
+        return [f"{head}: none", f"  why         {score.reason or 'no reason was recorded'}"]
+
+    def shown(value: float) -> str:
+        return f"{value * facts.scale:.{facts.digits}f}"
+
+    unit = f" {facts.unit}" if facts.unit else ""
+    about = {"images": f"{score.n:,}" + (f" against {score.n_real:,}" if score.n_real else "")}
+    if score.se is not None:
+        about["error"] = f"{shown(score.se)} (one standard error)"
+    if score.ci is not None:
+        about["interval"] = f"{shown(score.ci[0])} to {shown(score.ci[1])} (95 %)"
+    about |= {k: str(score.extra[k]) for k in (*BASIS, "real_split") if score.extra.get(k)}
+    if score.marks:
+        about["remarks"] = "; ".join(score.marks)
+    if cell is not None:
+        entry = cell.entry
+        source = entry.method.weights.source or "none"
+        digest = entry.method.weights.sha256 or ""
+        hashed = f", sha256 {digest[:12]}" if digest and digest != source else ""
+        about["weights"] = f"{source}{hashed}"
+        about["data"] = f"{entry.dataset.name}, {entry.dataset.split}, {entry.dataset.n} items"
+        about["made with"] = ", ".join(f"{k} {v}" for k, v in entry.generation.items())
+        about["images in"] = str(cell.folder / "images")
+    width = max(len(name) for name in about) + 2
+    lines = [
+        f"  {name.replace('_', ' '):<{width}}{value}" for name, value in about.items() if value
+    ]
+    return [f"{head}: {shown(score.value)}{unit}", *lines]
 
 
 def _facts(cls: Any, protocol: Protocol) -> list[str]:
@@ -71,17 +140,26 @@ def _facts(cls: Any, protocol: Protocol) -> list[str]:
 
 
 def _prose(cls: Any) -> str:
-    """A docstring without its arguments and examples, which are code."""
-    kept = [
-        paragraph
-        for paragraph in (inspect.getdoc(cls) or "").split("\n\n")
-        if not paragraph.startswith(("Args:", ">>>"))
-    ]
-    return "\n\n".join(kept)
+    """A docstring without its sections for programmers (arguments, examples) and its marks of
+    code."""
+    kept: list[str] = []
+    left_out = ""  # "section" lasts to the next line at the margin, "code" to the next blank one
+    for text in (inspect.getdoc(cls) or "").splitlines():
+        if text.strip() in _SECTIONS:
+            left_out = "section"
+        elif text.startswith(">>>"):
+            left_out = "code"
+        elif (left_out == "code" and not text) or (left_out == "section" and text[:1].strip()):
+            left_out = ""
+        shown = "" if left_out else text.replace("``", "")
+        if shown or kept[-1:] != [""]:
+            kept.append(shown)
+    return "\n".join(kept).strip()
 
 
 def _first_paragraph(cls: Any) -> str:
-    return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
+    first = (inspect.getdoc(cls) or "").split("\n\n")[0]
+    return " ".join(first.replace("``", "").split())
 
 
 def _parsers(protocol: Protocol) -> list[tuple[str, str]]:

@@ -13,12 +13,23 @@ from typing import IO, Any
 _CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SPADE, 19 classes": ("spade", "celebamask_hq", {}),
     "SPADE, ADE20K": ("spade", "ade20k", {}),
+    "Pix2PixHD, 19 classes": ("pix2pixhd", "celebamask_hq", {}),
+    "Pix2PixHD, ADE20K": ("pix2pixhd", "ade20k", {}),
+    "CLADE, 19 classes": ("clade", "celebamask_hq", {}),
+    "CLADE-ICPE, ADE20K": ("clade", "ade20k", {"use_vae": False, "add_dist": True}),
     "SEAN, 19 classes": ("sean", "celebamask_hq", {}),
+    "SEAN-CLADE, 19 classes": ("sean-clade", "celebamask_hq", {}),
+    "SEAN-CLADE, ADE20K": ("sean-clade", "ade20k", {}),
     "V-INADE, 19 classes": ("v-inade", "celebamask_hq", {}),
     "V-INADE, ADE20K": ("v-inade", "ade20k", {}),
     "SCAM, 19 classes": ("scam", "celebamask_hq", {}),
     "SCAM, ADE20K": ("scam", "ade20k", {}),
     "CA2-SIS, 19 classes": ("ca2sis", "celebamask_hq", {}),
+    "OASIS, ADE20K": ("oasis", "ade20k", {}),
+    "SC-GAN, 19 classes at 512": ("sc-gan", "celebamask_hq", {}),
+    "SC-GAN, ADE20K": ("sc-gan", "ade20k", {}),
+    "MaskGAN, 19 classes at 256": ("maskgan", "celebamask_hq", {"size": [256, 256]}),
+    "MaskGAN, 19 classes at 512": ("maskgan", "celebamask_hq", {}),
     "SCA-DM, 4 guided steps": ("sca-dm", "celebamask_hq", {"steps": 4, "scale": 1.2}),
 }
 _HEADER = ("method", "GMAC", "parameters (M)")

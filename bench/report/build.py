@@ -32,9 +32,10 @@ def report_tables(
     versus: str | None = None,
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
+    all_columns: bool = False,
 ) -> list[Table]:
     """Quality tables, then the comparison with what ``versus`` names: a method, or a paper."""
-    tables = quality_tables(results, protocols, uncertainty=uncertainty)
+    tables = quality_tables(results, protocols, uncertainty=uncertainty, all_columns=all_columns)
     return tables + (versus_tables(results, versus, protocols)[0] if versus else [])
 
 
@@ -104,10 +105,17 @@ def console_tables(
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
     metric_facts: Facts = MappingProxyType({}),
+    all_columns: bool = False,
 ) -> list[Any]:
     """The report's tables as rich tables, for ``rich.print``."""
     results = RunResults.of(run, metric_facts)
-    tables = report_tables(results, versus=versus, protocols=protocols, uncertainty=uncertainty)
+    tables = report_tables(
+        results,
+        versus=versus,
+        protocols=protocols,
+        uncertainty=uncertainty,
+        all_columns=all_columns,
+    )
     return [to_rich(t) for t in tables]
 
 
@@ -194,6 +202,7 @@ def build_report(
     uncertainty: bool = False,
     say: Callable[[str], None] = lambda text: None,
     metric_facts: Facts = MappingProxyType({}),
+    all_columns: bool = False,
 ) -> Path:
     """Write tables, charts, grids, scores.csv, timing.csv and report.html; returns the page.
 
@@ -209,6 +218,7 @@ def build_report(
         uncertainty: print standard errors.
         say: gets one line for each file of the run that is missing or damaged.
         metric_facts: of metrics that a paper's table has and the run did not use.
+        all_columns: also those of which no method has a score.
 
     Raises:
         UserError: no run there, unknown format, protocol or paper table; a link in the way, or a
@@ -219,7 +229,7 @@ def build_report(
         say(fault)
     report = out or run / "report"
     _check_folder(report, chosen=out is not None)
-    tables = quality_tables(results, protocols, uncertainty=uncertainty)
+    tables = quality_tables(results, protocols, uncertainty=uncertainty, all_columns=all_columns)
     more, compared, names = _against(results, report, versus, protocols)
     drawn = charts(results, results.chosen(protocols))
     pictures = grids(results, load_sample)

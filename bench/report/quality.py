@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +23,8 @@ from sisbench.core.log import (
     ScoresFile,
 )
 from sisbench.core.store import CellView, RunStore
-from sisbench.report.tables import Cell, Column, Row, Table, assemble, describe
+from sisbench.report.columns import without_empty
+from sisbench.report.tables import Cell, Column, Row, Table, assemble, describe, scrub
 
 _HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
 
@@ -182,10 +183,15 @@ def short(text: str) -> str:
 
 
 def quality_tables(
-    results: RunResults, protocols: Sequence[str] = (), *, uncertainty: bool = False
+    results: RunResults,
+    protocols: Sequence[str] = (),
+    *,
+    uncertainty: bool = False,
+    all_columns: bool = False,
 ) -> list[Table]:
     """One table for each (protocol, data set, task); with two or more ``protocols`` one for each
-    (data set, task) whose columns are labelled by protocol.
+    (data set, task) whose columns are labelled by protocol. A column without a score of any method
+    is left out, and a sentence below says so, unless ``all_columns``.
 
     Raises:
         UserError: a protocol without scores.
@@ -195,14 +201,19 @@ def quality_tables(
     tables = []
     for chosen in sets or [[p] for p in results.protocols]:
         for dataset, task in results.places:
-            table = _table(results, chosen, dataset, task, uncertainty)
+            table = _table(results, chosen, dataset, task, uncertainty, all_columns)
             if table is not None:
                 tables.append(table)
     return tables
 
 
 def _table(
-    results: RunResults, protocols: Sequence[str], dataset: str, task: str, uncertainty: bool
+    results: RunResults,
+    protocols: Sequence[str],
+    dataset: str,
+    task: str,
+    uncertainty: bool,
+    all_columns: bool,
 ) -> Table | None:
     here = [s for s in results.scores if (s.dataset, s.task) == (dataset, task)]
     columns: list[Column] = []
@@ -220,8 +231,11 @@ def _table(
         return None
     named = {s.method for s in here}
     rows = [r for r in results.methods if not r.ceiling or r.key in named]
+    absent = ""
+    if not all_columns:
+        columns, absent = without_empty(columns, rows, cells)
     label = " and ".join(protocols)
-    return assemble(
+    table = assemble(
         f"{dataset}-{task}-{'-'.join(protocols)}",
         f"{dataset}, {task} ({label})",
         columns,
@@ -233,6 +247,7 @@ def _table(
         ],
         uncertainty=uncertainty,
     )
+    return replace(table, absent=scrub(absent))
 
 
 def _agreement(

@@ -52,6 +52,7 @@ def to_markdown(table: Table) -> str:
     legend = ["**Best**, <u>second best</u>."] if _ranked(table) else []
     said = (f"**{_md(s)}**" if s.startswith(DAGGER) else _md(s) for s in table.caption)
     lines += ["", " ".join([*said, *legend]), ""]
+    lines += [_md(table.absent), ""] if table.absent else []
     lines += [f"<sup>{symbol(i)}</sup> {_md(note)}  " for i, note in enumerate(table.notes)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -135,6 +136,8 @@ def to_latex(table: Table) -> str:
     said = (rf"\textbf{{{_tex(s)}}}" if s.startswith(DAGGER) else _tex(s) for s in table.caption)
     caption = " ".join([_tex(table.title) + ".", *said, *legend])
     lines += [r"\bottomrule", r"\end{tabular}"]
+    if table.absent:
+        lines.append(rf"\par\smallskip\footnotesize {_tex(table.absent)}")
     for i, note in enumerate(table.notes):
         lines.append(rf"\par\smallskip\footnotesize \textsuperscript{{{symbol(i)}}} {_tex(note)}")
     lines += [rf"\caption{{{caption}}}", rf"\label{{tab:{table.name}}}", r"\end{table}"]
@@ -232,6 +235,8 @@ def to_html(table: Table) -> str:
     plain = [s for s in table.caption if not s.startswith(DAGGER)]
     lines.append(f"<p>{_html(' '.join(plain))} {legend}</p>".replace(" </p>", "</p>"))
     lines += [f'<p class="warning">{_html(s)}</p>' for s in warning]
+    if table.absent:
+        lines.append(f"<p>{_html(table.absent)}</p>")
     if table.notes:
         items = (f"<li><sup>{symbol(i)}</sup> {_html(n)}</li>" for i, n in enumerate(table.notes))
         lines.append(f'<ul class="notes">{"".join(items)}</ul>')
@@ -254,6 +259,8 @@ def to_rich(table: Table) -> RichTable:
     from rich.text import Text
 
     caption = Text(" ".join(table.caption))
+    if table.absent:
+        caption.append(f"\n{one_line(table.absent)}")
     for i, note in enumerate(table.notes):
         caption.append(f"\n{symbol(i)} {one_line(note)}")
     rich = RichTable(title=Text(table.title), caption=caption, caption_justify="left")

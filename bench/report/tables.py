@@ -102,7 +102,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """What a renderer needs; ``cells[row][column]``, ``notes`` deduplicated footnotes."""
+    """What a renderer needs; ``cells[row][column]``, ``notes`` deduplicated footnotes, ``absent`` a
+    line on columns that are left out."""
 
     name: str
     title: str
@@ -111,6 +112,7 @@ class Table:
     cells: tuple[tuple[Cell, ...], ...]
     caption: tuple[str, ...]
     notes: tuple[str, ...]
+    absent: str = ""
 
     def seeded(self, row: int) -> bool:
         """Whether a score of the row rests on seeded weights."""

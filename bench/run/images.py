@@ -351,7 +351,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     kind = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
     text = str(error).lower()
-    return isinstance(error, kind) or "out of memory" in text or "can't allocate memory" in text
+    return (
+        isinstance(error, (kind, MemoryError))
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )
 
 
 def _free(device: torch.device) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sisbench import methods
-from sisbench.core.errors import UserError
+from sisbench.core.adapter_file import described
+from sisbench.run.elsewhere import Images
 from sisbench.run.plan import Cell, Plan, is_editor, method_class
 from sisbench.run.tasks import Editor
 
@@ -24,19 +27,20 @@ def by_method(cells: Sequence[Cell]) -> Iterator[tuple[int, list[Cell]]]:
             start = end
 
 
-def load_method(cell: Cell, plan: Plan, device: str, progress: Progress) -> Method | str:
-    """The method with its weights, or the reason why it cannot be loaded."""
+def load_method(cell: Cell, plan: Plan, device: str, progress: Progress) -> Method | Images | str:
+    """The method with its weights, or the reason why it cannot be loaded, whatever it raised.
+    Images made elsewhere take its place as they are."""
+    if cell.found is not None:
+        return Images(**cell.method.options)
     progress.say(f"loading {cell.method.shown}")
     space = plan.datasets[cell.dataset.shown].space
-    method: Method = method_class(cell.method.name)(**cell.method.options)
     try:
-        return method.load(space, cell.weights, device)
-    except UserError as error:
-        return _one_line(error)
-
-
-def _one_line(error: UserError) -> str:
-    return error.message.splitlines()[0] + (f" ({error.hint})" if error.hint else "")
+        method: Method = method_class(cell.method.name)(**cell.method.options)
+        method = method.load(space, cell.weights, device)
+        json.dumps(method.describe())  # what cell.json will hold
+    except Exception as error:  # a method is anybody's: it costs itself its cells
+        return described(error)
+    return method
 
 
 def load_editor(cell: Cell, plan: Plan, device: str) -> Editor | str | None:
@@ -48,19 +52,45 @@ def load_editor(cell: Cell, plan: Plan, device: str) -> Editor | str | None:
     try:
         model = methods.editors.get(config.name)(**config.options)
         return Editor(model.load(space, cell.editor_weights, device), config)
-    except UserError as error:
-        return f"layout editor: {_one_line(error)}"
+    except Exception as error:  # as of a method
+        return f"layout editor: {described(error)}"
 
 
-def unable(method: Method | None, cell: Cell, plan: Plan) -> str:
-    """Why this configured method cannot do this cell; "" if it can."""
+@dataclass(frozen=True)
+class Unable:
+    """Why a cell gets no images.
+
+    Attributes:
+        reason: one line; failed: something that was asked for is missing or broken, as against a
+            task that the method, by what it is, does not do.
+    """
+
+    reason: str
+    failed: bool = False
+
+
+def unable(method: Method | Images, cell: Cell, plan: Plan) -> Unable | None:
+    """Why this configured method cannot do this cell; None if it can."""
     from sisbench.methods.base import why_not
 
-    assert method is not None
+    if isinstance(method, Images):
+        return None
     dataset = plan.datasets[cell.dataset.shown]
-    if method.space != dataset.space:
-        method.load(dataset.space, cell.weights, str(method.device))
-    if tuple(method.size) != tuple(dataset.size):
-        have, want = ("x".join(map(str, s)) for s in (dataset.size, method.size))
-        return f"renders {want}, the data set is opened at {have} (set its 'size')"
-    return "" if is_editor(cell.method.name) else why_not(method, cell.task.name) or ""
+    try:
+        if method.space != dataset.space:
+            method.load(dataset.space, cell.weights, str(method.device))
+        misfit = size_misfit(method.size, dataset.size)
+        if misfit:
+            return Unable(misfit, failed=True)
+        reason = "" if is_editor(cell.method.name) else why_not(method, cell.task.name) or ""
+    except Exception as error:  # as above
+        return Unable(described(error), failed=True)
+    return Unable(reason) if reason else None
+
+
+def size_misfit(drawn: Sequence[int], opened: Sequence[int]) -> str:
+    """Why images of one (H, W) are not compared with photographs of another; "" where they are."""
+    if tuple(drawn) == tuple(opened):
+        return ""
+    have, want = ("x".join(map(str, s)) for s in (opened, drawn))
+    return f"renders {want}, the data set is opened at {have} (set its 'size')"

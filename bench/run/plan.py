@@ -11,18 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from sisbench import methods
-from sisbench.config import DatasetConfig, EditorConfig, MethodConfig, RunConfig, TaskConfig
-from sisbench.core.adapter_file import class_digest
-from sisbench.core.errors import Unavailable, UserError
+from sisbench.config import (
+    IMAGES,
+    DatasetConfig,
+    EditorConfig,
+    MethodConfig,
+    RunConfig,
+    TaskConfig,
+)
+from sisbench.core.adapter_file import as_user_error, class_digest, described
+from sisbench.core.errors import Unavailable, UserError, did_you_mean
 from sisbench.core.tasks import TASKS
 from sisbench.data import Dataset, open_dataset
 from sisbench.protocol import Protocol, get_protocol
+from sisbench.run.elsewhere import Found, Images, conflict
 from sisbench.run.items import Item, generation_of, plan_items
 
 BUNDLED = "bundled:"
 KEY_SCHEMA = 2
 """Enters every content key: raised when the same plan makes other images than before."""
 
+_ITEMS = "\0items"
+"""Stands in a content key's text for the items, which many cells share."""
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
@@ -37,8 +47,10 @@ class Cell:
         items: the images, in order; () when ``reason`` says why there are none.
         weights: where the method's weights are (a path, ``seeded:N``, or None).
         identity: content hash of the weights.
-        reason: why the cell cannot be filled; "" when it can.
+        reason: why the cell cannot be filled; "" when it can. failed: that something which was
+            asked for is missing or broken, as against a task that the method does not do.
         editor_weights: where the layout editor's weights are, if the run has one.
+        found: the files of images made elsewhere; None for a method, which makes its own.
     """
 
     method: MethodConfig
@@ -53,6 +65,8 @@ class Cell:
     reason: str = ""
     editor_weights: str | None = None
     protocols: tuple[str, ...] = ()
+    failed: bool = False
+    found: Found | None = field(default=None, repr=False)
 
     @property
     def folder(self) -> str:
@@ -67,8 +81,10 @@ class Plan:
 
     Attributes:
         protocols: one or several.
-        datasets: opened, by label; ``fingerprints`` holds their fingerprints.
+        datasets: opened, by label; ``fingerprints`` holds their fingerprints, and ``closed`` why
+            the others cannot be opened.
         cells: in the order in which they are worked off (methods outermost: each is loaded once).
+        only: keys of the cells that are worked on; None takes all.
     """
 
     config: RunConfig
@@ -76,6 +92,12 @@ class Plan:
     datasets: Mapping[str, Dataset]
     fingerprints: Mapping[str, str]
     cells: Sequence[Cell]
+    closed: Mapping[str, str] = field(default_factory=dict)
+    only: frozenset[str] | None = None
+
+    def wanted(self, cell: Cell) -> bool:
+        """Whether a cell is worked on."""
+        return self.only is None or cell.key in self.only
 
 
 def run_protocols(config: RunConfig) -> tuple[Protocol, ...]:
@@ -103,33 +125,48 @@ def _protocol(named: str | Mapping[str, Any]) -> Protocol:
 
 
 def make_plan(config: RunConfig) -> Plan:
-    """Open the data sets, find the weights, key every cell.
+    """Open the data sets, find the weights, key every cell. No network is built: what is known to
+    be missing or of the wrong kind is the reason of its cells.
 
     Raises:
-        UserError: a data set that cannot be opened, an unknown method, option or class.
+        UserError: no data set can be opened; an unknown method, option or class.
     """
     protocols = run_protocols(config)
-    datasets = {d.shown: open_dataset(d.name, **d.arguments) for d in config.datasets}
-    fingerprints = {label: dataset.fingerprint() for label, dataset in datasets.items()}
+    datasets, fingerprints, closed = open_datasets(config)
     cells: list[Cell] = []
+    planned: dict[tuple[str, str, str], tuple[tuple[Item, ...], str]] = {}
     editor = config.layout_editor
-    edit_weights, edit_identity, no_editor = None, "", ""
+    edited: dict[str, Any] = {}
+    editor_files = Weights()
     if editor is not None:
         _check_editor(editor)
-        edit_weights, edit_identity, no_editor = _find_weights(editor)
+        editor_files = find_weights(editor)
+        edited = editor.model_dump() | {"sha256": editor_files.identity}
     for method in config.methods:
-        method_class(method.name)(**method.options)  # an unknown option ends the run here
-        weights, identity, missing = _find_weights(method)
+        files = find_weights(method)
+        fault = files.fault or (editor_files.fault and f"layout editor: {editor_files.fault}")
+        images = None
+        if method.name == IMAGES:
+            images = Images(**method.options)
         for d in config.datasets:
             for task in config.tasks:
-                data = datasets[d.shown]
-                reason = missing or no_editor or _class_reason(method, task, editor)
-                edited = {} if editor is None else editor.model_dump() | {"sha256": edit_identity}
+                data = datasets.get(d.shown)
+                lacking = closed.get(d.shown) or fault
+                reason = lacking or _class_reason(method, task, editor)
                 here: dict[str, Cell] = {}
-                for protocol in protocols:
-                    items = tuple(plan_items(task, protocol, data.ids, data.space, editor))
+                content = fingerprints.get(d.shown, f"closed: {d.model_dump_json()}")
+                own = [_planned(planned, d.shown, task, p, data, editor) for p in protocols]
+                if images is not None:
+                    items_of = [items for items, _ in own]
+                    reason = reason or conflict(items_of, images.references is not None)
+                for protocol, (items, text) in zip(protocols, own, strict=True):
                     about = generation_of(task, protocol, editor)
-                    key = _key(method, identity, fingerprints[d.shown], task, about, items, edited)
+                    found, why, identity = None, reason, files.identity
+                    if images is not None and data is not None:
+                        found = _elsewhere(images, config, d, task, items, about, data, reason)
+                        items, about, identity = found.items, dict(found.generation), found.identity
+                        why, text = found.reason, _items_text(found.items)
+                    key = _key(method, identity, content, task, about, text, edited)
                     cell = here.get(key) or Cell(
                         method=method,
                         dataset=d,
@@ -138,14 +175,121 @@ def make_plan(config: RunConfig) -> Plan:
                         generation=about,
                         key=key,
                         items=items,
-                        weights=weights,
+                        weights=files.path,
                         identity=identity,
-                        reason=reason,
-                        editor_weights=edit_weights,
+                        reason=why,
+                        editor_weights=editor_files.path,
+                        failed=bool(lacking) or bool(found and found.reason),
+                        found=found,
                     )
                     here[key] = replace(cell, protocols=(*cell.protocols, protocol.id))
                 cells.extend(here.values())
-    return Plan(config, protocols, datasets, fingerprints, cells)
+    return Plan(config, protocols, datasets, fingerprints, cells, closed)
+
+
+def _planned(
+    known: dict[tuple[str, str, str], tuple[tuple[Item, ...], str]],
+    label: str,
+    task: TaskConfig,
+    protocol: Protocol,
+    data: Dataset | None,
+    editor: EditorConfig | None,
+) -> tuple[tuple[Item, ...], str]:
+    """(items, their text in the content key) of a task: of every method the same, and of many items
+    large, so they are kept in ``known``."""
+    where = label, task.slug, protocol.id
+    if where not in known:
+        items: tuple[Item, ...] = ()
+        if data is not None:
+            items = tuple(plan_items(task, protocol, data.ids, data.space, editor))
+        known[where] = items, _items_text(items)
+    return known[where]
+
+
+def restricted(plan: Plan, only: Sequence[str]) -> Plan:
+    """The plan with work for some of its cells alone; the others stay in it, as not made yet.
+
+    Args:
+        only: ``method=SEAN`` (label or name), ``task=transfer`` (name, or with its classes),
+            ``dataset=toyfaces`` (label or name). Several of one kind add up, several kinds meet.
+
+    Raises:
+        UserError: an unknown kind or value; the nearest one is named.
+    """
+    chosen: dict[str, set[str]] = {}
+    for text in only:
+        kind, equals, value = (part.strip() for part in text.partition("="))
+        names = [_names(cell).get(kind, ()) for cell in plan.cells]
+        if not equals or kind not in _KINDS:
+            raise UserError(
+                f"--only {text}: expected {', '.join(f'{k}=NAME' for k in _KINDS)}",
+                did_you_mean(kind, _KINDS),
+            )
+        known = {name for own in names for name in own}
+        if value not in known:
+            raise UserError(f"--only {text}: no {kind} of this run", did_you_mean(value, known))
+        chosen.setdefault(kind, set()).add(value)
+    if not chosen:
+        return plan
+    keys = frozenset(
+        cell.key
+        for cell in plan.cells
+        if all(wanted & set(_names(cell)[kind]) for kind, wanted in chosen.items())
+    )
+    return replace(plan, only=keys)
+
+
+_KINDS = ("method", "task", "dataset")
+
+
+def _names(cell: Cell) -> dict[str, tuple[str, ...]]:
+    """What a cell is called by, for each kind."""
+    return {
+        "method": (cell.method.shown, cell.method.name),
+        "task": (cell.task.slug, cell.task.name),
+        "dataset": (cell.dataset.shown, cell.dataset.name),
+    }
+
+
+def open_datasets(config: RunConfig) -> tuple[dict[str, Dataset], dict[str, str], dict[str, str]]:
+    """(data sets, their fingerprints, why others cannot be opened), by label.
+
+    Raises:
+        UserError: none can be opened.
+    """
+    found: dict[str, Dataset] = {}
+    prints: dict[str, str] = {}
+    errors: dict[str, UserError] = {}
+    for d in config.datasets:
+        try:
+            dataset = open_dataset(d.name, **d.arguments)
+            prints[d.shown] = dataset.fingerprint()
+            found[d.shown] = dataset
+        except Exception as error:  # a data set is anybody's: it costs itself its cells
+            errors[d.shown] = as_user_error(error)
+    if len(errors) == 1 and not found:
+        raise next(iter(errors.values()))
+    closed = {label: f"data set {label}: {described(error)}" for label, error in errors.items()}
+    if not found:
+        raise UserError("no data set can be opened:\n  " + "\n  ".join(closed.values()))
+    return found, prints, closed
+
+
+def _elsewhere(
+    images: Images,
+    config: RunConfig,
+    dataset: DatasetConfig,
+    task: TaskConfig,
+    items: Sequence[Item],
+    generation: Mapping[str, Any],
+    data: Dataset,
+    reason: str,
+) -> Found:
+    """The images made elsewhere of a cell, or what is known without looking for them."""
+    if reason:
+        return Found(tuple(items), generation, reason=reason)
+    alone = (len(config.datasets) == 1, len(config.tasks) == 1)
+    return images.find(task, dataset.shown, alone, items, generation, data.ids)
 
 
 def same_rendering(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
@@ -159,11 +303,14 @@ def same_rendering(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def method_class(name: str) -> Any:
-    """The class of a method, or of a layout editor, which has tasks of its own.
+    """The class of a method; of a layout editor, which has tasks of its own; of images made
+    elsewhere.
 
     Raises:
-        UserError: neither is called so.
+        UserError: none is called so.
     """
+    if name == IMAGES:
+        return Images
     known = methods.editors if name in methods.editors.names() else methods.registry
     return known.get(name)
 
@@ -197,21 +344,74 @@ def _class_reason(method: MethodConfig, task: TaskConfig, editor: EditorConfig |
         return f"a layout editor does {own} alone, not '{task.name}'"
     if by_editor:
         return no_task(methods.editors.get(method.name), task.name) or ""
+    if editor is not None and method.name == IMAGES:
+        return "images made elsewhere are not combined with a layout editor"
     if editor is not None and not TASKS[task.name].editable:
         return f"'{task.name}' is not combined with a layout editor"
-    cls = methods.registry.get(method.name)
-    return "" if task.name in cls.can else why_not(cls(**method.options), task.name) or ""
-
-
-def _find_weights(method: MethodConfig | EditorConfig) -> tuple[str | None, str, str]:
-    """(weights, content hash, why there are none)."""
-    if method.weights is None or method.weights.startswith("seeded:"):
-        return method.weights, method.weights or "none", ""
+    cls = method_class(method.name)
     try:
-        path = resolve_weights(method.weights)
+        return "" if task.name in cls.can else why_not(cls(**method.options), task.name) or ""
+    except Exception as error:  # as of its construction
+        return described(error)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of a method are, their content hash, and what is wrong with them."""
+
+    path: str | None = None
+    identity: str = "none"
+    fault: str = ""
+
+
+def find_weights(method: MethodConfig | EditorConfig) -> Weights:
+    """The weights of a configured method, as far as they are known without its networks: whether
+    they are there, what kind of file they are, which method and options a header names.
+
+    Raises:
+        UserError: an unknown method or option.
+    """
+    cls = method_class(method.name)
+    try:
+        loadable = cls(**method.options)
+    except UserError:
+        raise
+    except Exception as error:  # a method is anybody's: it costs itself its cells
+        return Weights(None, "none", described(error))
+    given = method.weights
+    if given is None or given.startswith("seeded:"):
+        return Weights(given, given or "none")
+    try:
+        path = resolve_weights(given)
     except Unavailable as error:
-        return None, "missing", str(error.message)
-    return str(path), weights_hash(path), ""
+        return Weights(None, "missing", described(error))
+    try:
+        check_kind(loadable, path)
+        return Weights(str(path), weights_hash(path))
+    except (UserError, OSError) as error:
+        return Weights(None, "missing", described(error))
+
+
+def check_kind(loadable: Any, path: Path) -> None:
+    """Raises UserError where ``path`` is known to hold no weights of a method: another kind of
+    file, another method or other options in its header, a folder without weights. What a method
+    with a ``load`` of its own reads is not known."""
+    from sisbench.core.file_kinds import refuse_foreign
+    from sisbench.core.state_dict import read_metadata
+    from sisbench.methods.loadable import Loadable, adopt_options
+
+    if getattr(type(loadable), "load", None) is not Loadable.load:
+        return
+    if path.is_dir():
+        if not any(p.suffix in _WEIGHT_SUFFIXES for p in path.iterdir()):
+            raise UserError(
+                f"{path} holds no weights file", f"looked for {', '.join(_WEIGHT_SUFFIXES)}"
+            )
+        return
+    refuse_foreign(path)
+    about = read_metadata(path)
+    if about:
+        adopt_options(loadable, about, path)
 
 
 def resolve_weights(name: str) -> Path:
@@ -234,7 +434,10 @@ def resolve_weights(name: str) -> Path:
 
     if name in weights.load_registry():
         return Path(weights.path(name))
-    raise Unavailable(f"no weights at {name}", "give a path or a name of: sisbench weights list")
+    tried = "" if path.is_absolute() else f"looked for {path.absolute()}; "
+    raise Unavailable(
+        f"no weights at {name}", f"{tried}give a path or a name of: sisbench weights list"
+    )
 
 
 def weights_hash(path: Path) -> str:
@@ -248,32 +451,60 @@ def weights_hash(path: Path) -> str:
     return hashlib.sha256(joined.encode()).hexdigest()
 
 
+def by_content(cls: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` with the sha256 of each file that one of them names, in place of its path."""
+    from sisbench.core.state_dict import sha256_of
+
+    return {
+        k: sha256_of(Path(v)) if k in cls.file_options and v and Path(v).is_file() else v
+        for k, v in options.items()
+    }
+
+
+def _of_pixels(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of images made elsewhere that change pixels: where the files lie, and by which
+    names, does not."""
+    return {k: v for k, v in options.items() if k == "resize"}
+
+
 def _key(
     method: MethodConfig,
     identity: str,
     fingerprint: str,
     task: TaskConfig,
     generation: Mapping[str, Any],
-    items: Sequence[Item],
+    items: str,
     editor: Mapping[str, Any],
 ) -> str:
     """Content key: method, options, weights, data, task, what the protocol says of its images,
-    schema."""
+    schema.
+
+    Args:
+        items: as ``_items_text`` gives them.
+    """
     source = method.name
-    digest = class_digest(method_class(source))
+    cls = method_class(source)
+    digest = class_digest(cls)
     if digest:  # the user's own: what it does is its content, wherever it lies
         source = f"{source.rpartition(':')[2]}:{digest}"
+    own = method.options
+    options = _of_pixels(own) if source == IMAGES else by_content(cls, own)
     about: dict[str, Any] = {
         "schema": KEY_SCHEMA,
         "method": source,
-        "options": method.options,
+        "options": options,
         "weights": identity,
         "data": fingerprint,
         "task": task.model_dump(
             mode="json", exclude=set() if TASKS[task.name].variants == "alphas" else {"alpha"}
         ),
-        "items": [[i.id, i.target, i.reference, list(i.classes), i.alpha] for i in items],
+        "items": _ITEMS,
         "protocol": dict(generation),
     } | ({"editor": dict(editor)} if editor else {})
-    text = json.dumps(about, sort_keys=True, default=str)
+    text = json.dumps(about, sort_keys=True, default=str).replace(json.dumps(_ITEMS), items, 1)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _items_text(items: Sequence[Item]) -> str:
+    """The items as they enter a content key."""
+    return json.dumps([[i.id, i.target, i.reference, list(i.classes), i.alpha] for i in items])

@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from sisbench.core.devices import exact_arithmetic, pick_devices
 from sisbench.core.errors import UserError
-from sisbench.core.log import SCHEMA, CellEntry, Manifest, MethodEntry, ProtocolEntry
+from sisbench.core.log import NOT_YET, SCHEMA, CellEntry, Manifest, MethodEntry, ProtocolEntry
 from sisbench.core.provenance import provenance
 from sisbench.core.store import CellFolder, RunStore
+from sisbench.run.elsewhere import Images
 from sisbench.run.engines.local import spread
-from sisbench.run.images import CellRunner, Timer
-from sisbench.run.loading import by_method, load_editor, load_method, unable
+from sisbench.run.images import Timer
+from sisbench.run.imported import fill_cell
+from sisbench.run.loading import Unable, by_method, load_editor, load_method, unable
 from sisbench.run.plan import Cell, Plan, method_class
-from sisbench.run.stored import finished, pending
+from sisbench.run.preflight import check_disk, preflight
+from sisbench.run.stored import finished, merge_items, pending
 
 if TYPE_CHECKING:
     from sisbench.core.progress import Progress
+    from sisbench.methods.base import Method
+    from sisbench.run.tasks import Editor
 
-
-@contextmanager
-def run_lock(root: Path) -> Iterator[None]:
-    """One process a run folder; the lock goes with its process, also under kill -9.
-
-    Raises:
-        UserError: another process works on this run.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as handle:
-        _lock(handle, root)
-        yield
-
-
-def _lock(handle: IO[str], root: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise UserError(
-            f"another process works on {root}", "wait for it, or give this run another 'output'"
-        ) from error
+_NAMED = 5
+"""Failed items that the console names for a cell; more are counted."""
 
 
 def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
@@ -61,31 +45,76 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
     device = devices[0]
     exact_arithmetic()
     about = provenance(devices)
+    missing = [c for c in plan.cells if plan.wanted(c) and not c.reason and _open(root, c)]
+    found = preflight(plan, missing)
+    missing = [c for c in missing if c.key not in found]
+    check_disk(plan, missing, progress)
+    plan = replace(plan, cells=[_without(cell, found.get(cell.key)) for cell in plan.cells])
     entries = [_entry(plan, cell) for cell in plan.cells]
     timer = Timer()
     _write_manifest(plan, entries, about)
     if len(devices) > 1:
         timer = spread(plan, devices, progress)
+    open_keys = {cell.key for cell in missing}
     for position, group in by_method(plan.cells):
-        work = [(i, c) for i, c in enumerate(group, position) if not c.reason and _open(root, c)]
+        work = [(i, c) for i, c in enumerate(group, position) if c.key in open_keys]
         loaded = load_method(work[0][1], plan, device, progress) if work else None
         editor = load_editor(work[0][1], plan, device) if work else None
         for index, cell in work:
-            faults = [f for f in (loaded, editor) if isinstance(f, str)]
-            reason = faults[0] if faults else unable(loaded, cell, plan)  # type: ignore[arg-type]
-            if reason:
-                changes = {"status": "impossible", "reason": reason}
-                entries[index] = entries[index].model_copy(update=changes)
-                continue
-            reason = CellRunner(plan, cell, loaded, editor, timer, progress).run()  # type: ignore[arg-type]
-            if reason:
-                changes = {"status": "impossible", "reason": reason}
+            reason = _make(plan, cell, loaded, editor, timer, progress)
+            if reason is not None:
+                changes = {"status": _status(reason.failed), "reason": reason.reason}
                 entries[index] = entries[index].model_copy(update=changes)
         for index, cell in enumerate(group, position):
-            entries[index] = _settled(root, cell, entries[index], strict)
+            merge_items(root / cell.folder)  # what shards have left, where nothing was missing
+            entries[index] = _settled(plan, cell, entries[index], strict)
+            if cell.key in open_keys:
+                _tell(root, cell, entries[index], progress)
         _write_manifest(plan, entries, about)
         del loaded, editor
     return timer
+
+
+def _make(
+    plan: Plan,
+    cell: Cell,
+    method: Method | Images | str | None,
+    editor: Editor | str | None,
+    timer: Timer,
+    progress: Progress,
+) -> Unable | None:
+    """Make the images of a cell; why there are none, None where it was tried."""
+    for loaded in (method, editor):
+        if isinstance(loaded, str):
+            return Unable(loaded, failed=True)
+    assert method is not None  # loaded where there is work
+    assert not isinstance(method, str)
+    assert not isinstance(editor, str)
+    found = unable(method, cell, plan)
+    if found is None:
+        reason = fill_cell(plan, cell, method, editor, timer, progress)
+        found = Unable(reason) if reason else None
+    return found
+
+
+def _without(cell: Cell, found: Unable | None) -> Cell:
+    return cell if found is None else replace(cell, reason=found.reason, failed=found.failed)
+
+
+def _status(failed: bool) -> str:
+    return "failed" if failed else "impossible"
+
+
+def _tell(root: Path, cell: Cell, entry: CellEntry, progress: Progress) -> None:
+    """Name the items of a cell that failed."""
+    if entry.status not in ("partial", "failed"):
+        return
+    where = f"{entry.method.label} {entry.task.slug} on {entry.dataset.label}"
+    failed = [row for row in CellFolder(root / cell.folder).item_rows() if row.error]
+    for row in failed[:_NAMED]:
+        progress.say(f"failed in {where}: {row.id}: {row.error}")
+    if len(failed) > _NAMED:
+        progress.say(f"failed in {where}: {len(failed) - _NAMED:,} more items")
 
 
 def _open(root: Path, cell: Cell) -> bool:
@@ -100,7 +129,16 @@ def _open(root: Path, cell: Cell) -> bool:
 
 def _entry(plan: Plan, cell: Cell) -> CellEntry:
     """The cell as the manifest describes it before anything is loaded."""
-    dataset = plan.datasets[cell.dataset.shown]
+    dataset = plan.datasets.get(cell.dataset.shown)
+    opened: dict[str, Any] = {}
+    if dataset is not None:
+        opened = {
+            "split": dataset.split,
+            "space": dataset.space.name,
+            "size": list(dataset.size),
+            "n": len(dataset),
+            "fingerprint": plan.fingerprints[cell.dataset.shown],
+        }
     cls = method_class(cell.method.name)
     editor = plan.config.layout_editor
     return CellEntry.model_validate(
@@ -118,34 +156,34 @@ def _entry(plan: Plan, cell: Cell) -> CellEntry:
             "dataset": {
                 "label": cell.dataset.shown,
                 "name": cell.dataset.name,
-                "split": dataset.split,
-                "space": dataset.space.name,
-                "size": list(dataset.size),
-                "n": len(dataset),
-                "fingerprint": plan.fingerprints[cell.dataset.shown],
+                **opened,
                 "config": cell.dataset.model_dump(mode="json"),
             },
             "task": cell.task.model_dump(mode="json") | {"slug": cell.task.slug},
             "protocols": list(cell.protocols),
             "generation": dict(cell.generation),
             "items": len(cell.items),
-            "status": "impossible" if cell.reason else "partial",
+            "status": _status(cell.failed) if cell.reason else "partial",
             "reason": cell.reason,
         }
+        | ({"remarks": list(cell.found.remarks)} if cell.found is not None else {})
     )
 
 
-def _settled(root: Path, cell: Cell, entry: CellEntry, strict: bool) -> CellEntry:
+def _settled(plan: Plan, cell: Cell, entry: CellEntry, strict: bool) -> CellEntry:
     """The entry with the status that follows from what lies on disk.
 
     Raises:
         UserError: under ``strict``, the cell is not done.
     """
-    view = CellFolder(root / cell.folder)
-    if not cell.reason and entry.status != "impossible":
+    view = CellFolder(plan.config.folder / cell.folder)
+    if not cell.reason and entry.status == "partial":
         done = len(finished(view))
         first = next((row.error for row in view.item_rows() if row.error), "")
         failed = len(cell.items) - done
+        if failed and not plan.wanted(cell):
+            reason = f"{NOT_YET}: {failed:,} of {len(cell.items):,} images"
+            return entry.model_copy(update={"reason": reason})
         entry = entry.model_copy(
             update={
                 "status": "done" if not failed else ("partial" if done else "failed"),
@@ -153,7 +191,7 @@ def _settled(root: Path, cell: Cell, entry: CellEntry, strict: bool) -> CellEntr
                 "method": _described(view, entry.method),
             }
         )
-    if strict and entry.status != "done":
+    if strict and plan.wanted(cell) and entry.status != "done":
         raise UserError(f"{cell.folder}: {entry.reason}", "leave out --strict to go on without it")
     return entry
 
@@ -183,3 +221,24 @@ def _write_manifest(plan: Plan, entries: list[CellEntry], about: dict[str, Any])
             cells=tuple(entries),
         )
     )
+
+
+def announce(plan: Plan, about: dict[str, Any]) -> None:
+    """Write the manifest where there is none of this plan yet, for a shard: it never replaces what
+    the whole run has written of the same cells. Shards that do so at once write the same cells.
+
+    Args:
+        about: as ``sisbench.core.provenance.provenance`` gives it.
+    """
+    entries = [_entry(plan, cell) for cell in plan.cells]
+    try:
+        found = RunStore(plan.config.folder).manifest()
+    except UserError:  # none, damaged, or of another schema
+        known: dict[str, CellEntry] = {}
+    else:
+        known = {cell.key: cell for cell in found.cells}
+        if found.config == plan.config.model_dump(mode="json") and all(
+            entry.key in known for entry in entries
+        ):
+            return
+    _write_manifest(plan, [known.get(entry.key, entry) for entry in entries], about)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sisbench.core.noise import NoiseSource
-    from sisbench.methods.base import Method, Style
+    from sisbench.methods.base import Method
     from sisbench.methods.editor import LayoutEditor
 
 RANGE = 1.001
@@ -52,7 +52,6 @@ class Exchange:
         wanted: (B, C) bool, what the items ask for.
         here: (B, C) bool, what the target's label map holds.
         whole: whether the items name no classes.
-        method: the method, which a single style vector may keep from exchanging single classes.
     """
 
     def __init__(
@@ -62,9 +61,8 @@ class Exchange:
         wanted: Tensor,
         here: Tensor,
         whole: bool,
-        method: Method,
     ) -> None:
-        self.task, self.protocol, self.method = task, protocol, method
+        self.task, self.protocol = task, protocol
         self.wanted, self.here, self.whole = wanted, here, whole
         self.edited, self.absent = wanted, wanted.new_zeros(len(wanted)).long()
 
@@ -76,15 +74,19 @@ class Exchange:
             self.edited = self.wanted & self.here & there
         return self.edited
 
-    def styles(self, style: Style) -> Tensor | None:
-        """(B, C) bool, the classes whose style is exchanged, or None for the whole style; asks the
-        reference's ``style`` which classes the method found in the photograph."""
+    def styles(self, there: Tensor, per_class: bool = True) -> Tensor | None:
+        """(B, C) bool, the classes whose style is exchanged, or None for the whole style.
+
+        Args:
+            there: (B, C) bool, what the method found in the reference's photograph.
+            per_class: whether single classes can be exchanged; one style vector has none.
+        """
         keeps_own = self.protocol.absent == "own"
-        self.absent = (self.wanted & self.here & ~style.present).sum(1)
-        if self.whole and (not keeps_own or "class_transfer" not in self.method.can):
+        self.absent = (self.wanted & self.here & ~there).sum(1)
+        if self.whole and (not keeps_own or not per_class):
             return None
         if keeps_own:
-            self.edited = self.wanted & style.present
+            self.edited = self.wanted & there
         return self.edited
 
 
@@ -112,12 +114,12 @@ def run_task(
     noise = noise_of(task.name, protocol, items)
     here = present_classes(target.label, method.num_classes)
     whole = not any(item.classes for item in items)
-    exchange = Exchange(declared, protocol, _wanted(items, here), here, whole, method)
+    exchange = Exchange(declared, protocol, wanted_classes(items, here), here, whole)
     edit = Edit(
         target,
         noise,
         reference,
-        _classes(exchange, reference),
+        _classes(exchange, reference, method),
         items[0].alpha,
         protocol.subject_layout,
         None if editor is None else editor(target, reference, noise),
@@ -130,14 +132,16 @@ def run_task(
     return TaskResult(image, label, exchange.edited, exchange.absent)
 
 
-def _classes(exchange: Exchange, reference: Batch | None) -> Any:
+def _classes(exchange: Exchange, reference: Batch | None, method: Method) -> Any:
     """What the task is called with: a mask, or the rule that asks the reference's style."""
     if reference is not None and "shape_swap" in exchange.task.fields:
         return exchange.shapes(present_classes(reference.label, exchange.wanted.shape[1]))
-    return exchange.styles if "absent" in exchange.task.fields else exchange.wanted
+    if "absent" in exchange.task.fields:
+        return lambda style: exchange.styles(style.present, "class_transfer" in method.can)
+    return exchange.wanted
 
 
-def _wanted(items: Sequence[Item], here: Tensor) -> Tensor:
+def wanted_classes(items: Sequence[Item], here: Tensor) -> Tensor:
     """(B, C) bool of the classes that each item means to edit."""
     import torch
 

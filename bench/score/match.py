@@ -35,7 +35,7 @@ def _places(cells: Sequence[CellView]) -> list[list[CellView]]:
 
 def _without_images(cell: CellView, fields: Sequence[str]) -> CellView:
     """The cell as it stands under a protocol whose images, other in ``fields``, were not made."""
-    reason = cell.entry.reason if cell.entry.status == "impossible" else ""
+    reason = cell.entry.reason if cell.entry.status in ("impossible", "failed") else ""
     if not reason:
         differ = "differs" if len(fields) == 1 else "differ"
         reason = f"its images under this protocol were not made: {', '.join(fields)} {differ}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import traceback
+import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sisbench.core.adapter_file import as_user_error
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.progress import Progress
 from sisbench.core.store import read_npz, write_atomic
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from sisbench.metrics.base import ImageBatch, RowMaker, Rows
 
 BATCH = 16
-PART = 512
-"""Images after which the rows so far are kept, so that a killed pass resumes; whole batches."""
+PART = 128
+"""Images after which the rows so far are kept, so that a killed pass resumes and several processes
+share one; whole batches."""
 _LEFT_OUT = ("left_out_ids", "left_out_reasons")
 
 
@@ -44,7 +46,11 @@ class Mapped:
 
 
 def map_rows(
-    source: Source, makers: Mapping[str, RowMaker], progress: Progress, workers: int = 0
+    source: Source,
+    makers: Mapping[str, RowMaker],
+    progress: Progress,
+    workers: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> dict[str, Mapped | UserError]:
     """Rows by maker name, from disk where they are there; the rest in one pass over the images,
     which decodes what its makers need and nothing else.
@@ -54,38 +60,43 @@ def map_rows(
 
     Args:
         workers: threads that decode batches ahead; 0 decodes in between.
+        share: (k, n) maps the k-th of n equal shares of the parts and keeps them; the pass that
+            maps the rest joins them. It returns nothing of a maker whose rows are not whole.
     """
-    passes = [_Pass(source, name, maker, progress) for name, maker in makers.items()]
-    open_ = [p for p in passes if p.result is None]
+    shared = share != (0, 1)
+    passes = [_Pass(source, name, maker, progress, shared) for name, maker in makers.items()]
+    # a share that cannot be kept is of no use to anybody
+    open_ = [p for p in passes if p.result is None and (p.kept or not shared)]
     if open_:
-        starts = [s for s in range(0, len(source.ids), BATCH) if _wanted(open_, s)]
-        done = len(source.ids) - sum(min(BATCH, len(source.ids) - s) for s in starts)
-        with progress.bar(source.label, len(source.ids), done) as advance:
+        own = _parts_of(source, share)
+        starts = [
+            s for s in range(0, len(source.ids), BATCH) if s // PART in own and _wanted(open_, s)
+        ]
+        total = sum(len(source.ids[p * PART : (p + 1) * PART]) for p in own)
+        done = total - sum(min(BATCH, len(source.ids) - s) for s in starts)
+        with progress.bar(source.label, total, done) as advance:
             for decoded in _ahead(source, starts, open_, workers):
                 for one in open_:
                     one.take(decoded)
                 if all(p.result is not None for p in open_):
                     break
                 advance(len(decoded.positions))
-        for one in open_:
+        for one in () if shared else open_:
             one.finish()
     return {p.name: p.result for p in passes if p.result is not None}
+
+
+def _parts_of(source: Source, share: tuple[int, int]) -> frozenset[int]:
+    """Numbers of the parts that belong to a share; sources of one part go to different shares."""
+    k, n = share
+    first = zlib.crc32(source.label.encode())
+    return frozenset(p for p in range(-(-len(source.ids) // PART)) if (p + first) % n == k)
 
 
 def has_rows(source: Source, name: str, maker: RowMaker) -> bool:
     """Whether ``map_rows`` would find them on disk."""
     path = _path(source, name, maker)
     return path is not None and _read(path, source.ids) is not None
-
-
-def as_user_error(error: Exception) -> UserError:
-    """Any exception as a reason that a table can print."""
-    if isinstance(error, UserError):
-        return error
-    lines = str(error).splitlines() or [""]
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return UserError(f"{type(error).__name__}: {lines[0][:200]}{where}")
 
 
 @dataclass(frozen=True)
@@ -148,9 +159,14 @@ class _Pass:
 
     Attributes:
         result: its rows or its error once they are known.
+
+    Args:
+        shared: other processes map the other parts: every part is kept.
     """
 
-    def __init__(self, source: Source, name: str, maker: RowMaker, progress: Progress) -> None:
+    def __init__(
+        self, source: Source, name: str, maker: RowMaker, progress: Progress, shared: bool = False
+    ) -> None:
         self.source, self.name, self.maker, self.progress = source, name, maker, progress
         self.fields = sorted(maker.needs | maker.uses)
         self.result: Mapped | UserError | None = None
@@ -158,7 +174,7 @@ class _Pass:
         self._growing = _Part()
         self._count = -(-len(source.ids) // PART)
         self._path: Path | None = None
-        self._told = False
+        self._told, self._shared = False, shared
         try:
             self._path = _path(source, name, maker)
         except Exception as error:  # a maker of anybody's
@@ -172,6 +188,11 @@ class _Pass:
                 kept = _read(self._part_path(k), self._part_ids(k))
                 if kept is not None:
                     self._parts[k] = kept
+
+    @property
+    def kept(self) -> bool:
+        """Whether its rows have a place on disk."""
+        return self._path is not None
 
     def wants(self, start: int) -> bool:
         """Whether the batch from ``start`` on is still to be mapped."""
@@ -211,8 +232,8 @@ class _Pass:
                 self._add(one, self.maker.rows(one))
             except UserError as error:
                 refused[one.ids[0]] = error.message
-        if len(refused) == len(good) and not self._growing.ids and not self._parts:
-            raise first  # none so far: it cannot take such images at all
+        if len(refused) == len(good) and decoded.positions.start == 0:
+            raise first  # none of the first batch: it cannot take such images at all
         self._growing.left_out.update(refused)
 
     def _add(self, batch: ImageBatch, rows: Rows) -> None:
@@ -227,7 +248,7 @@ class _Pass:
 
     def _close(self, part: int) -> None:
         self._parts[part], self._growing = self._growing.mapped(), _Part()
-        if self._path is not None and len(self._parts) < self._count:
+        if self._path is not None and (self._shared or len(self._parts) < self._count):
             self._write(self._part_path(part), self._parts[part])
 
     def finish(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from sisbench import metrics, segmenters
 from sisbench.config import DatasetConfig
+from sisbench.core.adapter_file import as_user_error
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.log import CEILING, SEEDED, ItemRow, ScoreRecord
@@ -20,8 +21,8 @@ from sisbench.data import open_dataset
 from sisbench.metrics.base import Context, Metric, RowMaker, Score
 from sisbench.protocol import Protocol
 from sisbench.score.match import cells_under
-from sisbench.score.rows import Mapped, as_user_error, map_rows
-from sisbench.score.scores import basis_of, filled
+from sisbench.score.rows import Mapped, map_rows
+from sisbench.score.scores import basis_of, filled, resized_basis
 from sisbench.score.sources import Photographs, cell_source, in_groups, real_source
 
 CEILING_LABEL, CEILING_TITLE = "(photographs)", "Real photographs"
@@ -76,8 +77,9 @@ class Scorer:
     def __init__(self, run: RunStore, request: Request, progress: Progress) -> None:
         self.run, self.request, self.progress = run, request, progress
         self._photos: dict[str, Photographs] = {}
+        self._closed: dict[str, UserError] = {}
         self._makers: dict[tuple[type[RowMaker], Context], RowMaker | UserError] = {}
-        self._reals: dict[tuple[str, str, str], Mapped | UserError] = {}
+        self._reals: dict[tuple[str, str, str], Mapped | UserError | None] = {}
         self._named: set[tuple[str, str]] = set()
         self.used: dict[str, type[Metric]] = {}
 
@@ -103,11 +105,53 @@ class Scorer:
                 raise UserError(f"{where}: {absent.reason}", "leave out --strict to go on")
         return found
 
+    def map_share(self, share: tuple[int, int]) -> None:
+        """Keep the rows of the k-th of n equal shares of every cell and of the photographs that
+        they are compared with, (k, n) = ``share``: ``scores`` then joins them.
+
+        Raises:
+            UserError: as ``scores``.
+        """
+        for protocol in self.request.protocols:
+            cells = cells_under(self.run.cells(), protocol)
+            for cell in cells:
+                self._map_cell(cell, cells, protocol, share)
+
+    def _map_cell(
+        self,
+        cell: CellView,
+        cells: Sequence[CellView],
+        protocol: Protocol,
+        share: tuple[int, int],
+    ) -> None:
+        photos = self._photographs(cell.entry.dataset.config)
+        items = in_groups([r for r in cell.item_rows() if not r.error])
+        if not items:
+            return
+        self._check_data(cell, photos)
+        chosen = list(self._chosen(cell.entry.task.name, photos, items, protocol))
+        makers, keys, _ = self._makers_of(chosen)
+        source = cell_source(cell, items, photos, _sibling(cell, cells))
+        map_rows(source, makers, self.progress, self.request.workers, share)
+        for column in chosen:
+            key = keys.get(column.name)
+            if key is None:
+                continue
+            split = protocol.real.get(column.cls.name, column.cls.real)
+            self._real(cell, split, key, makers[key], share)
+            if makers[key].uses_parser:  # the parser's own score on the photographs
+                self._real(cell, "test", key, makers[key], share)
+
     def _cell(
         self, cell: CellView, cells: Sequence[CellView], protocol: Protocol
     ) -> Iterator[ScoreRecord]:
         entry = cell.entry
-        photos = self._photographs(entry.dataset.config)
+        photos = self._opened(cell)
+        if isinstance(photos, UserError):
+            for name in self._names(protocol):
+                if entry.task.name in metrics.registry.get(name).tasks:
+                    yield self._record(cell, protocol, name, None, reason_of(photos))
+            return
         items = in_groups([r for r in cell.item_rows() if not r.error])
         chosen = list(self._chosen(entry.task.name, photos, items, protocol))
         if entry.status in ("impossible", "failed") or not items:
@@ -128,7 +172,7 @@ class Scorer:
             key = keys.get(column.name, "")
             own = blocked.get(column.name) or rows[key]
             if isinstance(own, UserError):
-                yield self._record(cell, protocol, column.name, None, _reason(own))
+                yield self._record(cell, protocol, column.name, None, reason_of(own))
                 continue
             yield self._reduce(cell, protocol, column, (key, makers[key]), own, items)
 
@@ -146,7 +190,7 @@ class Scorer:
             if isinstance(maker, UserError):
                 blocked[column.name] = maker
                 continue
-            key = base = _key(column.maker, column.context)
+            key = base = maker_key(column.maker, column.context)
             count = 1
             while makers.setdefault(key, maker) is not maker:  # two makers of one name
                 count += 1
@@ -180,7 +224,7 @@ class Scorer:
         names = list(self.request.metrics or metrics.registry.names())
         classes = {name: metrics.registry.get(name) for name in names}  # an unknown one ends here
         if self.request.metrics is None:
-            names = [name for name, cls in classes.items() if _unasked(cls, protocol)]
+            names = [name for name, cls in classes.items() if unasked(cls, protocol)]
         return names
 
     def _parsers(self, space: str, protocol: Protocol) -> list[str]:
@@ -219,6 +263,19 @@ class Scorer:
                 self._makers[key] = as_user_error(error)
         return self._makers[key]
 
+    def _opened(self, cell: CellView) -> Photographs | UserError:
+        """The photographs of a cell. Where none of its images could be made, a data set that cannot
+        be opened is the reason; what was scored before is not given up for it."""
+        label = cell.entry.dataset.label
+        if label not in self._closed:
+            try:
+                return self._photographs(cell.entry.dataset.config)
+            except Exception as error:  # a data set is anybody's
+                if cell.entry.status not in ("impossible", "failed"):
+                    raise
+                self._closed[label] = as_user_error(error)
+        return self._closed[label]
+
     def _photographs(self, config: Mapping[str, Any]) -> Photographs:
         parsed = DatasetConfig.model_validate(config)
         if parsed.shown not in self._photos:
@@ -250,9 +307,15 @@ class Scorer:
             self.progress.say(f"left out of {where}: {len(new) - _NAMED} more items")
 
     def _real(
-        self, cell: CellView, split: str, name: str, maker: RowMaker
+        self,
+        cell: CellView,
+        split: str,
+        name: str,
+        maker: RowMaker,
+        share: tuple[int, int] = (0, 1),
     ) -> Mapped | UserError | None:
-        """Rows of the real set that a metric compares with; None where it has none."""
+        """Rows of the real set that a metric compares with; None where it has none, or where only
+        a share of them was mapped."""
         if not split:
             return None
         config = DatasetConfig.model_validate(cell.entry.dataset.config)
@@ -269,7 +332,7 @@ class Scorer:
         if key not in self._reals:
             photos = self._photographs(config.model_dump())
             source, workers = real_source(photos), self.request.workers
-            found = map_rows(source, {name: maker}, self.progress, workers)[name]
+            found = map_rows(source, {name: maker}, self.progress, workers, share).get(name)
             self._reals[key] = found
             for item, reason in list(getattr(found, "left_out", {}).items())[:_NAMED]:
                 self.progress.say(f"left out of {source.label}: {item}: {reason}")
@@ -288,7 +351,7 @@ class Scorer:
         split = protocol.real.get(cls.name, cls.real) if made_by is not None else ""
         real = None if made_by is None else self._real(cell, split, *made_by)
         if isinstance(real, UserError):
-            return self._record(cell, protocol, name, None, _reason(real))
+            return self._record(cell, protocol, name, None, reason_of(real))
         mapped = [r for r in items if r.id not in rows.left_out]
         columns = dict(rows.columns) | _item_columns(mapped, cls.columns)
         columns["target_id"] = np.array([r.target for r in mapped])
@@ -297,10 +360,11 @@ class Scorer:
             seed = protocol.seed
             score = metric.reduce(columns, None if real is None else real.columns, seed=seed)
         except Exception as error:  # a metric of anybody's: its own empty cell, and no other's
-            return self._record(cell, protocol, name, None, _reason(as_user_error(error)))
+            return self._record(cell, protocol, name, None, reason_of(as_user_error(error)))
         self.used[name] = cls
         size = self._photographs(cell.entry.dataset.config).dataset.size
         extra = {} if made_by is None else basis_of(made_by[1], cls, protocol, size)
+        extra = resized_basis(extra, cell.entry.method.resized)
         if split:
             extra["real_split"] = split
         if score.values is not None and len(score.values) == len(rows.ids):
@@ -338,6 +402,7 @@ class Scorer:
         if cell.entry.method.seeded or (editor is not None and editor.seeded):
             marks = (SEEDED, *marks)
         method, dataset, task = cell.entry.place
+        marks = (*cell.entry.remarks, *marks)
         base = ScoreRecord(
             method=method,
             title=cell.entry.method.title,
@@ -356,6 +421,8 @@ class Scorer:
         """The parser's own score on the real photographs, above each column of a parser's."""
         seen = set()
         for cell in cells:
+            if isinstance(self._opened(cell), UserError):
+                continue
             place = cell.entry.place[1:]
             task = TASKS.get(cell.entry.task.name)
             if place in seen or task is None or not task.own_label:
@@ -388,19 +455,21 @@ class Scorer:
         maker = self._maker(column.maker, column.context)
         if isinstance(maker, UserError):
             return None
-        rows = self._real(cell, "test", _key(column.maker, column.context), maker)
+        rows = self._real(cell, "test", maker_key(column.maker, column.context), maker)
         if rows is None or isinstance(rows, UserError):
             return None
         try:
             metric = column.cls.from_context(column.context)
             score = metric.reduce(rows.columns, seed=protocol.seed)
         except Exception as error:  # a metric of anybody's
-            self.progress.say(f"{column.name} of the photographs: {_reason(as_user_error(error))}")
+            self.progress.say(
+                f"{column.name} of the photographs: {reason_of(as_user_error(error))}"
+            )
             return None
         return score, basis_of(maker, column.cls, protocol, photos.dataset.size)
 
 
-def _unasked(cls: type[Metric], protocol: Protocol) -> bool:
+def unasked(cls: type[Metric], protocol: Protocol) -> bool:
     """Whether a metric stands in tables without being asked for."""
     if cls.kind != "quality" or cls.on_request:
         return False
@@ -450,12 +519,12 @@ def _lost(
     return tuple(marks)
 
 
-def _key(maker: type[RowMaker], context: Context) -> str:
+def maker_key(maker: type[RowMaker], context: Context) -> str:
     """Name under which rows of a configured maker are stored."""
     return f"{maker.name}-{context.parser}" if maker.uses_parser else maker.name
 
 
-def _reason(error: UserError) -> str:
+def reason_of(error: UserError) -> str:
     return error.message + (f" ({error.hint})" if error.hint else "")
 
 

@@ -52,6 +52,13 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def resized_basis(basis: Mapping[str, str], resized: str) -> dict[str, str]:
+    """A basis with what was done to images made elsewhere before anything looked at them."""
+    if not resized:
+        return dict(basis)
+    return dict(basis) | {"resize": "; ".join(filter(None, (resized, basis.get("resize"))))}
+
+
 def basis_of(
     maker: RowMaker, cls: type[Metric], protocol: Protocol, size: tuple[int, int]
 ) -> dict[str, str]:

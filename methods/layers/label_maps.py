@@ -28,11 +28,13 @@ class Level:
         kernel: odd size of the convolutions.
         edges: (B, 1, h, w) float instance edges, or None.
         dense: keep every pixel, whatever the share of mixed ones.
+        convs: how many convolutions follow one another (2 in a mask branch).
 
     Attributes:
         index: (B*h*w,) row of a (B, K + 1, D) table for each pixel.
         taps: (n, kernel^2) rows of a (K + 1, kernel^2, D) table that a convolution sums, for the
             pixels that are needed: all of them (dense), or those near a mixed pixel.
+        tap_samples: (n,) the sample of each row of ``taps``.
         edge_taps: (n, kernel^2) edge values beside ``taps``, or None.
         mixed: (P,) flat indices of the mixed pixels; None when the level is dense.
         mixed_taps, mixed_samples: ``taps`` and sample of each mixed pixel (of every one, if dense).
@@ -46,6 +48,7 @@ class Level:
         kernel: int,
         edges: Tensor | None,
         dense: bool = False,
+        convs: int = 2,
     ) -> None:
         self.batch, self.height, self.width = label.shape
         self.classes, self.kernel = classes, kernel
@@ -62,8 +65,9 @@ class Level:
         self.mixed: Tensor | None = None
         self.taps, self.edge_taps, self.around = taps, edge_taps, taps
         self.mixed_taps, self.mixed_samples = taps, self.samples
+        self.tap_samples = self.samples
         if not dense:
-            self._keep_near(self._find_mixed(label, edges))
+            self._keep_near(self._find_mixed(label, edges, convs * (kernel // 2)))
 
     def _keep_near(self, mixed: Tensor) -> None:
         """Restrict everything to the mixed pixels (B, h, w) and their neighbours, if few."""
@@ -75,7 +79,7 @@ class Level:
         position.view(-1)[near] = torch.arange(len(near), device=mixed.device)
         self.around = self._neighbours(position, len(near))[rows]
         self.mixed, self.mixed_taps, self.mixed_samples = rows, self.taps[rows], self.samples[rows]
-        self.taps = self.taps[near]
+        self.taps, self.tap_samples = self.taps[near], self.samples[near]
         self.edge_taps = None if self.edge_taps is None else self.edge_taps[near]
 
     def _neighbours(self, plane: Tensor, outside: float) -> Tensor:
@@ -85,9 +89,9 @@ class Level:
         windows = padded.unfold(1, self.kernel, 1).unfold(2, self.kernel, 1)
         return windows.reshape(-1, self.kernel**2)
 
-    def _find_mixed(self, label: Tensor, edges: Tensor | None) -> Tensor:
-        """(B, h, w) bool: another class, an edge or the border within reach of two convolutions."""
-        reach = 2 * (self.kernel // 2)
+    def _find_mixed(self, label: Tensor, edges: Tensor | None, reach: int) -> Tensor:
+        """(B, h, w) bool: another class, an edge or the border within reach of the
+        convolutions."""
         window = 2 * reach + 1
         plane = F.pad(label[:, None].float(), (reach,) * 4, value=-2.0)
         high, low = F.max_pool2d(plane, window, 1), -F.max_pool2d(-plane, window, 1)
@@ -130,12 +134,19 @@ class LabelPyramid:
         classes: number of classes.
         kernel: odd size of the convolutions.
         edges: (B, 1, H, W) float, or None.
+        convs: how many convolutions follow one another.
     """
 
     def __init__(
-        self, label: Tensor, classes: int, kernel: int = 3, edges: Tensor | None = None
+        self,
+        label: Tensor,
+        classes: int,
+        kernel: int = 3,
+        edges: Tensor | None = None,
+        convs: int = 2,
     ) -> None:
         self.label, self.classes, self.kernel, self.edges = label, classes, kernel, edges
+        self.convs = convs
         self._levels: dict[tuple[int, int], Level] = {}
 
     def at(self, size: tuple[int, int]) -> Level:
@@ -143,6 +154,10 @@ class LabelPyramid:
         if size not in self._levels:
             edges = None if self.edges is None else resize_labels_torch(self.edges, size)
             self._levels[size] = Level(
-                resize_labels_torch(self.label, size), self.classes, self.kernel, edges
+                resize_labels_torch(self.label, size),
+                self.classes,
+                self.kernel,
+                edges,
+                convs=self.convs,
             )
         return self._levels[size]

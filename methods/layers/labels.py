@@ -68,3 +68,10 @@ def region_means(features: Tensor, label: Tensor, num_classes: int) -> Tensor:
 def interpolate_nearest(x: Tensor, factor: int = 2) -> Tensor:
     """Nearest enlargement by a whole factor: (B, D, h, w) -> (B, D, factor*h, factor*w)."""
     return F.interpolate(x, scale_factor=float(factor), mode="nearest")
+
+
+def with_background(logits: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C + 1, H, W): in front, 1 where the logits add up to no more than 0, else
+    0. Training compares this with the label map."""
+    background = (logits.sum(1, keepdim=True) <= 0).to(logits.dtype)
+    return torch.cat([background, logits], 1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sisbench.core.errors import UserError
-from sisbench.core.label_space import LabelSpace
+from sisbench.core.label_space import HOLE, LabelSpace
 from sisbench.methods.layers.labels import read_labels
 
 
@@ -80,3 +81,9 @@ class Semantics:
             dontcare if self.dontcare else None,
             "check the label space and the options label_nc and contain_dontcare_label",
         )
+
+    def shifted(self, label: Tensor) -> Tensor:
+        """Labels whose class 0 (unlabelled) becomes the don't-care class and the others move down
+        by one: what SPADE's code for ADE20K means to do; holes stay -1."""
+        moved = torch.where(label == 0, self.label_nc, label - 1)
+        return torch.where(label == HOLE, label, moved)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -126,24 +126,36 @@ class MaskBranch(nn.Module):
     def forward(self, level: Level) -> tuple[Tensor, Tensor]:
         """Values by class (1, K + 1, 2C) and at the mixed pixels (P, 2C), as ``Level.spread``
         takes them; gamma first."""
+        hidden = F.relu(self.shared(level))
+        flat = None if level.mixed is None else F.relu(self.shared.flat(level))[None]
+        return self.modulated(level, hidden, flat)
+
+    def modulated(self, level: Level, hidden: Tensor, flat: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The second convolution, over the outputs of the first: ``hidden`` (n, D) at the pixels of
+        ``level.taps`` and, on a level that is not dense, ``flat`` (1 or B, K + 1, D) by class."""
         weight, bias = self.modulation.weight, self.modulation.bias
         assert bias is not None
-        hidden = F.relu(self.shared(level))
-        if level.mixed is None:
+        if level.mixed is None or flat is None:
             planes = hidden.view(level.batch, level.height, level.width, -1).permute(0, 3, 1, 2)
             dense = self.modulation(planes).permute(0, 2, 3, 1).flatten(0, 2)
             return dense[:1, None], dense
-        by_class = F.relu(self.shared.flat(level)) @ weight.sum((2, 3)).T + bias
+        by_class = flat @ weight.sum((2, 3)).T + bias
         padded = F.pad(hidden, (0, 0, 0, 1))
         patches = padded.index_select(0, level.around.flatten())
         matrix = weight.permute(2, 3, 1, 0).flatten(0, 2)
         mixed = torch.addmm(bias, patches.view(-1, matrix.shape[0]), matrix)
-        return by_class[None], mixed
+        return by_class, mixed
 
-    def map_keys(self, keys: KeyMap, ours: str, official: str) -> None:
-        """Cover this branch: mlp_shared.0, mlp_gamma and mlp_beta."""
-        self.shared.map_keys(keys, f"{ours}.shared", f"{official}.mlp_shared.0")
-        pair = [f"{official}.mlp_gamma", f"{official}.mlp_beta"]
+    def map_keys(
+        self,
+        keys: KeyMap,
+        ours: str,
+        official: str,
+        names: tuple[str, str, str] = ("mlp_shared.0", "mlp_gamma", "mlp_beta"),
+    ) -> None:
+        """Cover this branch; ``names`` are the file's for its three convolutions."""
+        self.shared.map_keys(keys, f"{ours}.shared", f"{official}.{names[0]}")
+        pair = [f"{official}.{name}" for name in names[1:]]
         join_pair(keys, f"{ours}.modulation.weight", [f"{p}.weight" for p in pair])
         join_pair(keys, f"{ours}.modulation.bias", [f"{p}.bias" for p in pair])
 
@@ -196,21 +208,34 @@ def frozen_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale, -norm.running_mean * scale
 
 
+BLOCK_NAMES = {"conv_0": "conv_0", "conv_1": "conv_1", "conv_s": "conv_s"}
+"""Convolutions of a block and their names in the files of SPADE's own code."""
+
+
 class Block(nn.Module):
     """Residual block with three modulated normalisations.
 
     Args:
         fin, fout: channels; a learned shortcut joins them where they differ.
         make: builds the normalisation of so many channels.
+        extra: channels that a normalisation appends to its input's.
+        slope: of the leaky ReLU before each 3x3 convolution.
     """
 
-    def __init__(self, fin: int, fout: int, make: Callable[[int], nn.Module]) -> None:
+    def __init__(
+        self,
+        fin: int,
+        fout: int,
+        make: Callable[[int], nn.Module],
+        extra: int = 0,
+        slope: float = SLOPE,
+    ) -> None:
         super().__init__()
-        middle = min(fin, fout)
-        self.conv_0 = nn.Conv2d(fin, middle, 3, padding=1)
-        self.conv_1 = nn.Conv2d(middle, fout, 3, padding=1)
+        middle, self.slope = min(fin, fout), slope
+        self.conv_0 = nn.Conv2d(fin + extra, middle, 3, padding=1)
+        self.conv_1 = nn.Conv2d(middle + extra, fout, 3, padding=1)
         self.norm_0, self.norm_1 = make(fin), make(middle)
-        self.conv_s = nn.Conv2d(fin, fout, 1, bias=False) if fin != fout else None
+        self.conv_s = nn.Conv2d(fin + extra, fout, 1, bias=False) if fin != fout else None
         self.norm_s = make(fin) if fin != fout else None
 
     def forward(self, x: Tensor, norm: Callable[[nn.Module, Tensor, str], Tensor]) -> Tensor:
@@ -218,17 +243,27 @@ class Block(nn.Module):
         skip = x
         if self.conv_s is not None and self.norm_s is not None:
             skip = self.conv_s(norm(self.norm_s, x, "s"))
-        x = self.conv_0(leaky(norm(self.norm_0, x, "0")))
-        return skip + self.conv_1(leaky(norm(self.norm_1, x, "1")))
+        x = self.conv_0(F.leaky_relu(norm(self.norm_0, x, "0"), self.slope))
+        return skip + self.conv_1(F.leaky_relu(norm(self.norm_1, x, "1"), self.slope))
 
-    def map_keys(self, keys: KeyMap, name: str, spectral: bool) -> None:
-        """Cover the convolutions of this block."""
-        for conv in ("conv_0", "conv_1", "conv_s"):
+    def map_keys(
+        self,
+        keys: KeyMap,
+        ours: str,
+        spectral: bool,
+        official: str | None = None,
+        names: Mapping[str, str] = BLOCK_NAMES,
+    ) -> None:
+        """Cover the convolutions of this block, which the file calls ``official`` (``ours`` by
+        default) and its parts ``names``."""
+        theirs = official or ours
+        for conv, name in names.items():
             if getattr(self, conv) is None:
                 continue
-            (keys.spectral if spectral else keys.take)(f"{name}.{conv}.weight")
+            take = keys.spectral if spectral else keys.take
+            take(f"{ours}.{conv}.weight", f"{theirs}.{name}.weight")
             if conv != "conv_s":
-                keys.take(f"{name}.{conv}.bias")
+                keys.take(f"{ours}.{conv}.bias", f"{theirs}.{name}.bias")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sisbench.core.noise import ZeroNoise
 from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.base import NoiseSource, draw
 from sisbench.methods.layers.label_maps import LabelPyramid, Level
-from sisbench.methods.layers.labels import region_means
+from sisbench.methods.layers.region_style import KERNEL, LAYERS, StyleBranch, StyleEncoder
 from sisbench.methods.layers.spade import (
     Block,
     LabelConv,
@@ -21,73 +21,10 @@ from sisbench.methods.layers.spade import (
     generator_steps,
     leaky,
     modulate,
-    with_empty,
 )
 
 if TYPE_CHECKING:
     from sisbench.methods.key_map import KeyMap
-
-KERNEL = 3
-"""Size of every convolution over label maps and style maps."""
-
-
-class StyleBranch(nn.Module):
-    """gamma and beta from one code a class (section 3.2 of the paper).
-
-    The official code paints relu(fc_mu_c(code_c)) into a map and convolves it twice. The map is
-    constant within a class, so the convolutions' weights are contracted with the K vectors first
-    and the result is a convolution of the one-hot label map.
-
-    Args:
-        channels: C of the features that are modulated.
-        styles: number of per-class linear layers.
-        length: length of a code.
-    """
-
-    def __init__(self, channels: int, styles: int, length: int) -> None:
-        super().__init__()
-        self.channels, self.length = channels, length
-        self.fc_weight = nn.Parameter(torch.randn(styles, length, length) * length**-0.5)
-        self.fc_bias = nn.Parameter(torch.zeros(styles, length))
-        taps = KERNEL * KERNEL
-        self.weight = nn.Parameter(
-            torch.randn(length, taps, 2 * channels) * (length * taps) ** -0.5
-        )
-        self.bias = nn.Parameter(torch.zeros(2 * channels))
-
-    def forward(self, codes: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """codes (B, K, length) -> (B, K + 1, 2C) by class and (P, 2C) at the mixed pixels, as
-        ``Level.spread`` takes them; gamma first."""
-        batch, count, _ = codes.shape
-        weight, bias = self.fc_weight[:count], self.fc_bias[:count]
-        vectors = F.relu(
-            torch.baddbmm(bias[:, None], codes.transpose(0, 1), weight.mT)
-        )  # (K, B, S)
-        rows = vectors.transpose(0, 1).reshape(batch * count, -1) @ self.weight.flatten(1)
-        table = rows.view(batch, count, *self.weight.shape[1:])
-        by_class = F.pad(table.sum(2), (0, 0, 0, 1)) + self.bias
-        offset = level.mixed_samples * ((count + 1) * self.weight.shape[1])
-        taps = level.mixed_taps + offset[:, None]
-        return by_class, F.embedding_bag(taps, with_empty(table), mode="sum") + self.bias
-
-    def map_keys(self, keys: KeyMap, name: str, ours: str) -> None:
-        """Cover fc_mu<j>, conv_gamma and conv_beta."""
-        styles, shape = self.fc_weight.shape[0], (self.channels, self.length, KERNEL, KERNEL)
-        for end in ("weight", "bias"):
-            keys.stack(f"{ours}.fc_{end}", [f"{name}.fc_mu{j}.{end}" for j in range(styles)])
-        pair = [f"{name}.conv_gamma", f"{name}.conv_beta"]
-        keys.join(
-            f"{ours}.weight",
-            dict.fromkeys([f"{p}.weight" for p in pair], shape),
-            lambda found: (
-                torch.cat([found[f"{p}.weight"] for p in pair]).flatten(2).permute(1, 2, 0)
-            ),
-        )
-        keys.join(
-            f"{ours}.bias",
-            dict.fromkeys([f"{p}.bias" for p in pair], (self.channels,)),
-            lambda found: torch.cat([found[f"{p}.bias"] for p in pair]),
-        )
 
 
 class Ace(nn.Module):
@@ -152,46 +89,6 @@ class Ace(nn.Module):
                 lambda found: torch.cat([found[b] for b in blends]),
             )
             self.style.map_keys(keys, name, f"{ours}.style")
-
-
-class StyleEncoder(nn.Module):
-    """Photograph and label map to one code a class (section 3.1 of the paper).
-
-    Args:
-        width: channels of the first convolution (32 officially).
-        length: length of a code.
-    """
-
-    def __init__(self, width: int, length: int) -> None:
-        super().__init__()
-        self.conv_in = nn.Conv2d(3, width, 3, padding=1, padding_mode="reflect")
-        self.down_1 = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
-        self.down_2 = nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1)
-        self.up = nn.ConvTranspose2d(4 * width, 8 * width, 3, 2, padding=1, output_padding=1)
-        self.conv_out = nn.Conv2d(8 * width, length, 3, padding=1, padding_mode="reflect")
-
-    def features(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, length, H/2, W/2) in (-1, 1)."""
-        x = image.contiguous(memory_format=torch.channels_last)
-        for layer in (self.conv_in, self.down_1, self.down_2, self.up):
-            x = leaky(F.instance_norm(layer(x)))
-        return torch.tanh(self.conv_out(x))
-
-    def forward(self, image: Tensor, label: Tensor, classes: int) -> Tensor:
-        """image, label (B, H, W) int64 -> codes (B, classes, length), zero for absent classes."""
-        features = self.features(image)
-        return region_means(features, resize_labels_torch(label, _size(features)), classes)
-
-    def map_keys(self, keys: KeyMap, name: str, ours: str) -> None:
-        """Cover the encoder; official names are positions in a sequence."""
-        layers = {"conv_in": 1, "down_1": 4, "down_2": 7, "up": 10, "conv_out": 14}
-        for layer, position in layers.items():
-            for end in ("weight", "bias"):
-                keys.take(f"{ours}.{layer}.{end}", f"{name}.model.{position}.{end}")
-
-
-def _size(x: Tensor) -> tuple[int, int]:
-    return x.shape[2], x.shape[3]
 
 
 class Generator(nn.Module):
@@ -260,7 +157,9 @@ class Generator(nn.Module):
 
     def map_keys(self, keys: KeyMap) -> None:
         """Cover the generator and the style encoder."""
-        self.encoder.map_keys(keys, "Zencoder", "encoder")
+        positions = dict(zip(LAYERS, (1, 4, 7, 10, 14), strict=True))
+        names = {layer: f"Zencoder.model.{at}" for layer, at in positions.items()}
+        self.encoder.map_keys(keys, "encoder.", names)
         self.fc.map_keys(keys, "fc", "fc")
         for step in self.steps:
             block: Block = getattr(self, step.name)

@@ -15,8 +15,8 @@ from sisbench.core.label_space import LabelSpace
 from sisbench.methods.base import Classes, NoiseSource, class_mask, draw
 from sisbench.methods.editor import LayoutEditor
 from sisbench.methods.key_map import KeyMap
-from sisbench.methods.layers.labels import read_labels
-from sisbench.methods.semantic_vae.network import SemanticVAENet, with_background
+from sisbench.methods.layers.labels import read_labels, with_background
+from sisbench.methods.semantic_vae.network import SemanticVAENet
 from sisbench.methods.semantic_vae.options import SemanticVAEOptions
 
 

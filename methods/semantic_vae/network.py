@@ -129,10 +129,3 @@ class SemanticVAENet(nn.Module):
             z, _ = self.lstm(z, first)
         z = self.decs(z) + self.resh_lin(z)
         return self.decs_conv(z.unflatten(2, (self.side, self.side)))
-
-
-def with_background(logits: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C + 1, H, W): in front, 1 where the logits add up to no more than 0, else
-    0. Training compares this with the label map."""
-    background = (logits.sum(1, keepdim=True) <= 0).to(logits.dtype)
-    return torch.cat([background, logits], 1)

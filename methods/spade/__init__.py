@@ -1,4 +1,4 @@
-"""SPADE (GauGAN): one global style vector, layouts through spatially adaptive normalisation."""
+"""SPADE (GauGAN): spatially adaptive normalisation (Park et al., CVPR 2019)."""
 
 from __future__ import annotations
 

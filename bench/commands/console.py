@@ -1,0 +1,84 @@
+"""The console that all commands print on, and what several of them print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from sisbench.core.errors import UserError
+
+out = Console()
+if not out.is_terminal:
+    out = Console(width=160)  # a pipe has no width: tables are not cut
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "bad": "red", "note": "yellow"}
+
+
+def line(text: str) -> None:
+    """One line as it is: no markup, no colours, never cut."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def marked(mark: str, text: str) -> None:
+    """``ok   text``, the mark in its colour."""
+    colour = _COLOURS.get(mark, "default")
+    out.print(f"[{colour}]{mark:4}[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A line that whoever reads the results must know."""
+    out.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output, for programs."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def split(text: str) -> list[str]:
+    """``"a, b"`` as ["a", "b"]."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def options_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["ngf=8"]`` as {"ngf": 8}; values are YAML scalars.
+
+    Raises:
+        UserError: a pair without ``=``.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"'{pair}' is no option", "write it as name=value")
+        options[key] = yaml.safe_load(value)
+    return options
+
+
+def print_tables(
+    run: Path,
+    versus: str | None = None,
+    protocols: Sequence[str] = (),
+    uncertainty: bool = False,
+    all_columns: bool = False,
+) -> None:
+    """The tables of a run."""
+    from sisbench.pipeline import metric_facts
+    from sisbench.report import console_tables
+
+    tables = console_tables(
+        run,
+        versus=versus,
+        protocols=protocols,
+        uncertainty=uncertainty,
+        metric_facts=metric_facts() if versus else {},
+        all_columns=all_columns,
+    )
+    for table in tables:
+        out.print(table)

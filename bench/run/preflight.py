@@ -1,0 +1,124 @@
+"""What is known before networks are loaded and images are drawn: sizes that do not fit, full
+disks."""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sisbench.core.adapter_file import described
+from sisbench.core.errors import UserError
+from sisbench.run.loading import Unable, by_method, size_misfit
+from sisbench.run.plan import Cell, Plan, check_kind, method_class
+from sisbench.run.stored import pending
+
+if TYPE_CHECKING:
+    from sisbench.core.label_space import LabelSpace
+    from sisbench.core.progress import Progress
+
+BYTES_A_PIXEL = 2.0
+"""Of a photograph as PNG; noise has 3, photographs of the benchmark's data sets 1.3 to 1.9."""
+BYTES_A_SAMPLE = 16_384
+"""Rows of the metrics for one image: 2048 float32 features, confusions, values."""
+
+
+def preflight(plan: Plan, cells: Sequence[Cell]) -> dict[str, Unable]:
+    """Cells (by key) that are known to get no images, before anything is loaded or drawn."""
+    found: dict[str, Unable] = {}
+    for _, group in by_method(cells):
+        sizes: dict[str, tuple[int, int] | str | None] = {}
+        for cell in group:
+            dataset = plan.datasets[cell.dataset.shown]
+            if dataset.space.name not in sizes:
+                sizes[dataset.space.name] = _size(cell, dataset.space)
+            size = sizes[dataset.space.name]
+            if size is None:
+                continue
+            reason = size if isinstance(size, str) else size_misfit(size, dataset.size)
+            if reason:
+                found[cell.key] = Unable(reason, failed=True)
+    return found
+
+
+def _size(cell: Cell, space: LabelSpace) -> tuple[int, int] | str | None:
+    """(H, W) that a method draws; why it cannot be built; None where only loading tells."""
+    cls = method_class(cell.method.name)
+    try:
+        method = cls(**cell.method.options)
+        if not cls.__module__.startswith("sisbench."):
+            return None if _sets_size(cls) else _pair(method.size)
+        from sisbench.core.unset import UnsetParameters
+        from sisbench.methods.loadable import needs_none
+
+        if cell.weights and not cell.weights.startswith("seeded:"):
+            check_kind(method, Path(cell.weights))  # takes the options of the file
+        with UnsetParameters():
+            method.setup(space)
+        if cell.weights is None:
+            needs_none(method)
+        return _pair(method.size)
+    except Exception as error:  # a method is anybody's: it costs itself its cells
+        return described(error)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    high, wide = size
+    return int(high), int(wide)
+
+
+def _sets_size(cls: type) -> bool:
+    """Whether a method of the user's sets its size when it is built, which may be costly."""
+    ours = ("sisbench.", "builtins", "abc")
+    own = [c for c in cls.__mro__ if not c.__module__.startswith(ours)]
+    named = [(name, value) for c in own for name, value in vars(c).items()]
+    calls = [f for name, f in named if inspect.isfunction(f) and name != "__init__"]
+    steps = [step for call in calls for step in dis.get_instructions(call)]
+    computed = any(name == "size" and isinstance(value, property) for name, value in named)
+    return computed or any(s.opname == "STORE_ATTR" and s.argval == "size" for s in steps)
+
+
+def bytes_needed(plan: Plan, cells: Sequence[Cell]) -> int:
+    """Estimate of what the missing images of ``cells`` and their rows take on disk."""
+    total = 0.0
+    for cell in cells:
+        high, wide = plan.datasets[cell.dataset.shown].size
+        each = high * wide * BYTES_A_PIXEL + BYTES_A_SAMPLE
+        total += len(pending(plan.config.folder, cell)) * each
+    return int(total)
+
+
+def check_disk(plan: Plan, cells: Sequence[Cell], progress: Progress) -> None:
+    """Compare what the run will take with what is free; a warning where it may not be enough.
+
+    Raises:
+        UserError: clearly too little: less than half of the estimate is free.
+    """
+    needed = bytes_needed(plan, cells)
+    free = shutil.disk_usage(existing(plan.config.folder)).free
+    if free >= needed:
+        return
+    text = f"the images take about {size_text(needed)}, {size_text(free)} are free at "
+    text += f"{existing(plan.config.folder).resolve()}"
+    if free < needed / 2:
+        raise UserError(text, "make room, give another 'output', or fewer items (--limit)")
+    progress.say(f"note: {text}")
+
+
+def existing(folder: Path) -> Path:
+    """``folder``, or the nearest one above it that is there."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def size_text(count: float) -> str:
+    """``1.5 GiB``."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"
