@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,23 @@ def test_a_useless_cache_costs_time_alone(tmp_path: Path, damage: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         file_hashes([tmp_path / "nowhere"])
+
+
+def test_a_cut_or_changed_cache_gives_no_other_hash(tmp_path: Path) -> None:
+    """SQLite reads the end of a cut file as zeros, and has no checksums."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"content")
+    old = time.time() - 60
+    os.utime(path, (old, old))
+    right = file_hashes([path])
+    cache = cache_dir() / "files.sqlite"
+    whole = cache.read_bytes()
+    start = whole.index(right[path])
+    for at in range(start - 40, start + 40):
+        changed = bytearray(whole)
+        changed[min(at, len(whole) - 1)] ^= 1
+        cache.write_bytes(changed)
+        assert file_hashes([path]) == right, at
+    for less in (1, 5, 40):
+        cache.write_bytes(whole[:-less])
+        assert file_hashes([path]) == right, less

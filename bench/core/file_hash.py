@@ -82,8 +82,8 @@ def _open() -> sqlite3.Connection:
     folder.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(folder / "files.sqlite", timeout=10)
     connection.execute(
-        "CREATE TABLE IF NOT EXISTS files "
-        "(path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, sha256 BLOB) WITHOUT ROWID"
+        "CREATE TABLE IF NOT EXISTS sealed "
+        "(path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, sha256 BLOB, seal BLOB) WITHOUT ROWID"
     )
     return connection
 
@@ -96,10 +96,15 @@ def _recall(names: Sequence[str]) -> dict[str, tuple[int, int, bytes]]:
             connection.executemany(
                 "INSERT OR IGNORE INTO wanted VALUES (?)", ((name,) for name in names)
             )
-            rows = connection.execute("SELECT * FROM files JOIN wanted USING (path)")
-            return {path: (size, mtime, digest) for path, size, mtime, digest in rows}
+            rows = connection.execute("SELECT * FROM sealed JOIN wanted USING (path)")
+            return {row[0]: row[1:4] for row in rows if row[4] == _seal(*row[:4])}
     except (sqlite3.Error, OSError, UnicodeError):
         return {}
+
+
+def _seal(path: object, size: object, mtime: object, digest: object) -> bytes:
+    """A checksum of one row: SQLite has none, and reads the end of a cut file as zeros."""
+    return hashlib.sha256(repr((path, size, mtime, digest)).encode()).digest()[:8]
 
 
 def _remember(rows: Sequence[tuple[str, int, int, bytes]]) -> None:
@@ -109,7 +114,10 @@ def _remember(rows: Sequence[tuple[str, int, int, bytes]]) -> None:
     for attempt in (1, 2):
         try:
             with closing(_open()) as connection, connection:
-                connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+                sealed = [(*row, _seal(*row)) for row in rows]
+                connection.executemany(
+                    "INSERT OR REPLACE INTO sealed VALUES (?, ?, ?, ?, ?)", sealed
+                )
             return
         except (sqlite3.OperationalError, OSError, UnicodeError):
             return

@@ -4,6 +4,7 @@ killed, and the bytes that a finished run is compared by."""
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
 import os
 import runpy
@@ -216,10 +217,11 @@ def snapshot(run: Path) -> dict[str, Any]:
         if path.name in _TIMED:
             found[name] = path.stat().st_size > 0
         elif path.suffix == ".parquet":
-            rows = pq.read_table(path).to_pylist()
-            found[name] = [{k: v for k, v in r.items() if k not in _MEASURED} for r in rows]
-        elif path.name == "run.json":
-            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+            rows = found.setdefault(path.parent.relative_to(run).as_posix(), {})
+            for row in pq.read_table(path).to_pylist():  # in one file or in parts, that is alike
+                rows[row["id"]] = {k: v for k, v in row.items() if k not in _MEASURED}
+        elif path.name in ("run.json", "cell.json"):
+            raw = json.loads(path.read_text(encoding="utf-8"))
             found[name] = {k: v for k, v in raw.items() if k != "provenance"}
         else:
             found[name] = path.read_bytes()

@@ -135,7 +135,7 @@ def test_some_own_files(small: Bench, pattern: str, damage: str) -> None:
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_report_is_made_anew(small: Bench, damage: str) -> None:
     """All of its files at once, and RUN/stages.json, which only says what took how long."""
-    folder, rng = small.copy("report"), random.Random(f"{SEED} {damage}")
+    folder, rng = small.copy("unreported"), random.Random(f"{SEED} {damage}")
     for path in own_files(folder):
         if "report" in path.parts or path.name == "stages.json":
             DAMAGES[damage](path, rng)

@@ -74,7 +74,8 @@ def test_errors_at_the_writes_of_a_run(
                 assert len(text.strip().splitlines()) <= 2, text
             else:
                 assert ended.code == 0, (ended.code, text)
-                assert kept_to_save_time(event[1]) or event[0] == "remove", "it went unseen"
+                unneeded = event[0] in ("remove", "mkdir")  # or the folder is there already
+                assert unneeded or kept_to_save_time(event[1]), "it went unseen"
             small.check(folder, about)
         except AssertionError as error:
             faults.append(f"{about}: {str(error)[:1200]}")
@@ -98,13 +99,13 @@ def test_files_that_do_not_fit(
     folder = start(bench, f"{command}-fits")
     assert sisbench(*arguments, cwd=folder).code == 0
     expected, count = content(folder), 0
-    for most in (0, 50, 1000, 3000, 20_000, 60_000):
+    for most in (3000, 8000, 20_000, 60_000):
         folder = start(bench, f"{command}-full")
         ended = sisbench(*arguments, cwd=folder, before=small_files, given=(most,))
         assert ended.code in (0, 2), (most, ended.code, ended.text)
-        assert most == 0 or "error:" in ended.told() or ended.code == 0, (most, ended.text)
+        assert ended.code == 0 or "error:" in ended.told(), (most, ended.text)
         again = sisbench(*arguments, cwd=folder)
         assert again.code == 0, (most, again.told())
         assert content(folder) == expected, most
         count += ended.code == 2
-    record_property("faults", f"{count} of 6 limits ended it")
+    record_property("faults", f"{count} of 4 limits ended it")
