@@ -1,4 +1,4 @@
-"""The noise schedule and the DDIM sampler, on the official grid of timesteps."""
+"""Latent diffusion's noise schedule and DDIM sampler, on the official grid of timesteps."""
 
 from __future__ import annotations
 
