@@ -21,6 +21,7 @@ registry = Registry(
         "scam": "sisbench.methods.scam:SCAM",
         "ca2sis": "sisbench.methods.ca2sis:CA2SIS",
         "sca-dm": "sisbench.methods.sca_dm:SCADM",
+        "sdm": "sisbench.methods.sdm:SDM",
     },
 )
 

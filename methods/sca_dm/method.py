@@ -13,7 +13,8 @@ from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
 from sisbench.methods.key_map import KeyMap
-from sisbench.methods.layers.diffusion.ddim import DDIM, guided
+from sisbench.methods.layers.diffusion.branches import guided
+from sisbench.methods.layers.diffusion.ddim import DDIM
 from sisbench.methods.layers.diffusion.unet import UNet
 from sisbench.methods.layers.grouped_style import GroupedStyleEncoder
 from sisbench.methods.layers.labels import read_labels
