@@ -22,6 +22,7 @@ registry = Registry(
         "ca2sis": "sisbench.methods.ca2sis:CA2SIS",
         "sca-dm": "sisbench.methods.sca_dm:SCADM",
         "sdm": "sisbench.methods.sdm:SDM",
+        "codiff": "sisbench.methods.codiff:CoDiff",
     },
 )
 
