@@ -206,6 +206,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, h, w) -> the same."""
         mixed = self.qkv(self.norm(x).flatten(2)).unflatten(1, (self.heads, 3, -1))
-        q, k, v = mixed.transpose(3, 4).unbind(2)  # (B, heads, h*w, d) each
+        # fused kernels want the channels of a head side by side: (B, heads, h*w, d) each
+        q, k, v = mixed.transpose(3, 4).contiguous().unbind(2)
         found = F.scaled_dot_product_attention(q, k, v).transpose(2, 3)  # (B, heads, d, h*w)
         return x + self.proj_out(found.flatten(1, 2)).view_as(x)
