@@ -27,6 +27,8 @@ registry = Registry(
         "oasis": "sisbench.methods.oasis:OASIS",
         "sc-gan": "sisbench.methods.scgan:SCGAN",
         "maskgan": "sisbench.methods.maskgan:MaskGAN",
+        "sdm": "sisbench.methods.sdm:SDM",
+        "codiff": "sisbench.methods.codiff:CoDiff",
     },
 )
 

@@ -24,12 +24,12 @@ from sisbench.core.label_space import LabelSpace
 from sisbench.core.noise import GivenNoise, Noise, ZeroNoise
 from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.base import Layout, Method, Style, present_classes
+from sisbench.methods.layers.diffusion.attention import Attention, SpatialTransformer
+from sisbench.methods.layers.diffusion.blocks import ResBlock, SPADEResBlock, Upsample
+from sisbench.methods.layers.diffusion.ddim import DDIM, alphas_cumprod, ddim_timesteps
+from sisbench.methods.layers.diffusion.unet import timestep_embedding
 from sisbench.methods.layers.labels import one_hot
 from sisbench.methods.sca_dm import SCADM
-from sisbench.methods.sca_dm.attention import Attention, SpatialTransformer
-from sisbench.methods.sca_dm.blocks import ResBlock, SPADEResBlock, Upsample
-from sisbench.methods.sca_dm.sampler import DDIM, alphas_cumprod, ddim_timesteps
-from sisbench.methods.sca_dm.unet import timestep_embedding
 from sisbench.methods.seeded import seeded_state
 
 TINY = tiny_networks.SCA_DM

@@ -31,6 +31,8 @@ _CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "MaskGAN, 19 classes at 256": ("maskgan", "celebamask_hq", {"size": [256, 256]}),
     "MaskGAN, 19 classes at 512": ("maskgan", "celebamask_hq", {}),
     "SCA-DM, 4 guided steps": ("sca-dm", "celebamask_hq", {"steps": 4, "scale": 1.2}),
+    "SDM, 4 guided steps": ("sdm", "celebamask_hq", {"steps": 4, "scale": 1.5}),
+    "CoDiff, 4 steps": ("codiff", "celebamask_hq", {"steps": 4}),
 }
 _HEADER = ("method", "GMAC", "parameters (M)")
 _COLUMNS = ("s/image", "images/s", "peak MB")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sisbench.core.errors import UserError
 from sisbench.methods.key_map import KeyMap
-from sisbench.methods.sca_dm.unet import UNet
+from sisbench.methods.layers.diffusion.unet import UNet
 
 PREFIXES = {
     "unet": "model.diffusion_model.",

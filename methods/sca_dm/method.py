@@ -13,13 +13,14 @@ from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
 from sisbench.methods.key_map import KeyMap
+from sisbench.methods.layers.diffusion.branches import guided
+from sisbench.methods.layers.diffusion.ddim import DDIM
+from sisbench.methods.layers.diffusion.unet import UNet
 from sisbench.methods.layers.grouped_style import GroupedStyleEncoder
 from sisbench.methods.layers.labels import read_labels
 from sisbench.methods.sca_dm.checkpoint import EMA_PREFIX, PREFIXES, UNetKeyMap
 from sisbench.methods.sca_dm.first_stage import FirstStage
 from sisbench.methods.sca_dm.options import SCADMOptions
-from sisbench.methods.sca_dm.sampler import DDIM, guided
-from sisbench.methods.sca_dm.unet import UNet
 
 _CITYSCAPES = 34
 """Label ids 0..33; the 35th class of the label space, the licence plate, has the id -1 there."""

@@ -1,4 +1,4 @@
-"""SCA-DM's UNet: plain encoder, SPADE decoder, and transformers that carry the class codes."""
+"""The UNet of latent diffusion (SCA-DM, CoDiff): residual blocks, and transformers on tokens."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sisbench.core.resize import resize_labels_torch
-from sisbench.methods.layers.labels import one_hot
-from sisbench.methods.sca_dm.attention import SpatialTransformer, StyleTerm
-from sisbench.methods.sca_dm.blocks import (
+from sisbench.methods.layers.diffusion.attention import SpatialTransformer, StyleTerm
+from sisbench.methods.layers.diffusion.blocks import (
     Affine,
     Downsample,
     ResBlock,
@@ -22,7 +21,8 @@ from sisbench.methods.sca_dm.blocks import (
     conv3,
     group_norm,
 )
-from sisbench.methods.sca_dm.branches import widen
+from sisbench.methods.layers.diffusion.branches import widen
+from sisbench.methods.layers.labels import one_hot
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -76,23 +76,28 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
 
 
 class UNet(nn.Module):
-    """Predicts the noise in a latent (SCA-DM, section 3.2; arXiv 2403.12743).
+    """Predicts the noise in a latent (Rombach et al., 2022), conditioned on tokens.
+
+    With ``num_classes`` the norms of middle and decoder follow the label map (SCA-DM, section 3.2;
+    arXiv 2403.12743).
 
     Args:
-        num_classes: C.
+        num_classes: C of the label map in the norms; None for plain norms.
         channels: of the latent.
         width: base width, times ``multipliers`` by level.
         multipliers: one a level; each level halves the size of the one before.
         blocks: residual blocks a level.
         attention: down-sampling factors at which transformers stand.
         head: channels of an attention head.
-        context: channels of a class code.
+        context: channels of a token (SCA-DM: of a class code).
         masked: whether a pixel attends to the code of its own class alone.
+        heads: number of heads in every transformer, in place of ``head``.
+        out: channels predicted; None: those of the latent.
     """
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: int | None,
         channels: int = 3,
         width: int = 224,
         multipliers: Sequence[int] = (1, 2, 3, 4),
@@ -101,6 +106,8 @@ class UNet(nn.Module):
         head: int = 32,
         context: int = 1280,
         masked: bool = True,
+        heads: int | None = None,
+        out: int | None = None,
     ) -> None:
         super().__init__()
         self.num_classes, self.masked, self.width = num_classes, masked, width
@@ -109,7 +116,13 @@ class UNet(nn.Module):
         self.time_embed = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
 
         def transformer(ch: int, factor: int) -> list[nn.Module]:
-            return [SpatialTransformer(ch, context, head)] if factor in attention else []
+            size = ch // heads if heads else head
+            return [SpatialTransformer(ch, context, size)] if factor in attention else []
+
+        def decoding(ch: int, out: int) -> nn.Module:
+            if num_classes is None:
+                return ResBlock(ch, out, emb)
+            return SPADEResBlock(ch, out, emb, num_classes)
 
         self.input_blocks = nn.ModuleList([nn.ModuleList([conv3(channels, width)])])
         skips, ch, factor = [width], width, 1
@@ -124,35 +137,31 @@ class UNet(nn.Module):
                 skips.append(ch)
                 factor *= 2
 
-        self.middle_block = nn.ModuleList(
-            [
-                SPADEResBlock(ch, ch, emb, num_classes),
-                SpatialTransformer(ch, context, head),
-                SPADEResBlock(ch, ch, emb, num_classes),
-            ]
-        )
+        middle = SpatialTransformer(ch, context, ch // heads if heads else head)
+        self.middle_block = nn.ModuleList([decoding(ch, ch), middle, decoding(ch, ch)])
         self.output_blocks = nn.ModuleList()
         for level, multiplier in reversed(list(enumerate(multipliers))):
             for i in range(blocks + 1):
-                layers = [SPADEResBlock(ch + skips.pop(), multiplier * width, emb, num_classes)]
+                layers = [decoding(ch + skips.pop(), multiplier * width)]
                 ch = multiplier * width
                 layers += transformer(ch, factor)
                 if level and i == blocks:
                     layers.append(Upsample(ch))
                     factor //= 2
                 self.output_blocks.append(nn.ModuleList(layers))
-        self.out = nn.Sequential(group_norm(ch), nn.SiLU(), conv3(ch, channels))
+        self.out = nn.Sequential(group_norm(ch), nn.SiLU(), conv3(ch, out or channels))
 
     # ---- what is constant over the steps ------------------------------------------------------
 
     def condition(self, label: Tensor, codes: Tensor, size: tuple[int, int]) -> Condition:
-        """Condition of one branch from a layout and a style.
+        """Condition of one branch from a layout and a style; needs ``num_classes``.
 
         Args:
             label: (B, H, W) int64 at image size; -1 is a pixel of no class.
             codes: (B, C, context).
             size: (h, w) of the latent.
         """
+        assert self.num_classes is not None
         labels = {
             f: resize_labels_torch(label, (size[0] // f, size[1] // f)) for f in self._factors()
         }
@@ -166,6 +175,16 @@ class UNet(nn.Module):
                 (block.style_term(codes, index[f] if self.masked else None),)
                 for f, block in self._layers(SpatialTransformer)
             ],
+            [layer.kernel() for _, layer in self._layers(Upsample)],
+        )
+
+    def token_condition(self, tokens: Tensor) -> Condition:
+        """Condition of a UNet with plain norms: tokens (B, T, context) for all pixels."""
+        return Condition(
+            tokens.shape[0],
+            1,
+            [],
+            [(layer.style_term(tokens, None),) for _, layer in self._layers(SpatialTransformer)],
             [layer.kernel() for _, layer in self._layers(Upsample)],
         )
 

@@ -1,4 +1,4 @@
-"""The noise schedule and the DDIM sampler, on the official grid of timesteps."""
+"""Latent diffusion's noise schedule and DDIM sampler, on the official grid of timesteps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sisbench.core.errors import UserError
@@ -125,9 +124,3 @@ class DDIM:
             drawn = None if noise is None else noise(count)
             x, clean = self.step(x, predict(x, i), i, drawn)
             yield x, clean
-
-
-def guided(eps: Tensor, scale: float) -> Tensor:
-    """null + scale * (conditional - null): (2B, D, h, w), null rows first -> (B, D, h, w)."""
-    null, conditional = eps.chunk(2)
-    return torch.lerp(null, conditional, scale)

@@ -1,4 +1,4 @@
-"""Transformer layers of SCA-DM's UNet, with the masked cross-attention as a per-class look-up."""
+"""Transformer layers of latent diffusion's UNet; SCA-DM's masked cross-attention as a look-up."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sisbench.methods.layers.diffusion.branches import over_branches, widen
 from sisbench.methods.layers.norms import GroupNorm
-from sisbench.methods.sca_dm.branches import over_branches, widen
 
 Keys = tuple[Tensor, Tensor]
 """Keys and values (B, heads, C, d) of a cross-attention without mask."""

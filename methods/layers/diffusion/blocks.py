@@ -1,4 +1,4 @@
-"""Residual blocks of SCA-DM's UNet: plain ones, and those whose norms follow the label map."""
+"""Residual blocks of diffusion UNets: plain ones, and those whose norms follow the label map."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sisbench.methods.layers.diffusion.branches import over_branches, widen
 from sisbench.methods.layers.labels import interpolate_nearest
 from sisbench.methods.layers.norms import GroupNorm
-from sisbench.methods.sca_dm.branches import over_branches, widen
 
 Affine = tuple[Tensor, Tensor]
 """1 + gamma and beta of a SPADE norm, (B or 1, D, h, w) each: constant over the steps."""
@@ -161,17 +161,27 @@ class Upsample(nn.Module):
         self.conv = conv3(channels, channels)
 
     def kernel(self) -> Tensor:
-        """Both steps as the kernel of one transposed convolution, (channels, channels, 4, 4).
-
-        An input pixel is seen four times by the 3x3 kernel; with the taps that meet the same pixel
-        summed beforehand, 4 of 9 products are left.
-        """
-        weight = self.conv.weight
-        taps = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]]).to(weight)
-        return torch.einsum("yj,oijk,xk->ioyx", taps, weight, taps)
+        """Both steps as the kernel of one transposed convolution: ``enlarging_kernel``."""
+        return enlarging_kernel(self.conv.weight)
 
     def forward(self, x: Tensor, kernel: Tensor | None = None) -> Tensor:
         """(B, D, h, w) -> (B, D, 2h, 2w); ``kernel`` as from ``kernel()``, or None."""
         if kernel is None:
             return self.conv(interpolate_nearest(x))
-        return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
+        return enlarge(x, kernel, self.conv.bias)
+
+
+def enlarging_kernel(weight: Tensor) -> Tensor:
+    """Nearest enlargement to twice the size and a 3x3 convolution, as the kernel of one transposed
+    convolution: (out, in, 3, 3) -> (in, out, 4, 4).
+
+    An input pixel is seen four times by the 3x3 kernel; with the taps that meet the same pixel
+    summed beforehand, 4 of 9 products are left.
+    """
+    taps = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]]).to(weight)
+    return torch.einsum("yj,oijk,xk->ioyx", taps, weight, taps)
+
+
+def enlarge(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """(B, in, h, w), ``enlarging_kernel`` -> (B, out, 2h, 2w)."""
+    return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)

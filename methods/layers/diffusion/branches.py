@@ -37,3 +37,9 @@ def widen(x: Tensor, rows: int) -> Tensor:
     if x.shape[0] == 1:
         return x.expand(rows, *x.shape[1:])
     return x.repeat(rows // x.shape[0], *[1] * (x.ndim - 1))
+
+
+def guided(eps: Tensor, scale: float) -> Tensor:
+    """null + scale * (conditional - null): (2B, D, h, w), null rows first -> (B, D, h, w)."""
+    null, conditional = eps.chunk(2)
+    return torch.lerp(null, conditional, scale)

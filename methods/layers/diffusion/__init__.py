@@ -1,0 +1,1 @@
+"""What the diffusion methods share: UNet, autoencoder, guidance branches and samplers."""
