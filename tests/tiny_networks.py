@@ -375,6 +375,7 @@ METHODS: dict[str, Tiny] = {
             "vae_latent": Refused(0),
         },
         {"maskgan/maskgan.celebamask19": "celebamask_hq"},
+    ),
     "sdm": Tiny(
         {
             "num_channels": 32,
