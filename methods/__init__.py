@@ -24,6 +24,7 @@ registry = Registry(
         "scam": "sisbench.methods.scam:SCAM",
         "ca2sis": "sisbench.methods.ca2sis:CA2SIS",
         "sca-dm": "sisbench.methods.sca_dm:SCADM",
+        "semantic-stylegan": "sisbench.methods.semantic_stylegan:SemanticStyleGAN",
     },
 )
 

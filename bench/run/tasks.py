@@ -52,7 +52,9 @@ class Exchange:
         wanted: (B, C) bool, what the items ask for.
         here: (B, C) bool, what the target's label map holds.
         whole: whether the items name no classes.
-        method: the method, which a single style vector may keep from exchanging single classes.
+        method: the method, which a single style vector may keep from exchanging single classes, and
+            whose classes may come in groups: a group counts as wanted, or as held, where any of its
+            classes is, so that no rule cuts it in two.
     """
 
     def __init__(
@@ -65,12 +67,13 @@ class Exchange:
         method: Method,
     ) -> None:
         self.task, self.protocol, self.method = task, protocol, method
-        self.wanted, self.here, self.whole = wanted, here, whole
-        self.edited, self.absent = wanted, wanted.new_zeros(len(wanted)).long()
+        self.wanted, self.here, self.whole = method.closed(wanted), method.closed(here), whole
+        self.edited, self.absent = self.wanted, wanted.new_zeros(len(wanted)).long()
 
     def shapes(self, there: Tensor) -> Tensor:
         """(B, C) bool, the classes whose shape is swapped; ``there`` is what the reference's label
         map holds."""
+        there = self.method.closed(there)
         self.absent = (self.wanted & self.here & ~there).sum(1)
         if self.protocol.shape_swap == "present_in_both":
             self.edited = self.wanted & self.here & there
@@ -80,11 +83,12 @@ class Exchange:
         """(B, C) bool, the classes whose style is exchanged, or None for the whole style; asks the
         reference's ``style`` which classes the method found in the photograph."""
         keeps_own = self.protocol.absent == "own"
-        self.absent = (self.wanted & self.here & ~style.present).sum(1)
+        there = self.method.closed(style.present)
+        self.absent = (self.wanted & self.here & ~there).sum(1)
         if self.whole and (not keeps_own or "class_transfer" not in self.method.can):
             return None
         if keeps_own:
-            self.edited = self.wanted & style.present
+            self.edited = self.wanted & there
         return self.edited
 
 

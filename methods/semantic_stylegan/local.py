@@ -76,9 +76,7 @@ class LocalLayer(nn.Module):
             "bias": f"{stem}.activate.bias",
         }
         for name, key in official.items():
-            keys.stack(
-                f"{ours}.{name}", [f"local_nets.{k}.{key}" for k in range(len(self.weight))]
-            )
+            keys.stack(f"{ours}.{name}", [f"local_nets.{k}.{key}" for k in range(len(self.weight))])
 
 
 class LocalOutput(nn.Module):
@@ -181,9 +179,7 @@ class LocalGenerators(nn.Module):
         features = fourier_features(unit_grid(size), octaves).flatten(2)
         self.register_buffer("grid", features, persistent=False)
         self.position = nn.Parameter(torch.randn(width, features.shape[1], 1, 1))
-        self.layers = nn.ModuleList(
-            LocalLayer(classes, width, style_dim) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(LocalLayer(classes, width, style_dim) for _ in range(layers))
         self.to_depth = LocalOutput(classes - 1, width, 1)
         self.to_feat = LocalOutput(classes, width, out)
 
