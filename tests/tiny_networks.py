@@ -33,7 +33,7 @@ SCA_DM: dict[str, Any] = {
     "steps": 2,
 }
 SEMANTIC_STYLEGAN: dict[str, Any] = {
-    "size": 64,
+    "size": 16,
     "style_dim": 8,
     "n_mlp": 2,
     "local_layers": 3,
@@ -41,8 +41,8 @@ SEMANTIC_STYLEGAN: dict[str, Any] = {
     "depth_layers": 2,
     "local_channel": 4,
     "coarse_channel": 8,
-    "coarse_size": 16,
-    "min_feat_size": 8,
+    "coarse_size": 8,
+    "min_feat_size": 4,
     "channel_multiplier": 1,
     "steps": 3,
     "lambda_lpips": 0.0,
@@ -74,7 +74,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Tiny:
-    """The smallest network of a method on celebamask_hq, in pictures of 64 pixels.
+    """The smallest network of a method on celebamask_hq, in pictures of 64 pixels at most.
 
     Attributes:
         options: construction options.
@@ -332,7 +332,7 @@ METHODS: dict[str, Tiny] = {
     "semantic-stylegan": Tiny(
         SEMANTIC_STYLEGAN,
         {
-            "size": Once(128),
+            "size": Once(32),
             "output_size": Once(32),
             "style_dim": Once(4),
             "n_mlp": Once(3),
@@ -343,9 +343,9 @@ METHODS: dict[str, Tiny] = {
             "depth_layers": Once(3),
             "local_channel": Once(8),
             "coarse_channel": Once(4),
-            "coarse_size": Once(32),
-            "min_feat_size": Once(4),
-            "channel_multiplier": Once(2),
+            "coarse_size": Once(16, base={"size": 32}),
+            "min_feat_size": Once(8, base={"size": 32, "coarse_size": 16}),
+            "channel_multiplier": Once(2, base={"size": 64}),
             "residual_refine": Refused("yes"),
             "detach_texture": Once(True),
             "transparent_dims": Once(()),
