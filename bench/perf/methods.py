@@ -26,6 +26,11 @@ _CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SCAM, ADE20K": ("scam", "ade20k", {}),
     "CA2-SIS, 19 classes": ("ca2sis", "celebamask_hq", {}),
     "SCA-DM, 4 guided steps": ("sca-dm", "celebamask_hq", {"steps": 4, "scale": 1.2}),
+    "SemanticStyleGAN, codes known": (  # the warm-up call inverts the photographs
+        "semantic-stylegan",
+        "celebamask_hq",
+        {"steps": 1, "lambda_lpips": 0.0, "mean_latent_draws": 1},
+    ),
 }
 _HEADER = ("method", "GMAC", "parameters (M)")
 _COLUMNS = ("s/image", "images/s", "peak MB")
