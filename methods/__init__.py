@@ -29,6 +29,7 @@ registry = Registry(
         "maskgan": "sisbench.methods.maskgan:MaskGAN",
         "sdm": "sisbench.methods.sdm:SDM",
         "codiff": "sisbench.methods.codiff:CoDiff",
+        "semantic-stylegan": "sisbench.methods.semantic_stylegan:SemanticStyleGAN",
     },
 )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sisbench.core.batch import Batch
 from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.label_maps import close_classes as close_classes
 from sisbench.core.label_maps import present_classes as present_classes
 from sisbench.core.label_maps import swap_labels
 from sisbench.core.noise import NoiseSource as NoiseSource
@@ -176,10 +177,13 @@ class Method(Loadable):
     photograph) and ``sample_style`` (a style from a prior); the tasks come with them. Networks are
     held in eval mode and every public call runs in inference mode.
 
-    Class attributes: those of ``Loadable``; ``can`` follows from ``capabilities``.
+    Class attributes: those of ``Loadable``; ``can`` follows from ``capabilities``;
+    ``draws_label_maps`` is False where the layout comes from the photograph, so that no edited
+    label map can be drawn.
     """
 
     can: ClassVar[frozenset[str]] = _Can()  # type: ignore[assignment]
+    draws_label_maps: ClassVar[bool] = True
 
     _encoded_style: type[Style] | None = None
     _encoded_layout: type[Layout] | None = None
@@ -228,9 +232,23 @@ class Method(Loadable):
         """Number of classes that layouts and styles are addressed by."""
         return len(self.space)
 
-    def _require(self, task: str) -> None:
-        """Raises Unavailable where the method, as far as it is known, is unable to do ``task``."""
+    @property
+    def class_groups(self) -> tuple[int, ...] | None:
+        """The group of each class, where some classes share a code and are only exchanged together
+        (both eyes); None where each stands for itself."""
+        return None
+
+    @typing.final
+    def closed(self, mask: Tensor) -> Tensor:
+        """``mask`` (B, C) bool with whole ``class_groups``."""
+        return mask if self.class_groups is None else close_classes(mask, self.class_groups)
+
+    def _require(self, task: str, drawn: Batch | None = None) -> None:
+        """Raises Unavailable where the method, as far as it is known, is unable to do ``task``, or
+        to draw the edited label maps of ``drawn``."""
         reason = why_not(self, task)
+        if drawn is not None and not self.draws_label_maps:
+            reason = "draws no label maps: its layouts come from photographs"
         if reason:
             raise Unavailable(f"{self.title or self.name}: {reason}")
 
@@ -240,7 +258,7 @@ class Method(Loadable):
     @torch.inference_mode()
     def reconstruct(self, batch: Batch, noise: NoiseSource, drawn: Batch | None = None) -> Tensor:
         """render(L(x), S(x)); ``drawn`` holds edited label maps to draw in place of x's own."""
-        self._require("reconstruct")
+        self._require("reconstruct", drawn)
         if drawn is not None:
             return self.render(_layout(self, drawn), _style(self, batch), noise)
         return self.render(*_both(self, batch), noise)
@@ -256,7 +274,8 @@ class Method(Loadable):
         drawn: Batch | None = None,
     ) -> Tensor:
         """render(L(x), S(r)), or render(L(x), S(x).swap(S(r), classes)); ``drawn`` as above."""
-        self._require("transfer" if classes is None or callable(classes) else "class_transfer")
+        task = "transfer" if classes is None or callable(classes) else "class_transfer"
+        self._require(task, drawn)
         style = _style(self, reference)
         chosen = _chosen(classes, style)
         if chosen is None:

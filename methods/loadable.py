@@ -117,6 +117,13 @@ class Loadable(ABC):
         """Called before keys are compared, with the official state dicts by module name: a method
         whose checkpoints come in versions rebuilds itself for the one at hand."""
 
+    def seeded(
+        self, module: str, shapes: Mapping[str, tuple[int, ...]], seed: int
+    ) -> dict[str, Tensor]:
+        """The declared test weights of an official module (``weights: seeded:N``); a method whose
+        files hold constants puts them in."""
+        return seeded_state(shapes, seed)
+
     def after_load(self) -> None:
         """Called once the weights are in: fold, contract or cache what is constant at inference."""
 
@@ -195,7 +202,7 @@ def load_weights(method: Loadable, space: LabelSpace | str, weights: Path | str 
         shapes = {m: k.official_shapes() for m, k in method.key_maps().items()}
         if not shapes:
             raise UserError(f"{method.name} has no official layout to seed", "leave 'weights' out")
-        _fill(method, {m: seeded_state(s, seed) for m, s in shapes.items()})
+        _fill(method, {m: method.seeded(m, s, seed) for m, s in shapes.items()})
         method.weights_info = {"source": f"seeded:{seed}", "sha256": f"seeded:{seed}"}
     elif about:
         _load_own(method, path)  # type: ignore[arg-type]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.errors import UserError
 from sisbench.core.estimates import bootstrap_mean
 from sisbench.core.fit import fill
-from sisbench.core.state_dict import read_state, sha256_of
+from sisbench.core.lpips_files import LINEAR_SHA256, linear_file
+from sisbench.core.state_dict import read_state
 from sisbench.metrics.base import Context, ImageBatch, Metric, RowMaker, Rows, Score, of_mean
 from sisbench.metrics.extractors import (
     ByContent,
@@ -33,26 +33,6 @@ _LAST_LAYERS = {  # index in torchvision's ``features`` after which a layer is c
     "vgg": (3, 8, 15, 22, 29),
     "squeeze": (1, 4, 7, 9, 10, 11, 12),
 }
-_LINEAR_SHA256 = {  # version 0.1, as the lpips wheel ships them
-    "alex": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
-    "vgg": "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
-    "squeeze": "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
-}
-
-
-def linear_file(net: str) -> Path:
-    """The linear weights of ``net`` inside the installed lpips package.
-
-    Raises:
-        Unavailable: lpips is not installed, or its file is another version.
-    """
-    spec = find_spec("lpips")
-    if spec is None or not spec.submodule_search_locations:
-        raise Unavailable("LPIPS needs the linear weights of the lpips package", "install lpips")
-    path = Path(spec.submodule_search_locations[0]) / "weights" / "v0.1" / f"{net}.pth"
-    if not path.is_file() or sha256_of(path) != _LINEAR_SHA256[net]:
-        raise Unavailable(f"{path} is not version 0.1 of the LPIPS weights", "install lpips 0.1.4")
-    return path
 
 
 class LPIPSNetwork:
@@ -177,7 +157,7 @@ class LPIPSRows(RowMaker):
         torch_dtype(dtype)
         self.dtype, self.device, self.batch = dtype, device, batch
         self.path, self.sha256 = weights_file(type(self).weights, weights)
-        self.linear = _LINEAR_SHA256[self.net]
+        self.linear = LINEAR_SHA256[self.net]
         linear_file(self.net)
         self._network: LPIPSNetwork | None = None
 

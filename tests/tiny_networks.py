@@ -32,6 +32,22 @@ SCA_DM: dict[str, Any] = {
     "n_embed": 64,
     "steps": 2,
 }
+SEMANTIC_STYLEGAN: dict[str, Any] = {
+    "size": 16,
+    "style_dim": 8,
+    "n_mlp": 2,
+    "local_layers": 3,
+    "base_layers": 1,
+    "depth_layers": 2,
+    "local_channel": 4,
+    "coarse_channel": 8,
+    "coarse_size": 8,
+    "min_feat_size": 4,
+    "channel_multiplier": 1,
+    "steps": 3,
+    "lambda_lpips": 0.0,
+    "mean_latent_draws": 16,
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Tiny:
-    """The smallest network of a method on celebamask_hq, in pictures of 64 pixels.
+    """The smallest network of a method on celebamask_hq, in pictures of 64 pixels at most.
 
     Attributes:
         options: construction options.
@@ -463,6 +479,44 @@ METHODS: dict[str, Tiny] = {
             "scale_factor": Once(0.5),
         },
         {},
+    ),
+    "semantic-stylegan": Tiny(
+        SEMANTIC_STYLEGAN,
+        {
+            "size": Once(32),
+            "output_size": Once(32),
+            "style_dim": Once(4),
+            "n_mlp": Once(3),
+            "seg_dim": Once(12, along={"transparent_dims": (10,)}),
+            "groups": Refused((0, 1)),
+            "local_layers": Once(4),
+            "base_layers": Once(2),
+            "depth_layers": Once(3),
+            "local_channel": Once(8),
+            "coarse_channel": Once(4),
+            "coarse_size": Once(16, base={"size": 32}),
+            "min_feat_size": Once(8, base={"size": 32, "coarse_size": 16}),
+            "channel_multiplier": Once(2, base={"size": 64}),
+            "residual_refine": Refused("yes"),
+            "detach_texture": Once(True),
+            "transparent_dims": Once(()),
+            "truncation": Refused("none"),
+            "randomize_noise": Once(True),
+            "steps": Once(4),
+            "lr": Once(0.2),
+            "lambda_lpips": Refused("none"),
+            "lambda_mse": Once(10.0),
+            "lambda_mean": Once(0.0),
+            "noise_regularize": Once(0.0, base={"no_noises": False}),
+            "w_plus": Once(False),
+            "no_noises": Once(False),
+            "finetune_steps": Once(2),
+            "mean_latent_draws": Once(8),
+            "mean_latent_seed": Once(1),
+            "lpips_trunk": Refused(1),
+            "keep_inversions": Refused("no"),
+        },
+        {"semantic_stylegan/semantic_stylegan.celebamask13": "celebamask_hq"},
     ),
 }
 

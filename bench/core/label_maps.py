@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sisbench.core.label_space import HOLE
@@ -17,6 +18,18 @@ def present_classes(label: Tensor, num_classes: int) -> Tensor:
     counts = label.new_zeros(label.shape[0], num_classes)
     counts.scatter_add_(1, flat.clamp(0, num_classes - 1), inside.to(label.dtype))
     return counts > 0
+
+
+def close_classes(mask: Tensor, groups: Sequence[int]) -> Tensor:
+    """``mask`` (B, C) bool with whole groups: a class is set where any class of its group is.
+
+    Args:
+        mask: the classes.
+        groups: the group of each class.
+    """
+    index = mask.new_tensor(groups, dtype=int)  # (C,)
+    same = index[:, None] == index  # (C, C)
+    return (mask[:, :, None] & same).any(1)
 
 
 def swap_labels(own: Tensor, other: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:

@@ -127,9 +127,12 @@ class Laws:
     # ---- the algebra --------------------------------------------------------------------------
 
     def _some(self) -> list[int]:
-        """Every other class that the first two samples share, so that a swap changes pixels."""
+        """Every other class that the first two samples share, so that a swap changes pixels; whole
+        groups where the method has them."""
         shared = [int(c) for c in self.x.label[0].unique() if bool((self.x.label[1] == c).any())]
-        return [c for c in shared if c >= 0][::2] or [0]
+        chosen = torch.zeros(1, self.method.num_classes, dtype=torch.bool)
+        chosen[0, [c for c in shared if c >= 0][::2] or [0]] = True
+        return [int(c) for c in self.method.closed(chosen)[0].nonzero()]
 
     def swaps(self) -> str:
         if "class_transfer" not in self.method.can:

@@ -33,6 +33,11 @@ _CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SCA-DM, 4 guided steps": ("sca-dm", "celebamask_hq", {"steps": 4, "scale": 1.2}),
     "SDM, 4 guided steps": ("sdm", "celebamask_hq", {"steps": 4, "scale": 1.5}),
     "CoDiff, 4 steps": ("codiff", "celebamask_hq", {"steps": 4}),
+    "SemanticStyleGAN, codes known": (  # the warm-up call inverts the photographs
+        "semantic-stylegan",
+        "celebamask_hq",
+        {"steps": 1, "lambda_lpips": 0.0, "mean_latent_draws": 1},
+    ),
 }
 _HEADER = ("method", "GMAC", "parameters (M)")
 _COLUMNS = ("s/image", "images/s", "peak MB")

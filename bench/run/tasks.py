@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,8 @@ class Exchange:
         wanted: (B, C) bool, what the items ask for.
         here: (B, C) bool, what the target's label map holds.
         whole: whether the items name no classes.
+        closed: how classes come in groups (``Method.closed``): a group counts as wanted, or as
+            held, where any of its classes is, so that no rule cuts it in two.
     """
 
     def __init__(
@@ -61,14 +63,16 @@ class Exchange:
         wanted: Tensor,
         here: Tensor,
         whole: bool,
+        closed: Callable[[Tensor], Tensor] = lambda mask: mask,
     ) -> None:
-        self.task, self.protocol = task, protocol
-        self.wanted, self.here, self.whole = wanted, here, whole
-        self.edited, self.absent = wanted, wanted.new_zeros(len(wanted)).long()
+        self.task, self.protocol, self.closed = task, protocol, closed
+        self.wanted, self.here, self.whole = closed(wanted), closed(here), whole
+        self.edited, self.absent = self.wanted, wanted.new_zeros(len(wanted)).long()
 
     def shapes(self, there: Tensor) -> Tensor:
         """(B, C) bool, the classes whose shape is swapped; ``there`` is what the reference's label
         map holds."""
+        there = self.closed(there)
         self.absent = (self.wanted & self.here & ~there).sum(1)
         if self.protocol.shape_swap == "present_in_both":
             self.edited = self.wanted & self.here & there
@@ -82,6 +86,7 @@ class Exchange:
             per_class: whether single classes can be exchanged; one style vector has none.
         """
         keeps_own = self.protocol.absent == "own"
+        there = self.closed(there)
         self.absent = (self.wanted & self.here & ~there).sum(1)
         if self.whole and (not keeps_own or not per_class):
             return None
@@ -114,7 +119,8 @@ def run_task(
     noise = noise_of(task.name, protocol, items)
     here = present_classes(target.label, method.num_classes)
     whole = not any(item.classes for item in items)
-    exchange = Exchange(declared, protocol, wanted_classes(items, here), here, whole)
+    wanted = wanted_classes(items, here)
+    exchange = Exchange(declared, protocol, wanted, here, whole, method.closed)
     edit = Edit(
         target,
         noise,
