@@ -87,7 +87,8 @@ class _Layers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, width) -> the same."""
-        for norm, block in self.layers:  # type: ignore[misc]
+        for layer in self.layers:
+            norm, block = layer.children()
             x = x + block(norm(x))
         return x
 

@@ -32,6 +32,7 @@ class UNetKeyMap(KeyMap):
         self.ema = ema
         self.same()
         # a class embedding that the official network holds and never reads
+        assert unet.num_classes is not None
         self.unused("label_emb.weight", (unet.num_classes, 4 * unet.width))
 
     def dotted(self) -> dict[str, str]:
