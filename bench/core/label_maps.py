@@ -27,7 +27,7 @@ def close_classes(mask: Tensor, groups: Sequence[int]) -> Tensor:
         mask: the classes.
         groups: the group of each class.
     """
-    index = mask.new_tensor(groups, dtype=int)  # (C,)
+    index = mask.long().new_tensor(groups)  # (C,)
     same = index[:, None] == index  # (C, C)
     return (mask[:, :, None] & same).any(1)
 

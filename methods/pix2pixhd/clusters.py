@@ -12,7 +12,7 @@ from torch import Tensor
 from sisbench.core.errors import UserError
 
 SMALLEST = 0.5
-"""Weight of a region (in 32ths of the picture) from which on it is clustered."""
+"""Weight of a region (in parts of 1/32 of the picture) from which on it is clustered."""
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class Pix2PixHD(Method):
         """One row for each region of a training picture, for ``fit_clusters``.
 
         Returns:
-            (R, 4 + F) float64: sample, class, id, the F features, area in 32ths of the picture.
+            (R, 4 + F) float64: sample, class, id, the F features, area in 1/32 of the picture.
         """
         if self.net.netE is None:
             raise UserError(f"{self.title}: {NO_FEATURES}")
