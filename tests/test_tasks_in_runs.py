@@ -28,6 +28,7 @@ TINY: dict[str, tuple[int, dict[str, Any]]] = {
     "ca2sis": (64, {"resolution": 64, "style_dim": 8, "style_enc_feat_dim": 1}),
     "scam": (32, {**tiny_networks.SCAM, "num_up_layers": 4, "height": 32, "width": 32}),
     "sca-dm": (128, tiny_networks.SCA_DM),
+    "semantic-stylegan": (16, tiny_networks.SEMANTIC_STYLEGAN),
 }
 
 

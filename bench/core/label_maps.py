@@ -27,7 +27,9 @@ def close_classes(mask: Tensor, groups: Sequence[int]) -> Tensor:
         mask: the classes.
         groups: the group of each class.
     """
-    index = mask.new_tensor(groups, dtype=int)  # (C,)
+    import torch
+
+    index = torch.tensor(tuple(groups), device=mask.device)  # (C,)
     same = index[:, None] == index  # (C, C)
     return (mask[:, :, None] & same).any(1)
 

@@ -220,6 +220,7 @@ class LocalGenerators(nn.Module):
         """Official keys of the generators and the position embedding."""
         keys.take(f"{ours}.position", "pos_embed.weights")
         for j, layer in enumerate(self.layers):
+            assert isinstance(layer, LocalLayer)
             layer.map_keys(keys, f"{ours}.layers.{j}", j)
         self.to_depth.map_keys(keys, f"{ours}.to_depth", "to_depth", 1)
         self.to_feat.map_keys(keys, f"{ours}.to_feat", "to_feat", 0)

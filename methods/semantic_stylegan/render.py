@@ -171,6 +171,7 @@ class RenderNet(nn.Module):
             if self.refine and size == self.coarse:
                 seg = seg + (2 * p - 1)
         assert image is not None  # size is above start
+        assert seg is not None
         return image, seg
 
     def map_keys(self, keys: KeyMap, ours: str) -> None:
