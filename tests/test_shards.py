@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import METHOD
+from mean_colour import METHOD
 from typer.testing import CliRunner
 
 from sisbench.cli import app

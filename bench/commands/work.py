@@ -81,9 +81,9 @@ def init(
     """
     from sisbench.core.store import write_atomic
     from sisbench.core.tasks import TASKS
+    from sisbench.data.starter import Wanted, starter
     from sisbench.protocol import get_protocol
     from sisbench.run.plan import method_class
-    from sisbench.starter import Wanted, starter
 
     if file.exists() and not force:
         raise UserError(f"{file} is there already", "give another FILE, or --force to replace it")

@@ -168,25 +168,29 @@ class CellRunner:
         left = sum(item.id in own for group in groups for item in group)
         loaded = prefetch(self.dataset, wanted, self.plan.config.engine.workers)
         writes: list[Future[None]] = []
-        with (
-            self.progress.bar(label, total, total - left) as advance,
-            ThreadPoolExecutor(1) as pool,
-        ):
-            for group in groups:
-                with self.timer.stage("decode"):
-                    samples = next(loaded)
-                batches = self._draw(group, samples)
+        try:
+            with (
+                self.progress.bar(label, total, total - left) as advance,
+                ThreadPoolExecutor(1) as pool,
+            ):
+                for group in groups:
+                    with self.timer.stage("decode"):
+                        samples = next(loaded)
+                    batches = self._draw(group, samples)
+                    with self.timer.stage("write"):
+                        while len(writes) > 2:
+                            writes.pop(0).result()
+                        writes.append(pool.submit(_write, batches))
+                    count = sum(item.id in own for item in group)
+                    self.timer.images += count
+                    advance(count)
+                    self.progress.count(sum(len(drawn) for _, drawn in batches))
                 with self.timer.stage("write"):
-                    while len(writes) > 2:
-                        writes.pop(0).result()
-                    writes.append(pool.submit(_write, batches))
-                count = sum(item.id in own for item in group)
-                self.timer.images += count
-                advance(count)
-                self.progress.count(sum(len(drawn) for _, drawn in batches))
-            with self.timer.stage("write"):
-                for future in writes:
-                    future.result()
+                    for future in writes:
+                        future.result()
+        finally:
+            for destination in self.destinations:
+                destination.close()
         if self.share == (0, 1):
             for destination in self.destinations:
                 merge_items(destination.folder)

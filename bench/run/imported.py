@@ -99,20 +99,23 @@ class ImageImporter:
         destination = Destination(self.root, self.cell.key, "", names)
         total = len(self.cell.items[self.share[0] :: self.share[1]])
         workers = max(1, self.plan.config.engine.workers)
-        with (
-            self.progress.bar(label, total, total - len(missing)) as advance,
-            ThreadPoolExecutor(workers) as pool,
-        ):
-            for group in groups_of(missing, _GROUP):
-                with self.timer.stage("decode"):
-                    edits = self._edits(group)
-                    args = [(item, size, edit) for item, edit in zip(group, edits, strict=True)]
-                    drawn = list(pool.map(lambda a: self._read(*a), args))
-                with self.timer.stage("write"):
-                    destination.write(drawn)
-                self.timer.images += len(group)
-                advance(len(group))
-                self.progress.count(len(group))
+        try:
+            with (
+                self.progress.bar(label, total, total - len(missing)) as advance,
+                ThreadPoolExecutor(workers) as pool,
+            ):
+                for group in groups_of(missing, _GROUP):
+                    with self.timer.stage("decode"):
+                        edits = self._edits(group)
+                        args = [(item, size, edit) for item, edit in zip(group, edits, strict=True)]
+                        drawn = list(pool.map(lambda a: self._read(*a), args))
+                    with self.timer.stage("write"):
+                        destination.write(drawn)
+                    self.timer.images += len(group)
+                    advance(len(group))
+                    self.progress.count(len(group))
+        finally:
+            destination.close()
         if self.share == (0, 1):
             merge_items(self.root)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +98,12 @@ class Drawn:
     label: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
+_ROWS, _SECONDS = 128, 2.0
+"""Rows of a file, and how long the first of them waits: a cell of small images leaves few files, a
+kill loses the credit of two seconds' images at most."""
+
+
+@dataclass
 class Destination:
     """Where images go: the cell's folder, its rule of quantisation, the items that it misses."""
 
@@ -105,10 +111,14 @@ class Destination:
     key: str
     quantise: str
     missing: frozenset[str] = field(repr=False)
+    _rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    _since: float = 0.0
 
     def write(self, drawn: Sequence[Drawn]) -> None:
-        """Pictures first, then the rows that vouch for them, each file whole or not at all."""
-        rows = []
+        """Pictures at once, then the rows that vouch for them, some together; each file whole or
+        not at all. ``close`` must follow."""
+        if not self._rows:
+            self._since = time.monotonic()
         for one in drawn:
             hashes = {}
             for part, pixels in (("image", one.image), ("label", one.label)):
@@ -117,12 +127,19 @@ class Destination:
                     write_atomic(self.folder / f"{part}s" / f"{one.row['id']}.png", data)
                     hashes[part] = hashlib.sha256(data).hexdigest()
             known = {"sha256": hashes.get("image"), "label_sha256": hashes.get("label")}
-            rows.append(one.row | known)
-        if rows:
-            names = "\0".join(row["id"] for row in rows)
-            digest = hashlib.sha256(names.encode()).hexdigest()[:8]  # shards differ in their rows
-            first = min(row["index"] for row in rows)
-            write_items(self.folder / "items" / f"part-{first:06d}-{digest}.parquet", rows)
+            self._rows.append(one.row | known)
+        if len(self._rows) >= _ROWS or time.monotonic() - self._since > _SECONDS:
+            self.close()
+
+    def close(self) -> None:
+        """Write the rows that wait."""
+        if not self._rows:
+            return
+        names = "\0".join(row["id"] for row in self._rows)
+        digest = hashlib.sha256(names.encode()).hexdigest()[:8]  # shards differ in their rows
+        first = min(row["index"] for row in self._rows)
+        write_items(self.folder / "items" / f"part-{first:06d}-{digest}.parquet", self._rows)
+        self._rows = []
 
 
 def merge_items(root: Path) -> None:
