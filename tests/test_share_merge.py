@@ -84,8 +84,9 @@ def test_equal_labels_are_told_apart(method_file: str, tmp_path: Path) -> None:
 def test_the_same_images_twice_stand_once_unless_scores_differ(
     method_file: str, tmp_path: Path
 ) -> None:
-    one = scored_run(method_file, tmp_path / "one", **FAST)
-    two = scored_run(method_file, tmp_path / "two", **FAST)
+    timed = FAST | {"metrics": ["psnr", "ssim", "seconds"]}
+    one = scored_run(method_file, tmp_path / "one", **timed)
+    two = scored_run(method_file, tmp_path / "two", **timed)
     found = merging([one, two])
     assert [t.entry.method.label for t in found.taken] == ["Mean"]
     assert "already there from one" in found.notes[0]
@@ -183,6 +184,25 @@ def test_report_of_several_runs(
     text = json.dumps(read_json(one / "run.json"))
     assert text == json.dumps(read_json(one / "run.json"))
     assert not (tmp_path / "merged").exists()
+
+
+def test_scores_under_a_protocol_that_the_first_run_lacks(
+    two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    scores = read_json(two[1] / "scores.json")
+    extra = dict(scores["scores"][0], protocol="other@00000000")
+    scores["scores"].append(extra)
+    write_json(two[1] / "scores.json", scores)
+    manifest = read_json(two[1] / "run.json")
+    manifest["cells"][0]["protocols"].append("other@00000000")
+    write_json(two[1] / "run.json", manifest)
+    out = tmp_path / "both"
+    found = merging(two)
+    write_merged(found, out)
+    (line,) = found.refused
+    assert "two: Clean, reconstruct on toyfaces: psnr: protocol other@00000000, one has" in line
+    assert {s.protocol for s in RunStore(out).scores()[0]} == {found.protocols[0].id}
+    assert set(sisbench.open_run(out).items()["protocol"]) == {found.protocols[0].id}
 
 
 def test_one_run_or_the_same_twice_is_no_merge(two: tuple[Path, Path]) -> None:

@@ -23,6 +23,7 @@ from sisbench.core.log import (
 )
 from sisbench.core.schema import validated
 from sisbench.core.store import CellView, RunStore
+from sisbench.share.recompute import metric_class
 
 _WITHOUT = ("impossible", "failed")
 _RESTS_ON = (*BASIS, "real_split")
@@ -246,11 +247,15 @@ def _take_cell(found: Merging, source: Source, cell: CellView, label: str, title
     keys = {t.entry.key for t in found.taken}
     key = cell.key if cell.key not in keys else _other_key(cell.key, label)
     method = cell.entry.method.model_copy(update={"label": label, "title": title})
-    entry = cell.entry.model_copy(
-        update={"key": key, "method": method, "folder": _folder(label, cell.entry, key)}
-    )
-    kept = []
     known = _protocols(found.sources[0])
+    changes = {
+        "key": key,
+        "method": method,
+        "folder": _folder(label, cell.entry, key),
+        "protocols": tuple(p for p in cell.entry.protocols if p in known),
+    }
+    entry = cell.entry.model_copy(update=changes)
+    kept = []
     for score in scores:
         if score.protocol in known:
             kept.append(replace(score, method=label, title=title, cell=key))
@@ -277,9 +282,19 @@ def _clashes(found: Merging, source: Source, cell: CellView) -> bool:
         values = {(s.metric, s.protocol): s.value for s in one.scores}
         for score in source.scores_of(cell):
             other = values.get((score.metric, score.protocol))
-            if None not in (score.value, other) and score.value != other:
+            if None in (score.value, other) or _of_machine(score):
+                continue
+            if score.value != other:
                 return True
     return False
+
+
+def _of_machine(score: ScoreRecord) -> bool:
+    """Whether a score, as seconds, is of the machine and differs with it."""
+    try:
+        return metric_class(score.metric).kind == "machine"
+    except UserError:  # of a package that is not here
+        return False
 
 
 def _drop_empty(found: Merging) -> None:
