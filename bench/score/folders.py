@@ -74,9 +74,8 @@ def _columns(request: FolderRequest, folders: Folders) -> Iterator[_Column]:
     default = protocol.parsers.get(space.name, "") if space is not None else ""
     for name in dict.fromkeys(request.metrics or metrics.registry.names()):
         cls = metrics.registry.get(name)
-        if request.metrics is None:
-            if not unasked(cls, protocol) or not _defined(cls, folders):
-                continue
+        if request.metrics is None and not (unasked(cls, protocol) and _defined(cls, folders)):
+            continue
         maker = metrics.maker_of(cls)
         uses_parser = maker is not None and maker.uses_parser
         for k, parser in enumerate((request.parsers or (default,)) if uses_parser else ("",)):
