@@ -431,7 +431,7 @@ def test_shares_of_several_processes_join(data: dict[str, Any], root: Path) -> N
     [
         ({"root": "nowhere"}, "no folder nowhere"),
         ({"root": ".", "resize": "cubic"}, "resize"),
-        ({"root": ".", "missings": "skip"}, "did you mean 'missing'"),
+        ({"root": ".", "misses": "skip"}, "did you mean 'missing'"),
         ({}, "root"),
         ({"root": ".", "weights": "x.pth"}, "no weights"),
     ],
