@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mean_colour import METHOD
+from method_text import METHOD
 from typer.testing import CliRunner
 
 from sisbench.cli import app

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from mean_colour import METHOD
+from method_text import METHOD
 from typer.testing import CliRunner
 
 from sisbench.cli import app

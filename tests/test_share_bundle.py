@@ -33,7 +33,7 @@ from sisbench.share.verify import unpack, verify
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(run of two methods, its bundle); made once, read by many."""
-    from mean_colour import METHOD
+    from method_text import METHOD
 
     folder = tmp_path_factory.mktemp("bundle")
     file = folder / "mean_colour.py"

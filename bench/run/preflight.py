@@ -45,7 +45,10 @@ def preflight(plan: Plan, cells: Sequence[Cell]) -> dict[str, Unable]:
 
 
 def _size(cell: Cell, space: LabelSpace) -> tuple[int, int] | str | None:
-    """(H, W) that a method draws; why it cannot be built; None where only loading tells."""
+    """(H, W) that a method draws; why it cannot be built; None where only loading tells, and for
+    images made elsewhere."""
+    if cell.found is not None:
+        return None
     cls = method_class(cell.method.name)
     try:
         method = cls(**cell.method.options)
