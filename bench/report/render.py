@@ -263,7 +263,8 @@ def to_rich(table: Table) -> RichTable:
         caption.append(f"\n{one_line(table.absent)}")
     for i, note in enumerate(table.notes):
         caption.append(f"\n{symbol(i)} {one_line(note)}")
-    rich = RichTable(title=Text(table.title), caption=caption, caption_justify="left")
+    # captions are set to the table's width: one of two columns would make them a ribbon
+    rich = RichTable(title=Text(table.title), caption=caption, caption_justify="left", min_width=76)
     rich.add_column(Text("Method"))
     several = len(table.groups()) > 1
     if several and table.blocks() == [("", list(range(len(table.rows))))]:
