@@ -258,12 +258,12 @@ def open_datasets(config: RunConfig) -> tuple[dict[str, Dataset], dict[str, str]
         UserError: none can be opened.
     """
     found: dict[str, Dataset] = {}
-    prints: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     errors: dict[str, UserError] = {}
     for d in config.datasets:
         try:
             dataset = open_dataset(d.name, **d.arguments)
-            prints[d.shown] = dataset.fingerprint()
+            fingerprints[d.shown] = dataset.fingerprint()
             found[d.shown] = dataset
         except Exception as error:  # a data set is anybody's: it costs itself its cells
             errors[d.shown] = as_user_error(error)
@@ -272,7 +272,7 @@ def open_datasets(config: RunConfig) -> tuple[dict[str, Dataset], dict[str, str]
     closed = {label: f"data set {label}: {described(error)}" for label, error in errors.items()}
     if not found:
         raise UserError("no data set can be opened:\n  " + "\n  ".join(closed.values()))
-    return found, prints, closed
+    return found, fingerprints, closed
 
 
 def _elsewhere(
