@@ -11,7 +11,13 @@ import pytest
 
 from sisbench.core import file_hash
 from sisbench.core.errors import UserError
-from sisbench.core.file_hash import cache_dir, file_hashes
+from sisbench.core.file_hash import file_hashes
+
+
+def cache_dir() -> Path:
+    found = file_hash.cache_dir()
+    assert found is not None
+    return found
 
 
 @pytest.fixture
@@ -93,3 +99,15 @@ def test_a_cut_or_changed_cache_gives_no_other_hash(tmp_path: Path) -> None:
     for less in (1, 5, 40):
         cache.write_bytes(whole[:-less])
         assert file_hashes([path]) == right, less
+
+
+def test_without_a_home_there_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("no home")
+
+    for name in ("SISBENCH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert file_hash.cache_dir() is None
+    path = old(tmp_path / "a", b"one")
+    assert file_hashes([path]) == {path: hashlib.sha256(b"one").digest()}

@@ -18,19 +18,17 @@ _RACY_NS = 2_000_000_000
 stamp times coarsely, so its hash is not remembered."""
 
 
-def cache_dir() -> Path:
-    """Where what can be made anew is kept: $SISBENCH_CACHE, or the user's cache folder (in the
-    temporary folder where there is no home)."""
+def cache_dir() -> Path | None:
+    """Where what can be made anew is kept: $SISBENCH_CACHE, or the user's cache folder; None where
+    there is no home (a folder that others can write is no cache)."""
     given = os.environ.get("SISBENCH_CACHE")
     if given:
         return Path(given).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "sisbench"
-    except RuntimeError:  # no home
-        import tempfile
-
-        return Path(tempfile.gettempdir()) / "sisbench-cache"
+    except RuntimeError:
+        return None
 
 
 def file_hashes(paths: Sequence[Path], workers: int = 2) -> dict[Path, bytes]:
@@ -79,6 +77,8 @@ def _digest(path: Path) -> bytes:
 
 def _open() -> sqlite3.Connection:
     folder = cache_dir()
+    if folder is None:
+        raise FileNotFoundError("no home folder, no cache")
     folder.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(folder / "files.sqlite", timeout=10)
     connection.execute(
@@ -122,6 +122,7 @@ def _remember(rows: Sequence[tuple[str, int, int, bytes]]) -> None:
         except (sqlite3.OperationalError, OSError, UnicodeError):
             return
         except sqlite3.DatabaseError:  # no database any more
-            if attempt == 1:
+            folder = cache_dir()
+            if attempt == 1 and folder is not None:
                 with suppress(OSError):
-                    (cache_dir() / "files.sqlite").unlink(missing_ok=True)
+                    (folder / "files.sqlite").unlink(missing_ok=True)

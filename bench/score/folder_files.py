@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sisbench.core.errors import UserError
-from sisbench.core.file_hash import file_hashes
+from sisbench.core.file_hash import cache_dir, file_hashes
 from sisbench.core.label_space import LabelSpace
 from sisbench.data.elsewhere import (
     check_filter,
@@ -26,7 +26,7 @@ from sisbench.data.elsewhere import (
 from sisbench.data.images import IMAGE_SUFFIXES, LABEL_SUFFIXES, check_aspect, check_label, read_ids
 from sisbench.data.paired import by_stem
 from sisbench.protocol import Protocol
-from sisbench.score.sources import Source, cache_dir
+from sisbench.score.sources import Source
 
 BARE = LabelSpace("none", ("everything",))
 """Stands where there are no label maps."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sisbench.core.errors import Unavailable
+from sisbench.core.file_hash import cache_dir
 from sisbench.score.rows import Mapped
-from sisbench.score.sources import cache_dir
 
 if TYPE_CHECKING:
     from sisbench.metrics.base import RowMaker, Rows

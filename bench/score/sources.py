@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sisbench.core.errors import UserError
+from sisbench.core.file_hash import cache_dir
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.log import ItemRow
 from sisbench.core.store import CellView
@@ -27,19 +27,6 @@ _CACHED_BYTES = 1 << 30
 _RECENT = 64
 _OF_IMAGES = frozenset({"image", "siblings", "original", "classes"})
 """Fields that do not depend on the data set's files."""
-
-
-def cache_dir() -> Path | None:
-    """Where rows of real photographs are kept: $SISBENCH_CACHE, or the user's cache folder; None
-    where there is no home."""
-    given = os.environ.get("SISBENCH_CACHE")
-    if given:
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "sisbench"
-    except RuntimeError:
-        return None
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -37,7 +38,8 @@ class InversionStore:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or cache_dir() / "inversions"
+        cache = folder or cache_dir() or Path(tempfile.mkdtemp(prefix="sisbench-"))
+        self.folder = folder or cache / "inversions"
 
     def read(self, key: str, shape: tuple[int, ...], device: torch.device) -> Inversion | None:
         """What was kept under ``key``; None where nothing, or a damaged file, is there.
