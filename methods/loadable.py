@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ from sisbench.core.unset import UnsetParameters, require_set
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.options import parse_options, translate
 from sisbench.methods.seeded import seeded_state
+
+if TYPE_CHECKING:
+    from sisbench.methods.training import Training
 
 _DISCRIMINATORS = ("netD", "discriminator", "discriminators")
 
@@ -73,6 +76,18 @@ class Loadable(ABC):
         self.given_options = frozenset(translate(options, self.Options, self.name))
         self.weights_info = {"source": "none"}
         self.device = torch.device("cpu")
+
+    @classmethod
+    def training(cls) -> type[Training]:
+        """How it is trained (see ``sisbench.methods.training``).
+
+        Raises:
+            Unavailable: it declares no training.
+        """
+        raise Unavailable(
+            f"{cls.title or cls.name} declares no training",
+            "write a Training (docs/training.md) and return its class from training()",
+        )
 
     # ---- construction -------------------------------------------------------------------------
 

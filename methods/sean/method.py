@@ -17,6 +17,7 @@ from sisbench.methods.layers.semantics import Semantics
 from sisbench.methods.layers.spade import UPSAMPLINGS, NormKind, latent_size
 from sisbench.methods.sean.network import Generator, Networks
 from sisbench.methods.sean.options import SeanOptions
+from sisbench.methods.sean.training import SeanTraining
 
 OFFICIAL_STYLES = 19
 """Linear layers of every ACE layer in the official code, whatever the number of classes."""
@@ -35,6 +36,11 @@ class SEAN(Method):
     files: ClassVar = {"netG": ("latest_net_G.pth", "*_net_G.pth")}
     options: SeanOptions
     net: Networks
+
+    @classmethod
+    def training(cls) -> type[SeanTraining]:
+        """Hinge, feature matching, perceptual loss."""
+        return SeanTraining
 
     def build(self, space: LabelSpace) -> Networks:
         """netG, which holds the style encoder."""

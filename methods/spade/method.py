@@ -7,6 +7,7 @@ from sisbench.methods.layers.scam_frame import Frame
 from sisbench.methods.layers.spade import NormKind, Step
 from sisbench.methods.spade.network import Generator, ScamGenerator
 from sisbench.methods.spade.options import SpadeOptions
+from sisbench.methods.spade.training import SpadeTraining
 
 
 class SPADE(GlobalVae):
@@ -20,6 +21,11 @@ class SPADE(GlobalVae):
     )
     Options = SpadeOptions
     options: SpadeOptions
+
+    @classmethod
+    def training(cls) -> type[SpadeTraining]:
+        """Hinge, feature matching, perceptual loss and KL."""
+        return SpadeTraining
 
     def make_generator(self, steps: list[Step], start: tuple[int, int]) -> Generator:
         """Of the official configuration."""

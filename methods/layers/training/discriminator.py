@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sisbench.training.spectral import normalised
+from sisbench.methods.layers.training.spectral import normalised
 
 SLOPE = 0.2
 WIDEST = 8

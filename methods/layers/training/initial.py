@@ -1,0 +1,45 @@
+"""Initial weights of the official SPADE code base."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from sisbench.methods.loadable import Loadable
+
+GAIN = 0.02
+
+
+@torch.no_grad()
+def xavier_method(method: Loadable, gain: float = GAIN) -> None:
+    """Xavier-normal weights and zero biases for every convolution and linear layer of
+    ``method.net``, drawn in the official shapes (our layers hold some of them in other ones).
+    Tensors of one dimension that are no bias of such a layer keep their values.
+    """
+    for keys in method.key_maps().values():
+        shapes = keys.official_shapes()
+        state: dict[str, Tensor] = {}
+        for key, shape in shapes.items():
+            stem = key.removesuffix("_orig").removesuffix("weight")
+            if stem == key or len(shape) not in (2, 4):
+                continue
+            weight = nn.init.xavier_normal_(torch.empty(shape), gain)
+            state[f"{stem}weight"] = weight
+            if f"{stem}bias" in shapes:
+                state[f"{stem}bias"] = torch.zeros(shapes[f"{stem}bias"])
+        keys.fill(state)
+
+
+@torch.no_grad()
+def xavier_modules(network: nn.Module, gain: float = GAIN) -> None:
+    """The same for a network in its official form."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.ConvTranspose2d):
+            original = getattr(module, "parametrizations", None)
+            weight = module.weight if original is None else original.weight.original
+            nn.init.xavier_normal_(weight, gain)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
