@@ -85,12 +85,15 @@ class CA2SISOptions:
             raise ValueError(f"heads and head_dim must be even, got {self.heads}, {self.head_dim}")
         if len(self.channels) < 2 or min(self.channels) < 1:
             raise ValueError(f"channels must be two numbers or more, got {self.channels}")
-        if self.resolution % 2 ** (len(self.channels) - 2):
-            raise ValueError(f"resolution {self.resolution} for {len(self.channels)} channels")
         if self.style_levels > 5:
             raise ValueError(f"style_levels must be at most 5, got {self.style_levels}")
         if self.resolution < 64 or self.resolution % 64:
             raise ValueError(f"resolution must be a multiple of 64, got {self.resolution}")
+        if self.resolution % 2 ** (len(self.channels) - 2):
+            raise ValueError(
+                f"channels must be at most {self.resolution.bit_length() + 1} numbers for "
+                f"resolution {self.resolution}, got {len(self.channels)}"
+            )
         if self.ds_mode not in (None, "celeba", "ade20k", "cityscapes", "deepfashion", "custom"):
             raise ValueError(
                 "ds_mode must be celeba, ade20k, cityscapes, deepfashion or custom, "
