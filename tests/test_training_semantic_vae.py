@@ -14,7 +14,6 @@ from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.noise import GivenNoise, Noise, ZeroNoise
-from sisbench.methods.frankenmask import FrankenMask
 from sisbench.methods.frankenmask.training import FrankenMaskTraining
 from sisbench.methods.layers.labels import one_hot
 from sisbench.methods.semantic_vae import SemanticVAE
@@ -25,6 +24,7 @@ from sisbench.methods.semantic_vae.training import (
     kl_of_latents,
 )
 from sisbench.methods.training import Step
+from sisbench.training import load_recipe, recipe_names
 
 NARROW: dict[str, Any] = {"latent": 4, "mask_size": 16, "hidden": 16, "channels": 32}
 SMALL_D = {"ndf": 4, "n_layers": 2}
@@ -62,7 +62,7 @@ def trained(editor: SemanticVAE, **options: Any) -> SemanticVAETraining:
     return training
 
 
-# ---- Semantic-VAE ---------------------------------------------------------------------------------
+# ---- Semantic-VAE ------------------------------------------------------------------------------
 
 
 def test_losses_match() -> None:
@@ -194,6 +194,21 @@ def test_a_few_updates_lower_the_loss() -> None:
     assert float((rebuilt == batch.label).float().mean()) > 0.7
 
 
+@pytest.mark.parametrize("name", [n for n in recipe_names() if n.split("-")[0] != "ca2sis"])
+def test_recipes_of_editors_fit(name: str) -> None:
+    recipe = load_recipe(name)
+    if recipe.method not in methods.editors.names():
+        pytest.skip(f"{recipe.method} is no layout editor")
+    with torch.device("meta"):
+        editor = methods.create_editor(recipe.method, "celebamask_hq", **recipe.options)
+        training = editor.training()(editor, recipe.training)
+    assert editor.size[0] == (recipe.crop or recipe.data.arguments["size"])
+    if name.startswith("toy"):
+        assert sum(p.numel() for p in editor.net.parameters()) <= 1.5e6
+    else:
+        assert [phase.name for phase in training.phases()] == ["generator"]
+
+
 def test_bad_options_are_refused() -> None:
     with pytest.raises(UserError, match="2 class weights for 5 classes"):
         trained(narrow(5), class_weights=(1.0, 1.0))
@@ -204,7 +219,7 @@ def test_bad_options_are_refused() -> None:
             trained(narrow(), **wrong)
 
 
-# ---- FrankenMask ----------------------------------------------------------------------------------
+# ---- FrankenMask -------------------------------------------------------------------------------
 
 
 def frankenmask() -> FrankenMaskTraining:

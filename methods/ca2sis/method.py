@@ -202,10 +202,18 @@ class CA2SIS(Method):
         return self.net.decode(rows, style.codes, layout.label, maps, per_head)
 
     def cannot(self) -> Mapping[str, str]:
-        if self._has_mapping:
+        if self._has_mapping and not self._style_stage():
             return {}
         reason = "these weights have no mapping network: nothing to draw styles from"
+        if self._has_mapping:
+            reason = "the mapping network of these weights is untrained: train stage: diversity"
         return {"sample": reason, "mixed": reason}
+
+    def _style_stage(self) -> bool:
+        """Whether a training of ours left the mapping network at its initial values."""
+        about = self.weights_info.get("about", {}).get("training", {})
+        recipe = about.get("recipe")
+        return recipe is not None and recipe["training"].get("stage", "style") == "style"
 
     @torch.inference_mode()
     def attention_maps(self, batch: Batch) -> dict[str, Tensor]:

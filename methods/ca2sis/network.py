@@ -190,7 +190,9 @@ class CA2SISNet(nn.Module):
         self.embedded = num_classes - int(exclude_bg)
         self.base = base
         self.tanh = tanh
-        self.encs = MaskEmbedder(widths.mask_side, base[0] * base[1]) if embedder else PlainMask(base)
+        self.encs = (
+            MaskEmbedder(widths.mask_side, base[0] * base[1]) if embedder else PlainMask(base)
+        )
         self.style_encoder = style_encoder
         if mapping_dim:
             self.noise_encoder = MappingNetwork(num_classes, mapping_dim, widths.mapping, code_dim)

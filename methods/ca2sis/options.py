@@ -91,8 +91,8 @@ class CA2SISOptions:
             raise ValueError(f"resolution must be a multiple of 64, got {self.resolution}")
         if self.resolution % 2 ** (len(self.channels) - 2):
             raise ValueError(
-                f"channels must be at most {self.resolution.bit_length() + 1} numbers for "
-                f"resolution {self.resolution}, got {len(self.channels)}"
+                f"channels: {len(self.channels)} numbers double the size too often for "
+                f"resolution {self.resolution}"
             )
         if self.ds_mode not in (None, "celeba", "ade20k", "cityscapes", "deepfashion", "custom"):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""FrankenMask's training: whole label maps reconstructed (published code; Fontanini et al. 2023)."""
+"""FrankenMask's training: whole label maps reconstructed, as in its published script."""
 
 from __future__ import annotations
 
