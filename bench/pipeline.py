@@ -389,16 +389,28 @@ def write_report(
     )
 
 
-def train_parser(to: Path, steps: int | None, seed: int, progress: Progress) -> Path:
+def train_parser(
+    to: Path, steps: int | None, seed: int, progress: Progress, assignments: Sequence[str] = ()
+) -> Path:
     """Train the toy parser.
 
+    Args:
+        assignments: ``data.root=DIR`` and so on: faces in place of toyfaces.
+
     Raises:
-        UserError: ``to`` is no .safetensors file.
+        UserError: ``to`` is no .safetensors file; data that do not fit.
     """
+    from sisbench.core.overrides import overridden
+    from sisbench.training.toy_parser import TOYFACES
     from sisbench.training.toy_parser import train as train_toy_parser
 
     if to.suffix != ".safetensors":
         raise UserError(f"weights are written as .safetensors, got {to}", "name the file so")
+    given = overridden({"data": {}}, assignments)
+    if wrong := set(given) - {"data"}:
+        raise UserError(f"toy-parser takes no '{wrong.pop()}'", "it takes data.name, data.root ...")
+    data = given["data"] if "name" in given["data"] else TOYFACES | given["data"]
+    chosen = validated(DatasetConfig, data, "toy-parser")
     done = 0
     with progress.bar("training toy-parser", steps or 0) as advance:
 
@@ -408,7 +420,7 @@ def train_parser(to: Path, steps: int | None, seed: int, progress: Progress) -> 
             done = at
 
         more = {} if steps is None else {"steps": steps}
-        return train_toy_parser(to, seed=seed, progress=step, **more)
+        return train_toy_parser(to, seed=seed, data=chosen, progress=step, **more)
 
 
 def validate(recipe: Recipe, weights: Path, folder: Path) -> tuple[float, bool]:
