@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sisbench.config import DatasetConfig, RunConfig
 from sisbench.core.errors import UserError
-from sisbench.core.log import MetricFacts, ProtocolEntry, ScoreRecord, ScoresFile
+from sisbench.core.log import ItemRow, MetricFacts, ProtocolEntry, ScoreRecord, ScoresFile
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
 from sisbench.core.shard import Shard
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sisbench.core.label_space import LabelSpace
+    from sisbench.data import Dataset
+    from sisbench.training.recipe import Recipe, ValidationConfig
 
 _PATIENCE = 120.0
 """Seconds for which a job waits for the process that it replaces, as after a lost node."""
@@ -339,20 +342,28 @@ def metric_facts() -> dict[str, MetricFacts]:
     return found
 
 
-def sample_loader() -> Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]:
-    """(data set entry of the manifest, id) -> (photograph, label map), for the report's grids."""
-    from sisbench.data import Dataset, open_dataset
+class Photographs:
+    """Data sets of a manifest, opened once, for the report's grids."""
 
-    opened: dict[str, Dataset] = {}
+    def __init__(self) -> None:
+        self._opened: dict[str, Dataset] = {}
 
-    def load(config: Mapping[str, Any], sample_id: str) -> tuple[np.ndarray, np.ndarray]:
-        parsed = validated(DatasetConfig, config, "run.json")
-        if parsed.shown not in opened:
-            opened[parsed.shown] = open_dataset(parsed.name, **parsed.arguments)
-        sample = opened[parsed.shown].load(sample_id)
+    def sample(self, config: Mapping[str, Any], sample_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """(data set entry of the manifest, id) -> (photograph, label map)."""
+        sample = self._dataset(config).load(sample_id)
         return sample.image, sample.label
 
-    return load
+    def truth(self, config: Mapping[str, Any], task: str, item: ItemRow) -> np.ndarray | None:
+        """The true image of an edit, where the data set knows it."""
+        return self._dataset(config).truth(task, item.sample, item.reference, item.classes)
+
+    def _dataset(self, config: Mapping[str, Any]) -> Dataset:
+        from sisbench.data import open_dataset
+
+        parsed = validated(DatasetConfig, config, "run.json")
+        if parsed.shown not in self._opened:
+            self._opened[parsed.shown] = open_dataset(parsed.name, **parsed.arguments)
+        return self._opened[parsed.shown]
 
 
 def write_report(
@@ -373,11 +384,13 @@ def write_report(
     """
     from sisbench.report import build_report
 
+    photographs = Photographs()
     return build_report(
         run,
         formats=tuple(formats),
         versus=versus,
-        load_sample=sample_loader(),
+        load_sample=photographs.sample,
+        load_truth=photographs.truth,
         protocols=tuple(protocols),
         uncertainty=uncertainty,
         out=out,
@@ -387,30 +400,77 @@ def write_report(
     )
 
 
-def train_recipe(recipe: str, to: Path, steps: int | None, seed: int, progress: Progress) -> Path:
-    """Train by a recipe's name or file.
+def train_parser(
+    to: Path, steps: int | None, seed: int, progress: Progress, assignments: Sequence[str] = ()
+) -> Path:
+    """Train the toy parser.
+
+    Args:
+        assignments: ``data.root=DIR`` and so on: faces in place of toyfaces.
 
     Raises:
-        UserError: unknown recipe; ``to`` is no .safetensors file.
+        UserError: ``to`` is no .safetensors file; data that do not fit.
     """
+    from sisbench.core.overrides import overridden
+    from sisbench.training.toy_parser import TOYFACES
+    from sisbench.training.toy_parser import train as train_toy_parser
+
     if to.suffix != ".safetensors":
         raise UserError(f"weights are written as .safetensors, got {to}", "name the file so")
+    given = overridden({"data": {}}, assignments)
+    if wrong := set(given) - {"data"}:
+        raise UserError(f"toy-parser takes no '{wrong.pop()}'", "it takes data.name, data.root ...")
+    data = given["data"] if "name" in given["data"] else TOYFACES | given["data"]
+    chosen = validated(DatasetConfig, data, "toy-parser")
     done = 0
-    with progress.bar(f"training {recipe}", steps or 0) as advance:
+    with progress.bar("training toy-parser", steps or 0) as advance:
 
-        def step(at: int, _total: int, _losses: Any) -> None:
+        def step(at: int, _total: int, _loss: float) -> None:
             nonlocal done
             advance(at - done)
             done = at
 
-        if recipe == "toy-parser":
-            from sisbench.training.toy_parser import train as train_parser
+        more = {} if steps is None else {"steps": steps}
+        return train_toy_parser(to, seed=seed, data=chosen, progress=step, **more)
 
-            more = {} if steps is None else {"steps": steps}
-            return train_parser(to, seed=seed, progress=step, **more)
-        from sisbench.training import train
 
-        return train(recipe, to, steps, seed, step, progress.say)
+def validate(recipe: Recipe, weights: Path, folder: Path) -> tuple[float, bool]:
+    """Score weights in the course of their training, by a run like any other.
+
+    Args:
+        recipe: says data, task and metric; weights: of its method.
+        folder: where the run is made anew.
+
+    Returns:
+        The score (NaN where it could not be made), and whether higher is better.
+    """
+    from sisbench import metrics
+    from sisbench.core.frames import Run
+
+    wanted = recipe.validation
+    assert wanted.data is not None  # the recipe's own check
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    entry = {"name": recipe.method, "weights": str(weights.resolve()), "options": recipe.options}
+    raw: dict[str, Any] = {
+        "name": "run",
+        "output": str(folder / "run"),
+        "datasets": [wanted.data.model_dump() | {"arguments": _limited(wanted)}],
+        "methods": [entry],
+        "tasks": [wanted.task],
+        "metrics": [wanted.metric],
+        "parsers": wanted.parsers,
+    }
+    config = validated(RunConfig, raw, "validation")
+    run_here(config, Progress(quiet=True))
+    found = Run(config.folder).scores()
+    value = found.loc[found["metric"] == wanted.metric, "value"]
+    up = metrics.create(wanted.metric).direction == "up"
+    return (float(value.iloc[0]) if len(value) else float("nan")), up
+
+
+def _limited(wanted: ValidationConfig) -> dict[str, Any]:
+    assert wanted.data is not None
+    return {"limit": wanted.limit} | wanted.data.arguments
 
 
 def demo_config(to: Path, limit: int | None) -> RunConfig:

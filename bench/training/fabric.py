@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from sisbench.core.errors import Unavailable, UserError
@@ -32,12 +33,14 @@ def make_fabric(recipe: Recipe) -> Fabric:
         strategy = DDPStrategy(start_method="spawn", find_unused_parameters=True)
     precision: Any = recipe.precision
     try:
-        return Fabric(
-            accelerator=recipe.device,
-            devices=recipe.devices,
-            precision=precision,
-            strategy=strategy,
-        )
+        with warnings.catch_warnings():  # one process is what was asked for, srun or not
+            warnings.filterwarnings("ignore", message="The `srun` command")
+            return Fabric(
+                accelerator=recipe.device,
+                devices=recipe.devices,
+                precision=precision,
+                strategy=strategy,
+            )
     except Exception as error:  # Fabric raises what its plugins raise: values, imports, its own
         raise UserError(
             f"device '{recipe.device}' x {recipe.devices}, precision '{recipe.precision}': "

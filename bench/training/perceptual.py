@@ -18,9 +18,8 @@ def make_perceptual(name: str) -> tuple[Perceptual | None, str]:
         return None, "none"
     if name == "vgg19":
         from sisbench.core import weights
-        from sisbench.core.file_hash import sha256_of_file
-        from sisbench.core.state_dict import read_state
+        from sisbench.core.state_dict import read_state, sha256_of
 
         path = weights.path("vgg19")
-        return Vgg19(read_state(path), str(path)), f"vgg19 sha256 {sha256_of_file(path)[:16]}"
+        return Vgg19(read_state(path), str(path)), f"vgg19, sha256 {sha256_of(path)}"
     raise NotImplementedError(name)

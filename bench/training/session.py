@@ -72,9 +72,12 @@ def train(
     if plan.validation.every and validator is None:
         raise UserError("the recipe asks for validation", "call sisbench train, or pass validator")
     told = progress or Progress(quiet=True)
+    from sisbench.training.fabric import make_fabric
+    from sisbench.training.trainer import require_trainable
+
+    require_trainable(plan)
     if _already(out, plan, seed, told):
         return out
-    from sisbench.training.fabric import make_fabric
 
     fabric = make_fabric(plan)
     if plan.devices == 1:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sisbench import methods
 from sisbench.core.errors import UserError
+from sisbench.methods.options import parse_options
 from sisbench.methods.training import Losses, Phase, Step, Training
 from sisbench.training.average import Average
 from sisbench.training.checkpoint import read_checkpoint, write_checkpoint
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from sisbench.training.recipe import Recipe
 
 SETTLE = 20
-"""Power iterations that bring averaged singular vectors back onto the averaged weights."""
+"""Power iterations from averaged singular vectors to those of the averaged weights."""
 
 
 class NonFinite(UserError):
@@ -51,10 +52,32 @@ class _PhaseModule(nn.Module):
         return self.losses(step)
 
 
+def method_class(recipe: Recipe) -> type[Loadable]:
+    """The class of the method or layout editor that a recipe names."""
+    editor = recipe.method in methods.editors.names()
+    found: type[Loadable] = (methods.editors if editor else methods.registry).get(recipe.method)
+    return found
+
+
+def require_trainable(recipe: Recipe) -> None:
+    """Check what can be checked before data are read.
+
+    Raises:
+        UserError: unknown method or options, of the method or of its training; a start that is not
+            there.
+        Unavailable: the method declares no training; the perceptual network is not here.
+    """
+    kind = method_class(recipe)
+    kind(**recipe.options)
+    parse_options(kind.training().Options, recipe.training, f"training of {recipe.method}")
+    if recipe.start is not None and not Path(recipe.start).exists():
+        raise UserError(f"start: there is no file {recipe.start}", "give a weights file or folder")
+    make_perceptual(recipe.perceptual)
+
+
 def build_method(recipe: Recipe, space: LabelSpace) -> Loadable:
     """The method or layout editor of a recipe, with initial weights or those of ``start``."""
-    registry = methods.editors if recipe.method in methods.editors.names() else methods.registry
-    method: Loadable = registry.get(recipe.method)(**recipe.options)
+    method = method_class(recipe)(**recipe.options)
     if recipe.start is not None:
         return method.load(space, recipe.start)
     return method.setup(space)
@@ -250,7 +273,8 @@ class Trainer:
             for name, state in self.average.state.items():
                 twin.get_submodule(places[self.networks[name]]).load_state_dict(state)
         method = build_method(self.recipe.model_copy(update={"start": None}), self.data.space)
-        method.net.load_state_dict(plain_state(twin))
+        settle = 0 if self.average is None else SETTLE
+        method.net.load_state_dict(plain_state(twin, settle))
         return method
 
     # ---- resuming ---------------------------------------------------------------------------
@@ -312,13 +336,15 @@ def _add(sums: dict[str, float], losses: Losses, count: int) -> None:
         sums[name] = sums.get(name, 0.0) + float(value.detach()) / count
 
 
-def plain_state(net: nn.Module) -> dict[str, Tensor]:
-    """The state dict with every spectral norm folded into its weight (``net`` is changed)."""
+def plain_state(net: nn.Module, settle: int = 0) -> dict[str, Tensor]:
+    """The state dict with every spectral norm folded into its weight, by the singular vectors of
+    training, as the official codes do; ``settle`` power iterations bring averaged ones back onto
+    averaged weights (``net`` is changed)."""
     state = {k: v for k, v in net.state_dict().items() if ".parametrizations." not in k}
     for name, module in net.named_modules():
         if nn.utils.parametrize.is_parametrized(module, "weight"):
             with torch.no_grad():
-                for _ in range(SETTLE):  # in train mode each access is one power iteration
+                for _ in range(settle):  # in train mode each access is one power iteration
                     module.train().weight  # noqa: B018
                 state[f"{name}.weight"] = module.eval().weight.clone()
     return state
