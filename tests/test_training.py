@@ -34,7 +34,7 @@ from sisbench.methods.layers.training.perceptual import Vgg19
 from sisbench.training import Recipe, load_recipe, recipe_names, train
 from sisbench.training.data import TrainingData
 from sisbench.training.fabric import make_fabric
-from sisbench.training.trainer import NonFinite, Trainer, plain_state
+from sisbench.training.trainer import NonFinite, Trainer, method_class, plain_state
 
 ATOL, RTOL = 1e-4, 1e-4
 
@@ -324,10 +324,10 @@ def test_batches_are_permutations_and_flips_keep_pairs() -> None:
 
 
 def test_recipes_are_strict_and_those_of_sisbench_fit(tmp_path: Path) -> None:
-    for name in recipe_names():
+    for name in (n for n in recipe_names() if n.startswith("toy-")):
         recipe = load_recipe(name)
-        method = methods.create(recipe.method, "celebamask_hq", **recipe.options)
-        assert sum(p.numel() for p in method.net.parameters()) <= 1.4e6  # 3 MB as float16
+        method = method_class(recipe)(**recipe.options).setup("celebamask_hq")
+        assert sum(p.numel() for p in method.net.parameters()) <= 1.5e6  # 3 MB as float16
         assert method.size == (64, 64)
     with pytest.raises(UserError, match=r"did you mean 'toy-sean'\?"):
         load_recipe("toy-seen")
