@@ -35,7 +35,7 @@ from sisbench.methods.layers.training.losses import (
 from sisbench.methods.layers.training.perceptual import VGG_STAGES, Vgg19
 from sisbench.methods.loadable import save_weights
 from sisbench.methods.training import Step
-from sisbench.training import load_recipe, recipe_names
+from sisbench.training import Recipe, load_recipe, recipe_names, train
 
 RTOL = 1e-4
 NARROW: dict[str, Any] = {
@@ -441,3 +441,27 @@ def test_an_untrained_mapping_network_samples_nothing(tmp_path: Path) -> None:
         assert ("sample" in method.can) == able
     save_weights(narrow(), tmp_path / "plain.safetensors", {})
     assert "sample" in CA2SIS().load("celebamask_hq", tmp_path / "plain.safetensors").can
+
+
+def test_both_stages_through_the_trainer(tmp_path: Path) -> None:
+    """The second stage begins from the first one's file and leaves its networks as they are."""
+
+    def recipe(**more: Any) -> Recipe:
+        training = {**SMALL_D, "l1": 1.0, "lr_g": 1e-2, **more.pop("training", {})}
+        data = {"name": "toyfaces", "split": "train", "size": 64, "n": 4}
+        plan = {"name": "small", "method": "ca2sis", "options": NARROW, "data": data}
+        plan |= {"steps": 2, "batch": 2, "ema": 0.5, "device": "cpu", "training": training}
+        return Recipe.model_validate({**plan, **more})
+
+    first = train(recipe(accumulate=2), tmp_path / "style.safetensors")
+    second = train(
+        recipe(start=str(first), training={"stage": "diversity"}), tmp_path / "both.safetensors"
+    )
+    before, after = (CA2SIS().load("celebamask_hq", path) for path in (first, second))
+    assert "sample" not in before.can
+    assert "sample" in after.can
+    old = before.net.state_dict()
+    for key, value in after.net.state_dict().items():
+        assert torch.equal(value, old[key]) == ("noise_encoder" not in key), key
+    batch = faces()
+    assert torch.isfinite(after.sample(batch, Noise(batch.ids))).all()

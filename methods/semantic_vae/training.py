@@ -189,6 +189,7 @@ class SemanticVAETraining(Training):
 def kl_of_latents(mu: Tensor, log_var: Tensor) -> Tensor:
     """KL(N(mu, exp(log_var)) || N(0, 1)), summed over the latents (B, C, D) of a label map and
     averaged over the batch."""
+    mu, log_var = mu.float(), log_var.float()
     terms = 1 + log_var - mu.square() - log_var.exp()
     return -0.5 * terms.flatten(1).sum(1).mean()
 
