@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sisbench import methods
 from sisbench.core.errors import UserError
+from sisbench.methods.base import Method
 from sisbench.methods.options import parse_options
 from sisbench.methods.training import Losses, Phase, Step, Training
 from sisbench.training.average import Average
@@ -105,6 +106,7 @@ class Trainer:
         self.steps = recipe.steps or (recipe.epochs or 0) * data.per_epoch(recipe.batch)
         torch.manual_seed(seed)
         self.method = build_method(recipe, data.space)
+        self._require_size()
         perceptual, self.perceptual = make_perceptual(recipe.perceptual)
         if perceptual is not None:
             perceptual.to(self.fabric.device)
@@ -132,6 +134,16 @@ class Trainer:
         self.average = None if recipe.ema is None else Average(covered, recipe.ema)
         self.step, self.seconds, self.unfinite = 0, 0.0, 0
         self.best: float | None = None
+
+    def _require_size(self) -> None:
+        crop, method = self.recipe.crop, self.method
+        size = self.data.size if crop is None else (crop, crop)
+        if isinstance(method, Method) and size != tuple(method.size):
+            raise UserError(
+                f"{self.recipe.method} draws {method.size[0]} x {method.size[1]}, the training "
+                f"samples are {size[0]} x {size[1]}",
+                "set data.size, crop, or the option of the method's size",
+            )
 
     # ---- an update --------------------------------------------------------------------------
 

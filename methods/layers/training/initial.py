@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from sisbench.methods.key_map import fill_known
+
 if TYPE_CHECKING:
     from sisbench.methods.loadable import Loadable
 
@@ -30,7 +32,7 @@ def xavier_method(method: Loadable, gain: float = GAIN) -> None:
             state[f"{stem}weight"] = weight
             if f"{stem}bias" in shapes:
                 state[f"{stem}bias"] = torch.zeros(shapes[f"{stem}bias"])
-        keys.fill(state)
+        fill_known(keys, state)
 
 
 @torch.no_grad()
