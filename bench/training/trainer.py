@@ -113,6 +113,7 @@ class Trainer:
         self.training: Training = type(self.method).training()(
             self.method, recipe.training, perceptual
         )
+        self.training.prepare(data.labels)
         self.phases = self.training.phases()
         self.networks = dict(self.training.networks())
         self._trained = {
