@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -63,12 +65,15 @@ def test_discriminator_and_losses_match() -> None:
     label = torch.from_numpy(case.arrays["label"]).long()
     real, fake = (torch.from_numpy(case.arrays[k]) / 127.5 - 1 for k in ("real", "fake"))
     seen: dict[str, Tensor] = {}
+
+    def keep(key: str) -> Any:
+        def hook(_module: Any, _args: Any, out: Tensor) -> None:
+            seen.setdefault(key, out)
+
+        return hook
+
     for name in ("body_down.0", "body_down.5", "body_up.0", "body_up.5"):
-        network.get_submodule(name).register_forward_hook(
-            lambda _m, _i, out, key=f"act_{name.replace('.', '_')}": seen.update(
-                {key: seen.get(key, out)}
-            )
-        )
+        network.get_submodule(name).register_forward_hook(keep(f"act_{name.replace('.', '_')}"))
     bits = torch.from_numpy(case.arrays["labelmix_bit"]).bool()
     mask = mix_mask(label, bits)
     with torch.no_grad():

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_networks
 import torch
 from parity import Case
-from safetensors.torch import save_file
 from test_sca_dm import SMALL, batch_of, floats
 from torch import nn
-from training_tools import Drawn, Given, move
+from training_tools import Given
 
 from sisbench import methods
-from sisbench.core.batch import Batch
-from sisbench.core.errors import UserError
-from sisbench.core.label_space import LabelSpace
-from sisbench.methods.layers.diffusion.blocks import SPADEResBlock
-from sisbench.methods.layers.training.autoencoder import adaptive_weight, unit_loss
 from sisbench.methods.sca_dm.method import SCADM
 from sisbench.methods.sca_dm.training import SCADMTraining
 from sisbench.methods.seeded import seeded_state

@@ -58,7 +58,8 @@ class SCADMTrainingOptions:
 
     Attributes:
         drop: probability that a sample's style image is replaced with zeros.
-        attention: weight of the attention loss; officially 0, or 0.01 with ``use_mask_attn: false``.
+        attention: weight of the attention loss; officially 0, or 0.01 where ``use_mask_attn`` is
+            false.
         attention_form: bce or mse.
         lr, weight_decay, betas: AdamW's, for UNet and style encoder.
         first_stage: file of the first stage's weights (the official vq-f4, a checkpoint of SCA-DM,
@@ -135,6 +136,8 @@ class SCADMTraining(Training):
             UserError: there is no first stage: none given and none trained.
         """
         o, m = self.options, self.method.options
+        if o.first_stage is not None:
+            load_first_stage(self.net.first_stage, Path(o.first_stage))
         if self.method.weights_info["source"] == "none":
             self._start()
         self.signal = alphas_cumprod(m.timesteps, m.linear_start, m.linear_end)
@@ -144,11 +147,9 @@ class SCADMTraining(Training):
 
     def _start(self) -> None:
         zero_last_layers(self.net.unet)
-        if self.options.first_stage is not None:
-            load_first_stage(self.net.first_stage, Path(self.options.first_stage))
-        elif not self.options.first_steps:
+        if self.options.first_stage is None and not self.options.first_steps:
             raise UserError(
-                "sca-dm: the diffusion is trained in the latent of a first stage, and there is none",
+                "sca-dm: the diffusion needs the latent of a first stage, and there is none",
                 "give its weights (first_stage: FILE) or train one before (first_steps: N)",
             )
 

@@ -91,8 +91,12 @@ class AdversarialTraining(Training):
         """The discriminator, and initial weights."""
         self.discriminator = self.make_discriminator()
         if self.options.initial == "xavier":
-            xavier_method(self.method)
+            xavier_method(self.method, kept=self.kept_initial())
             xavier_modules(self.discriminator)
+
+    def kept_initial(self) -> str:
+        """Pattern of the official keys that keep the framework's initial values; none here."""
+        return "$^"
 
     def make_discriminator(self) -> nn.Module:
         """Takes (semantics, picture), gives for each scale features and logits."""
