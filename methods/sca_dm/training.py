@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -15,10 +14,7 @@ from torch import Tensor, nn
 from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.resize import resize_labels_torch
-from sisbench.core.state_dict import read_state
-from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.diffusion.attention import Attention, TransformerBlock
-from sisbench.methods.layers.diffusion.blocks import ResBlock, SPADEResBlock
 from sisbench.methods.layers.diffusion.ddim import alphas_cumprod
 from sisbench.methods.layers.diffusion.unet import UNet
 from sisbench.methods.layers.labels import one_hot
@@ -27,14 +23,17 @@ from sisbench.methods.layers.training.autoencoder import (
     adaptive_weight,
     codebook_loss,
     commitment_loss,
+    load_autoencoder,
     quantised,
     unit_loss,
 )
 from sisbench.methods.layers.training.denoising import (
+    adamw,
     drawn_noise,
     drawn_timesteps,
     dropped,
     noised,
+    zero_last_layers,
 )
 from sisbench.methods.layers.training.discriminator import MultiScaleDiscriminator
 from sisbench.methods.layers.training.losses import hinge_discriminator, hinge_generator
@@ -42,8 +41,6 @@ from sisbench.methods.sca_dm.checkpoint import PREFIXES
 from sisbench.methods.training import Losses, Phase, Step, Training
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
     from sisbench.methods.sca_dm.method import SCADM, Networks
 
 FORMS = ("bce", "mse")
@@ -114,13 +111,6 @@ class SCADMTrainingOptions:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
-def adamw(
-    rate: float, betas: tuple[float, float], decay: float
-) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
-    """AdamW's constructor for a phase."""
-    return lambda parameters: torch.optim.AdamW(parameters, rate, betas, weight_decay=decay)
-
-
 class SCADMTraining(Training):
     """UNet and style encoder learn to denoise latents; the running average covers the UNet."""
 
@@ -137,7 +127,7 @@ class SCADMTraining(Training):
         """
         o, m = self.options, self.method.options
         if o.first_stage is not None:
-            load_first_stage(self.net.first_stage, Path(o.first_stage))
+            load_autoencoder(self.net.first_stage, o.first_stage, PREFIXES["first_stage"])
         if self.method.weights_info["source"] == "none":
             self._start()
         self.signal = alphas_cumprod(m.timesteps, m.linear_start, m.linear_end)
@@ -327,34 +317,3 @@ def queries(unet: UNet) -> Iterator[list[tuple[TransformerBlock, Tensor]]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@torch.no_grad()
-def zero_last_layers(unet: UNet) -> None:
-    """The last convolution of every residual block and transformer, and of the network, gives 0
-    at the start of training (Ho et al. 2020)."""
-    last: list[nn.Module] = [unet.out[-1]]
-    for module in unet.modules():
-        if isinstance(module, ResBlock | SPADEResBlock):
-            last.append(module.out_layers[-1])
-        elif hasattr(module, "transformer_blocks"):
-            last.append(cast("nn.Module", module.proj_out))
-    for layer in last:
-        for parameter in layer.parameters():
-            parameter.zero_()
-
-
-def load_first_stage(stage: nn.Module, path: Path) -> None:
-    """Fill the first stage from a file of its own or from one of the whole method.
-
-    Raises:
-        UserError: the file is missing or does not fit.
-    """
-    state = read_state(path)
-    for prefix in (PREFIXES["first_stage"], "first_stage."):
-        if any(k.startswith(prefix) for k in state):
-            state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    keys = KeyMap(stage)
-    keys.same()
-    keys.ignore(r"^loss\.")
-    keys.load(state, str(path))

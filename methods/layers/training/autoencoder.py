@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sisbench.core.state_dict import read_state
+from sisbench.methods.key_map import KeyMap
 
 DELTA = 1e-6
 """Of the adaptive weight, "for numerical stability"."""
@@ -42,3 +47,20 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: nn.Parame
         for loss in (reconstruction, adversarial)
     )
     return (first / (second + DELTA)).clamp(0, MOST).detach()
+
+
+def load_autoencoder(stage: nn.Module, path: str, prefix: str) -> None:
+    """Fill a first stage from a file of its own, from an official checkpoint of the whole method
+    (keys that begin with ``prefix``) or from weights that were trained here.
+
+    Raises:
+        UserError: the file is missing or does not fit.
+    """
+    state = read_state(Path(path))
+    for begin in (prefix, "first_stage."):
+        if any(k.startswith(begin) for k in state):
+            state = {k.removeprefix(begin): v for k, v in state.items() if k.startswith(begin)}
+    keys = KeyMap(stage)
+    keys.same()
+    keys.ignore(r"^loss\.")  # of its own training
+    keys.load(state, path)

@@ -38,14 +38,14 @@ def xavier_method(method: Loadable, gain: float = GAIN, kept: str = "$^") -> Non
 
 
 @torch.no_grad()
-def xavier_modules(network: nn.Module, gain: float = GAIN) -> None:
-    """The same for a network in its official form."""
+def xavier_modules(network: nn.Module, gain: float = GAIN, biases: bool = True) -> None:
+    """The same for a network in its official form; without ``biases`` these keep their values."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | nn.ConvTranspose2d):
             original = getattr(module, "parametrizations", None)
             weight = module.weight if original is None else original.weight.original
             nn.init.xavier_normal_(weight, gain)
-            if module.bias is not None:
+            if biases and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
 
