@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sisbench.config import DatasetConfig, RunConfig
 from sisbench.core.errors import UserError
-from sisbench.core.log import MetricFacts, ProtocolEntry, ScoreRecord, ScoresFile
+from sisbench.core.log import ItemRow, MetricFacts, ProtocolEntry, ScoreRecord, ScoresFile
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
 from sisbench.core.shard import Shard
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sisbench.core.label_space import LabelSpace
+    from sisbench.data import Dataset
     from sisbench.training.recipe import Recipe, ValidationConfig
 
 _PATIENCE = 120.0
@@ -341,20 +342,28 @@ def metric_facts() -> dict[str, MetricFacts]:
     return found
 
 
-def sample_loader() -> Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]:
-    """(data set entry of the manifest, id) -> (photograph, label map), for the report's grids."""
-    from sisbench.data import Dataset, open_dataset
+class Photographs:
+    """Data sets of a manifest, opened once, for the report's grids."""
 
-    opened: dict[str, Dataset] = {}
+    def __init__(self) -> None:
+        self._opened: dict[str, Dataset] = {}
 
-    def load(config: Mapping[str, Any], sample_id: str) -> tuple[np.ndarray, np.ndarray]:
-        parsed = validated(DatasetConfig, config, "run.json")
-        if parsed.shown not in opened:
-            opened[parsed.shown] = open_dataset(parsed.name, **parsed.arguments)
-        sample = opened[parsed.shown].load(sample_id)
+    def sample(self, config: Mapping[str, Any], sample_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """(data set entry of the manifest, id) -> (photograph, label map)."""
+        sample = self._dataset(config).load(sample_id)
         return sample.image, sample.label
 
-    return load
+    def truth(self, config: Mapping[str, Any], task: str, item: ItemRow) -> np.ndarray | None:
+        """The true image of an edit, where the data set knows it."""
+        return self._dataset(config).truth(task, item.sample, item.reference, item.classes)
+
+    def _dataset(self, config: Mapping[str, Any]) -> Dataset:
+        from sisbench.data import open_dataset
+
+        parsed = validated(DatasetConfig, config, "run.json")
+        if parsed.shown not in self._opened:
+            self._opened[parsed.shown] = open_dataset(parsed.name, **parsed.arguments)
+        return self._opened[parsed.shown]
 
 
 def write_report(
@@ -375,11 +384,13 @@ def write_report(
     """
     from sisbench.report import build_report
 
+    photographs = Photographs()
     return build_report(
         run,
         formats=tuple(formats),
         versus=versus,
-        load_sample=sample_loader(),
+        load_sample=photographs.sample,
+        load_truth=photographs.truth,
         protocols=tuple(protocols),
         uncertainty=uncertainty,
         out=out,
@@ -389,16 +400,28 @@ def write_report(
     )
 
 
-def train_parser(to: Path, steps: int | None, seed: int, progress: Progress) -> Path:
+def train_parser(
+    to: Path, steps: int | None, seed: int, progress: Progress, assignments: Sequence[str] = ()
+) -> Path:
     """Train the toy parser.
 
+    Args:
+        assignments: ``data.root=DIR`` and so on: faces in place of toyfaces.
+
     Raises:
-        UserError: ``to`` is no .safetensors file.
+        UserError: ``to`` is no .safetensors file; data that do not fit.
     """
+    from sisbench.core.overrides import overridden
+    from sisbench.training.toy_parser import TOYFACES
     from sisbench.training.toy_parser import train as train_toy_parser
 
     if to.suffix != ".safetensors":
         raise UserError(f"weights are written as .safetensors, got {to}", "name the file so")
+    given = overridden({"data": {}}, assignments)
+    if wrong := set(given) - {"data"}:
+        raise UserError(f"toy-parser takes no '{wrong.pop()}'", "it takes data.name, data.root ...")
+    data = given["data"] if "name" in given["data"] else TOYFACES | given["data"]
+    chosen = validated(DatasetConfig, data, "toy-parser")
     done = 0
     with progress.bar("training toy-parser", steps or 0) as advance:
 
@@ -408,7 +431,7 @@ def train_parser(to: Path, steps: int | None, seed: int, progress: Progress) -> 
             done = at
 
         more = {} if steps is None else {"steps": steps}
-        return train_toy_parser(to, seed=seed, progress=step, **more)
+        return train_toy_parser(to, seed=seed, data=chosen, progress=step, **more)
 
 
 def validate(recipe: Recipe, weights: Path, folder: Path) -> tuple[float, bool]:

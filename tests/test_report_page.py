@@ -219,6 +219,25 @@ def test_edits_of_classes_show_where_the_image_changed(run, monkeypatch):
     assert (maps[0][change == 0] == 0).all()
 
 
+def test_grids_show_the_truth_of_an_edit_where_the_data_set_knows_it(run, monkeypatch):
+    asked, shown = [], {}
+
+    def truth(config, task, item):
+        asked.append(task)
+        return None if task == "shape_transfer" else np.full((16, 16, 3), 7, np.uint8)
+
+    def watched(columns, ids):
+        shown[len(shown)] = dict(columns)
+        return draw(columns, ids)
+
+    monkeypatch.setattr("sisbench.report.grids.draw", watched)
+    grids(RunResults.of(run), synthetic.sample, rows=2, load_truth=truth)
+    assert "reconstruct" not in asked
+    known = [c["truth"] for c in shown.values() if "truth" in c]
+    assert len(known) == len({t for t in asked if t != "shape_transfer"})
+    assert all((image == 7).all() for column in known for image in column)
+
+
 def test_grids_without_the_data_set_show_methods_and_say_so(run):
     def broken(config, name):
         raise UserError("no images under /data/celeba/img", "give root")

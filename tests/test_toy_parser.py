@@ -8,15 +8,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sisbench import segmenters
+from sisbench.config import DatasetConfig
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.data.toyfaces import VERSION, ToyFaces
 from sisbench.segmenters.toy import COMMITTED, ToyNet, ToyParser
-from sisbench.training.toy_parser import augment, class_weights, train
+from sisbench.training.toy_parser import TOYFACES, augment, class_weights, train
 
 ITEMS = 40
 FLOOR_ACCURACY, FLOOR_MIOU = 0.96, 0.77
@@ -33,6 +35,10 @@ def sample_batch(size: int, n: int = ITEMS) -> tuple[torch.Tensor, np.ndarray]:
     drawn = [faces.load(i) for i in faces.ids]
     images = torch.from_numpy(np.stack([s.image for s in drawn])).permute(0, 3, 1, 2)
     return images, np.stack([s.label for s in drawn])
+
+
+def faces(**changes):
+    return DatasetConfig.model_validate(TOYFACES | changes)
 
 
 def scores(predicted: np.ndarray, label: np.ndarray) -> tuple[float, float]:
@@ -106,10 +112,10 @@ def test_fingerprint_tells_weights_and_size(parser, tmp_path):
 def test_training_is_seeded_and_its_file_loads(tmp_path):
     seen = []
     first = train(
-        tmp_path / "a.safetensors", steps=2, seed=3, n=4, progress=lambda *step: seen.append(step)
+        tmp_path / "a.safetensors", 2, 3, faces(n=4), progress=lambda *step: seen.append(step)
     )
-    second = train(tmp_path / "b.safetensors", steps=2, seed=3, n=4)
-    third = train(tmp_path / "c.safetensors", steps=2, seed=4, n=4)
+    second = train(tmp_path / "b.safetensors", 2, 3, faces(n=4))
+    third = train(tmp_path / "c.safetensors", 2, 4, faces(n=4))
     assert [s[:2] for s in seen] == [(1, 2), (2, 2)]
     # the header's keys come in any order, so tensors are compared, not files
     a, b, c = (load_file(path) for path in (first, second, third))
@@ -123,7 +129,7 @@ def test_training_leaves_the_global_generator_alone(tmp_path):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    train(tmp_path / "a.safetensors", steps=1, n=2)
+    train(tmp_path / "a.safetensors", 1, data=faces(n=2))
     torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
 
 
@@ -161,10 +167,35 @@ def test_sizes_it_does_not_take_are_refused(size):
         segmenters.create("toy", "celebamask_hq", input_size=size)
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"n": 0}, {"size": 60}, {"size": 144}])
-def test_training_refuses_what_cannot_be(options, tmp_path):
-    with pytest.raises(UserError, match="toy parser"):
-        train(tmp_path / "a.safetensors", **options)
+@pytest.mark.parametrize(
+    ("steps", "options", "match"),
+    [
+        (0, {}, "steps must be"),
+        (1, {"n": 0}, "n must be"),
+        (1, {"size": 60}, "multiple of 16"),
+        (1, {"size": 144}, "multiple of 16"),
+        (1, {"size": "64"}, "multiple of 16"),
+    ],
+)
+def test_training_refuses_what_cannot_be(steps, options, match, tmp_path):
+    with pytest.raises(UserError, match=match):
+        train(tmp_path / "a.safetensors", steps, data=faces(**options))
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_training_on_other_faces_names_them(tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / "train" / kind).mkdir(parents=True)
+    for sample_id in (drawn := ToyFaces("train", 64, 3)).ids:
+        sample = drawn.load(sample_id)
+        for kind, array in (("images", sample.image), ("labels", sample.label.astype(np.uint8))):
+            Image.fromarray(array).save(tmp_path / "train" / kind / f"{sample_id}.png")
+    data = {"name": "celebamask_hq", "root": str(tmp_path), "split": "train", "size": 64}
+    out = train(tmp_path / "a.safetensors", 1, data=DatasetConfig.model_validate(data))
+    with safe_open(out, framework="pt") as handle:
+        about = json.loads(handle.metadata()["sisbench"])["training"]
+    assert about["data"].startswith("celebamask_hq ")
+    assert about["samples"] == 3
 
 
 def test_bad_input_is_refused(parser, tmp_path):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sisbench.commands.console import line
-from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
 
 PARSER = "toy-parser"
@@ -36,9 +35,7 @@ def train(
 
     progress = Progress(quiet=quiet)
     if recipe == PARSER:
-        if assignments:
-            raise UserError(f"{PARSER} takes no overrides", "leave out " + " ".join(assignments))
-        made = pipeline.train_parser(to, steps or None, seed, progress)
+        made = pipeline.train_parser(to, steps or None, seed, progress, assignments)
     else:
         from sisbench.training import train as work
 

@@ -12,7 +12,7 @@ from typing import Any
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.store import read_json, write_atomic, write_json
 from sisbench.report.charts import Chart, charts
-from sisbench.report.grids import Grid, LoadSample, grids
+from sisbench.report.grids import Grid, LoadSample, LoadTruth, grids
 from sisbench.report.page import report_page
 from sisbench.report.paired import Comparison, comparisons
 from sisbench.report.published import Facts, paper_tables
@@ -198,6 +198,7 @@ def build_report(
     formats: Sequence[str] = FORMATS,
     versus: str | None = None,
     load_sample: LoadSample | None = None,
+    load_truth: LoadTruth | None = None,
     protocols: Sequence[str] = (),
     uncertainty: bool = False,
     say: Callable[[str], None] = lambda text: None,
@@ -214,6 +215,7 @@ def build_report(
             reports into the same folder make these tables again (it is listed in versus.json).
         load_sample: (data set config, sample id) -> (image (H, W, 3) uint8, label map (H, W) int);
             without it grids show generated images only.
+        load_truth: (data set config, task, item) -> the true image of an edit, or None.
         protocols: several are shown side by side; () gives every protocol tables of its own.
         uncertainty: print standard errors.
         say: gets one line for each file of the run that is missing or damaged.
@@ -232,7 +234,7 @@ def build_report(
     tables = quality_tables(results, protocols, uncertainty=uncertainty, all_columns=all_columns)
     more, compared, names = _against(results, report, versus, protocols)
     drawn = charts(results, results.chosen(protocols))
-    pictures = grids(results, load_sample)
+    pictures = grids(results, load_sample, load_truth=load_truth)
     with _writable(report):
         write_tables(fresh(report / "tables"), tables + more, formats)
         _write_pictures(fresh(report / "charts"), drawn)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 LoadSample = Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]
 """(configuration of a data set, sample id) -> (image (H, W, 3) uint8, label map (H, W) int)."""
 
+LoadTruth = Callable[[Mapping[str, Any], str, ItemRow], "np.ndarray | None"]
+"""(configuration of a data set, task, item) -> the true image of the edit, where it is known."""
+
 _HOLE_COLOUR = (255, 255, 255)
 
 
@@ -51,9 +54,15 @@ class Grid:
         return stream.getvalue()
 
 
-def grids(results: RunResults, load_sample: LoadSample | None, rows: int = 4) -> list[Grid]:
+def grids(
+    results: RunResults,
+    load_sample: LoadSample | None,
+    rows: int = 4,
+    load_truth: LoadTruth | None = None,
+) -> list[Grid]:
     """One grid for each data set and task that has images of at least one method; one for each
-    kind of images where the run's protocols make different ones. After an edit of classes, another
+    kind of images where the run's protocols make different ones. Where the data set knows what an
+    edit must give, that stands beside the target. After an edit of classes, another
     one with the heat maps of CA2-SIS, Fig. 14; of an interpolation, a strip for each method."""
     found = []
     for place in results.places:
@@ -74,7 +83,8 @@ def grids(results: RunResults, load_sample: LoadSample | None, rows: int = 4) ->
             if picked:
                 own = [items[cells[0].key][name] for name in picked]
                 absent = [c.entry.method.title for c in planned if not items[c.key]]
-                found.append(_grid(title, absent, cells, own, load_sample))
+                truths = _truths(cells[0], own, load_truth)
+                found.append(_grid(title, absent, cells, own, load_sample, truths))
                 changed = _changes(title, results, cells, own, load_sample)
                 found += [] if changed is None else [changed]
     return found
@@ -201,9 +211,12 @@ def _grid(
     cells: Sequence[CellView],
     items: Sequence[ItemRow],
     load_sample: LoadSample | None,
+    truths: Sequence[np.ndarray],
 ) -> Grid:
     """Columns by title, each with one picture a sample."""
     columns, note = _data(cells, items, load_sample)
+    if truths:
+        columns["truth"] = list(truths)
     lost: list[str] = []
     for cell in cells:
         columns[_unlike(columns, _head(cell))] = _pictures(cell, items, lost)
@@ -211,6 +224,21 @@ def _grid(
     note = " ".join(filter(None, [note, without, _lost(lost)]))
     picture = draw(columns, [item.sample for item in items])
     return Grid(slug(title.replace(", ", "-")), title, picture, scrub(note))
+
+
+def _truths(
+    cell: CellView, items: Sequence[ItemRow], load_truth: LoadTruth | None
+) -> list[np.ndarray]:
+    """The true images of an edit; [] where the data set knows none, or was not opened."""
+    if load_truth is None or cell.entry.task.name == "reconstruct":  # there it is the target
+        return []
+    config, task = cell.entry.dataset.config, cell.entry.task.name
+    try:
+        found = [load_truth(config, task, item) for item in items]
+    except (UserError, OSError):  # the photographs' note says why
+        return []
+    known = [image for image in found if image is not None]
+    return known if len(known) == len(items) else []
 
 
 def _head(cell: CellView) -> str:

@@ -1,4 +1,4 @@
-"""Training of the toy parser on toyfaces; ``sisbench train toy-parser`` calls it."""
+"""Training of the toy parser, on toyfaces or any faces; ``sisbench train toy-parser`` calls it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sisbench.config import DatasetConfig
 from sisbench.core.errors import UserError
 from sisbench.core.store import write_atomic
+from sisbench.data import open_dataset
+from sisbench.data.base import Dataset
+from sisbench.data.toyfaces import VERSION
 from sisbench.segmenters.toy import CLASSES, LARGEST, SMALLEST, STEP, ToyNet
 
 PIXELS = 16 * 64 * 64
@@ -21,6 +25,7 @@ PIXELS = 16 * 64 * 64
 LARGE_EVERY = 4
 """Every fourth step sees pictures of twice the size, so that the parser works at 128 too."""
 
+TOYFACES = {"name": "toyfaces", "split": "train", "n": 2000, "size": 64}
 PEAK_RATE = 6e-3
 MIRRORED = {4: 5, 5: 4, 6: 7, 7: 6, 8: 9, 9: 8}
 
@@ -31,11 +36,10 @@ def train(
     out: Path,
     steps: int = 2600,
     seed: int = 0,
-    n: int = 2000,
-    size: int = 64,
+    data: DatasetConfig | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Train on the first ``n`` samples of toyfaces' training split and write the weights.
+    """Train on a split of faces and write the weights.
 
     Weighted cross entropy on pictures with flips, brightness, contrast, tint, blur and noise, so
     that generated pictures are parsed too. One seed gives one result on one machine and thread
@@ -45,8 +49,8 @@ def train(
         out: safetensors file; float16, with the provenance in its header.
         steps: optimiser steps (AdamW, one cycle).
         seed: of weights, order and augmentation.
-        n: number of training samples; a quarter of them is also drawn at twice the size.
-        size: side in pixels, a multiple of 16 from 64 to 128.
+        data: the split, with its size: a multiple of 16 from 64 to 128; by default 2,000 training
+            samples of toyfaces at 64. A quarter of them is also seen at twice the size.
         progress: called after each step with (step, steps, loss).
 
     Returns:
@@ -55,16 +59,26 @@ def train(
     Raises:
         UserError: no step, no sample, or a size that the parser does not take.
     """
-    if steps < 1 or n < 1:
-        raise UserError(f"toy parser: steps and n must be at least 1, got {steps} and {n}")
-    if size % STEP or not SMALLEST <= size <= LARGEST:
+    data = data or DatasetConfig.model_validate(TOYFACES)
+    if steps < 1:
+        raise UserError(f"toy parser: steps must be at least 1, got {steps}")
+    size = data.arguments.get("size", SMALLEST)
+    if not isinstance(size, int) or size % STEP or not SMALLEST <= size <= LARGEST:
         raise UserError(
             f"toy parser: size must be a multiple of {STEP} from {SMALLEST} to {LARGEST}, "
             f"got {size}"
         )
-    scales = [_samples(n, size)]
-    if 2 * size <= LARGEST:
-        scales.append(_samples(max(1, n // 4), 2 * size))
+    scales, about = [], ""
+    for side, share in ((size, 1), (2 * size, 4)):
+        if side <= LARGEST:
+            faces = open_dataset(data.name, **data.arguments | {"size": side})
+            if faces.space.name != "celebamask_hq":
+                raise UserError(
+                    f"the toy parser has the classes of celebamask_hq, {data.name} has those of "
+                    f"{faces.space.name}"
+                )
+            about = about or f"{faces.fingerprint()}"
+            scales.append(_samples(faces, max(1, len(faces.ids) // share)))
     weight = class_weights(scales[0][1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -86,7 +100,9 @@ def train(
             rates.step()
             if progress is not None:
                 progress(step + 1, steps, float(loss.detach()))
-    return _save(net.eval(), out, {"steps": steps, "seed": seed, "n": n, "size": size})
+    training = {"steps": steps, "seed": seed, "samples": len(scales[0][0]), "size": size}
+    named = f"toyfaces {VERSION}, train" if data.name == "toyfaces" else f"{data.name} {about}"
+    return _save(net.eval(), out, training, named)
 
 
 def augment(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,21 +135,15 @@ def class_weights(labels: Tensor) -> Tensor:
     return (raw / (raw * share).sum()).float()
 
 
-def _samples(n: int, size: int) -> tuple[Tensor, Tensor]:
+def _samples(faces: Dataset, n: int) -> tuple[Tensor, Tensor]:
     """(n, 3, size, size) uint8 pictures and (n, size, size) uint8 label maps."""
-    # the harness may import this package and not the other way round: hence here, at call time
-    from sisbench.data.toyfaces import ToyFaces
-
-    faces = ToyFaces("train", size, n)
-    drawn = [faces.load(sample_id) for sample_id in faces.ids]
+    drawn = [faces.load(sample_id) for sample_id in faces.ids[:n]]
     images = torch.from_numpy(np.stack([s.image for s in drawn])).permute(0, 3, 1, 2).contiguous()
     return images, torch.from_numpy(np.stack([s.label for s in drawn]).astype(np.uint8))
 
 
-def _save(net: ToyNet, out: Path, training: dict[str, int]) -> Path:
+def _save(net: ToyNet, out: Path, training: dict[str, int], data: str) -> Path:
     from safetensors.torch import save
-
-    from sisbench.data.toyfaces import VERSION
 
     about = {
         "method": "toy-parser",
@@ -141,7 +151,7 @@ def _save(net: ToyNet, out: Path, training: dict[str, int]) -> Path:
         "options": {},
         "training": {
             **training,
-            "data": f"toyfaces {VERSION}, train",
+            "data": data,
             "torch": torch.__version__,
             "command": "sisbench train toy-parser",
         },
