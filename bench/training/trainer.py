@@ -199,9 +199,11 @@ class Trainer:
                 step = Step(self.step, batch, self._noise(phase.name, k), kept[k])
                 with self.fabric.no_backward_sync(module, enabled=k < last):
                     losses = module(step)
-                    self.fabric.backward(self._total(losses) / len(batches))
+                    if losses:
+                        self.fabric.backward(self._total(losses) / len(batches))
                 _add(sums, losses, len(batches))
-            self._move(phase, optimiser, sums)
+            if sums:
+                self._move(phase, optimiser, sums)
             found |= sums
         return found
 
