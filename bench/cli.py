@@ -326,16 +326,28 @@ def prepare(
 @app.command()
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="toy-parser, toy-spade, toy-sean, or a YAML recipe")
-    ],
-    to: Annotated[Path, typer.Option("--out", "-o", help="safetensors file to write")],
-    steps: Annotated[int, typer.Option(help="optimiser steps; 0 takes the recipe's")] = 0,
-    seed: Annotated[int, typer.Option(help="seed of data order and initial weights")] = 0,
+        str, typer.Argument(help="name of a recipe, a YAML file, toy-parser, or list")
+    ] = "list",
+    assignments: Annotated[
+        list[str] | None, typer.Argument(help="key=value in place of the recipe's, data.root=DIR")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", "-o", help="safetensors file to write")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=0, help="updates; 0 takes the recipe's")] = 0,
+    seed: Annotated[int, typer.Option(help="of initial weights, data order and noise")] = 0,
+    quiet: Quiet = False,
 ) -> None:
-    """Train by a recipe; the file says in its header how it was made."""
-    from sisbench.pipeline import train_recipe
+    """Train a method by a recipe; run it again to go on after a stop. The file says in its header
+    how it was made. Without a recipe: list them."""
+    from sisbench.commands import training
 
-    line(f"wrote {train_recipe(recipe, to, steps or None, seed, Progress())}")
+    if recipe == "list":
+        training.list_recipes()
+        return
+    if to is None:
+        raise UserError("where to?", f"sisbench train {recipe} -o WEIGHTS.safetensors")
+    training.train(recipe, to, assignments or [], steps, seed, quiet)
 
 
 @app.command()

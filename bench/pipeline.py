@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sisbench.core.label_space import LabelSpace
+    from sisbench.training.recipe import Recipe, ValidationConfig
 
 _PATIENCE = 120.0
 """Seconds for which a job waits for the process that it replaces, as after a lost node."""
@@ -387,30 +389,65 @@ def write_report(
     )
 
 
-def train_recipe(recipe: str, to: Path, steps: int | None, seed: int, progress: Progress) -> Path:
-    """Train by a recipe's name or file.
+def train_parser(to: Path, steps: int | None, seed: int, progress: Progress) -> Path:
+    """Train the toy parser.
 
     Raises:
-        UserError: unknown recipe; ``to`` is no .safetensors file.
+        UserError: ``to`` is no .safetensors file.
     """
+    from sisbench.training.toy_parser import train as train_toy_parser
+
     if to.suffix != ".safetensors":
         raise UserError(f"weights are written as .safetensors, got {to}", "name the file so")
     done = 0
-    with progress.bar(f"training {recipe}", steps or 0) as advance:
+    with progress.bar("training toy-parser", steps or 0) as advance:
 
-        def step(at: int, _total: int, _losses: Any) -> None:
+        def step(at: int, _total: int, _loss: float) -> None:
             nonlocal done
             advance(at - done)
             done = at
 
-        if recipe == "toy-parser":
-            from sisbench.training.toy_parser import train as train_parser
+        more = {} if steps is None else {"steps": steps}
+        return train_toy_parser(to, seed=seed, progress=step, **more)
 
-            more = {} if steps is None else {"steps": steps}
-            return train_parser(to, seed=seed, progress=step, **more)
-        from sisbench.training import train
 
-        return train(recipe, to, steps, seed, step, progress.say)
+def validate(recipe: Recipe, weights: Path, folder: Path) -> tuple[float, bool]:
+    """Score weights in the course of their training, by a run like any other.
+
+    Args:
+        recipe: says data, task and metric; weights: of its method.
+        folder: where the run is made anew.
+
+    Returns:
+        The score (NaN where it could not be made), and whether higher is better.
+    """
+    from sisbench import metrics
+    from sisbench.core.frames import Run
+
+    wanted = recipe.validation
+    assert wanted.data is not None  # the recipe's own check
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    entry = {"name": recipe.method, "weights": str(weights.resolve()), "options": recipe.options}
+    raw: dict[str, Any] = {
+        "name": "run",
+        "output": str(folder / "run"),
+        "datasets": [wanted.data.model_dump() | {"arguments": _limited(wanted)}],
+        "methods": [entry],
+        "tasks": [wanted.task],
+        "metrics": [wanted.metric],
+        "parsers": wanted.parsers,
+    }
+    config = validated(RunConfig, raw, "validation")
+    run_here(config, Progress(quiet=True))
+    found = Run(config.folder).scores()
+    value = found.loc[found["metric"] == wanted.metric, "value"]
+    up = metrics.create(wanted.metric).direction == "up"
+    return (float(value.iloc[0]) if len(value) else float("nan")), up
+
+
+def _limited(wanted: ValidationConfig) -> dict[str, Any]:
+    assert wanted.data is not None
+    return {"limit": wanted.limit} | wanted.data.arguments
 
 
 def demo_config(to: Path, limit: int | None) -> RunConfig:

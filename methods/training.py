@@ -85,6 +85,7 @@ class Training(ABC):
         Options: frozen dataclass of loss weights, widths of discriminators, rates; its defaults are
             the official ones.
         averages_per_batch: whether the running average moves once a micro-batch (else an update).
+        forgiven: updates in a row that may have a loss that is not finite; they move nothing.
 
     Args:
         method: built for the label space; its networks are put into train mode.
@@ -94,6 +95,7 @@ class Training(ABC):
 
     Options: ClassVar[type] = NoTrainingOptions
     averages_per_batch: ClassVar[bool] = False
+    forgiven: ClassVar[int] = 0
 
     def __init__(
         self,

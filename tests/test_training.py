@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,18 @@ from sisbench.core.noise import ZeroNoise
 from sisbench.core.state_dict import read_metadata, read_state
 from sisbench.data.base import Dataset, Sample
 from sisbench.methods.layers.labels import one_hot
-from sisbench.training import load_recipe, recipe_names, train
-from sisbench.training import trainer as trainer_module
-from sisbench.training.data import TrainingData
-from sisbench.training.discriminator import MultiScaleDiscriminator
-from sisbench.training.losses import (
-    Perceptual,
+from sisbench.methods.layers.training.discriminator import MultiScaleDiscriminator
+from sisbench.methods.layers.training.losses import (
     feature_matching,
     hinge_discriminator,
     hinge_generator,
     kl_to_prior,
 )
-from sisbench.training.trainer import Trainer, normalise, plain_state
+from sisbench.methods.layers.training.perceptual import Vgg19
+from sisbench.training import Recipe, load_recipe, recipe_names, train
+from sisbench.training.data import TrainingData
+from sisbench.training.fabric import make_fabric
+from sisbench.training.trainer import NonFinite, Trainer, plain_state
 
 ATOL, RTOL = 1e-4, 1e-4
 
@@ -114,13 +115,13 @@ def test_perceptual_loss_matches_and_refuses_other_files(tmp_path: Path) -> None
     state = seeded(vgg_shapes(), case.meta["weight_seed"])
     path = tmp_path / "vgg19.pth"
     torch.save({f"features.{k}": v for k, v in state.items()}, path)
-    loss = Perceptual.read(path)
+    loss = Vgg19(read_state(path), str(path))
     with torch.no_grad():
         found = 10 * float(loss(case.image("fake"), case.image("real")))
     assert found == pytest.approx(case.meta["scalars"]["G_VGG"], rel=RTOL)
     torch.save({"features.0.weight": torch.zeros(3)}, path)
-    with pytest.raises(UserError, match="does not hold torchvision's vgg19"):
-        Perceptual.read(path)
+    with pytest.raises(UserError, match="missing"):
+        Vgg19(read_state(path), str(path))
 
 
 @pytest.mark.parametrize("name", ["spade.tiny_train", "sean.small19_train"])
@@ -131,7 +132,7 @@ def test_train_mode_matches(name: str) -> None:
     keys = method.key_maps()["netG"]
     official = seeded(keys.official_shapes(), case.meta["weight_seed"])
     names = keys.spectral_names
-    normalise(method)
+    type(method).training()(method, {"initial": "torch"})  # spectral norms of training
     net = method.net.netG.train()
     state = net.state_dict()
     for weight in names:
@@ -183,6 +184,35 @@ SMALL = {
 }
 
 
+LOSSES = {
+    "gan": 0.05,
+    "feature": 0.1,
+    "l1": 10.0,
+    "kl": 1e-4,
+    "ndf": 4,
+    "n_layers": 2,
+    "lr_g": 2e-3,
+    "initial": "torch",
+}
+
+
+def tint_file(folder: Path, **changes: Any) -> Path:
+    """Of the method in trained_method.py, which has no batch statistics."""
+    where = Path(__file__).with_name("trained_method.py").resolve()
+    recipe = {
+        "method": f"{where}:Tint",
+        "data": {"name": f"{Path(__file__).resolve()}:Squares"},
+        "steps": 6,
+        "batch": 4,
+        "ema": 0.5,
+        "device": "cpu",
+        "checkpoint_every": 2,
+    }
+    path = folder / "tint.yaml"
+    path.write_text(yaml.safe_dump(recipe | changes))
+    return path
+
+
 def recipe_file(folder: Path, method: str = "sean", **changes: Any) -> Path:
     options = {"crop_size": 32, "ngf": 4, "max_channels": 16, "nhidden": 8, **SMALL[method]}
     recipe = {
@@ -191,11 +221,9 @@ def recipe_file(folder: Path, method: str = "sean", **changes: Any) -> Path:
         "data": {"name": f"{Path(__file__).resolve()}:Squares"},
         "steps": 6,
         "batch": 3,
-        "lr_g": 2e-3,
         "ema": 0.5,
         "decay": 0.5,
-        "loss": {"gan": 0.05, "feature": 0.1, "l1": 10.0, "kl": 1e-4, "vgg": 0},
-        "discriminator": {"ndf": 4, "n_layers": 2},
+        "training": LOSSES,
         "device": "cpu",
         "checkpoint_every": 2,
         **changes,
@@ -212,14 +240,14 @@ def test_training_lowers_the_loss_and_its_file_loads(method: str, tmp_path: Path
         recipe_file(tmp_path, method, dtype="float16"),
         tmp_path / "w.safetensors",
         steps=25,
-        progress=lambda step, steps, losses: seen.append(losses["l1"]),
+        watch=lambda step, steps, losses: seen.append(losses["l1"]),
     )
     assert len(seen) == 25
     assert np.mean(seen[-5:]) < 0.7 * np.mean(seen[:5])
     about = read_metadata(out)
     assert about is not None
     assert about["training"]["steps"] == 25
-    assert about["training"]["perceptual_loss"] == "off (no weights given)"
+    assert about["training"]["perceptual_loss"] == "none"
     stored = load_file(out).values()
     assert {v.dtype for v in stored if v.is_floating_point()} == {torch.float16}
     data = Squares()
@@ -240,26 +268,25 @@ def test_a_broken_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
     out = tmp_path / "broken.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, out, seed=3, progress=stop)
+        train(recipe, out, seed=3, watch=stop)
     checkpoint = tmp_path / "broken.safetensors.ckpt"
     assert checkpoint.is_file()
-    with pytest.raises(UserError, match="another recipe, seed or training set"):
+    with pytest.raises(UserError, match="another recipe, length, seed or training set"):
         train(recipe, out, seed=4)
     first: list[int] = []
     again = read_state(
-        train(recipe, out, seed=3, progress=lambda step, steps, losses: first.append(step))
+        train(recipe, out, seed=3, watch=lambda step, steps, losses: first.append(step))
     )
     assert first == [5, 6]
     assert not checkpoint.exists()
-    for key, value in whole.items():
-        torch.testing.assert_close(again[key], value, atol=1e-6, rtol=1e-5)
+    assert all(torch.equal(again[key], value) for key, value in whole.items())
 
 
 def test_saved_weights_render_as_the_network_in_training(tmp_path: Path) -> None:
     data = TrainingData(Squares())
     trainer = Trainer(load_recipe(recipe_file(tmp_path, ema=None)), data, seed=0)
     for _ in range(3):
-        trainer.update(3)
+        trainer.update()
     batch = data.batch(0, 3, 0, flip=False)
     method = trainer.finished()
     expected = method.reconstruct(batch, ZeroNoise())
@@ -274,11 +301,11 @@ def test_every_parameter_is_trained(tmp_path: Path) -> None:
     data = TrainingData(Squares())
     for name in SMALL:
         trainer = Trainer(load_recipe(recipe_file(tmp_path, name)), data, seed=0)
-        before = [p.detach().clone() for p in (*trainer.g, *trainer.d)]
+        trained = [p for group in trainer._trained.values() for p in group]
+        before = [p.detach().clone() for p in trained]
         for _ in range(2):
-            trainer.update(9)
-        after = (*trainer.g, *trainer.d)
-        assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+            trainer.update()
+        assert all(not torch.equal(a, b) for a, b in zip(before, trained, strict=True))
 
 
 def test_batches_are_permutations_and_flips_keep_pairs() -> None:
@@ -304,8 +331,10 @@ def test_recipes_are_strict_and_those_of_sisbench_fit(tmp_path: Path) -> None:
         assert method.size == (64, 64)
     with pytest.raises(UserError, match=r"did you mean 'toy-sean'\?"):
         load_recipe("toy-seen")
-    with pytest.raises(UserError, match=r"loss.gam: unknown key; did you mean 'gan'"):
-        load_recipe(recipe_file(tmp_path, loss={"gam": 1}))
+    with pytest.raises(UserError, match=r"batsh: unknown key; did you mean 'batch'"):
+        load_recipe(recipe_file(tmp_path, batsh=1))
+    with pytest.raises(UserError, match=r"training of sean has no option 'gam'"):
+        train(recipe_file(tmp_path, training={"gam": 1}), tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="safetensors"):
         train(recipe_file(tmp_path), tmp_path / "w.pth")
     (tmp_path / "list.yaml").write_text("- 1")
@@ -318,4 +347,185 @@ def test_without_fabric_training_is_unavailable(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "lightning_fabric", None)
     with pytest.raises(Unavailable, match="Lightning Fabric"):
-        trainer_module.make_fabric(load_recipe(recipe_file(tmp_path)))
+        make_fabric(load_recipe(recipe_file(tmp_path)))
+
+
+# ---- what the trainer promises ----------------------------------------------------------------
+
+
+def run_updates(folder: Path, count: int = 3, **changes: Any) -> Trainer:
+    trainer = Trainer(load_recipe(recipe_file(folder, **changes)), TrainingData(Squares()), seed=0)
+    for _ in range(count):
+        trainer.update()
+    return trainer
+
+
+def parameters(trainer: Trainer) -> Tensor:
+    return torch.cat([p.detach().flatten() for g in trainer._trained.values() for p in g])
+
+
+def test_micro_batches_make_the_update_of_the_whole_batch(tmp_path: Path) -> None:
+    """Without noise, which is drawn by micro-batch."""
+    found = []
+    for parts in (1, 2, 4):
+        recipe = load_recipe(tint_file(tmp_path, accumulate=parts))
+        trainer = Trainer(recipe, TrainingData(Squares()), seed=0)
+        for _ in range(3):
+            trainer._noise = lambda phase, k, n=4 // parts: _Silent(n)  # type: ignore
+            trainer.update()
+        found.append(parameters(trainer))
+    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found[2], found[0], atol=1e-6, rtol=1e-5)
+
+
+class _Silent:
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def normal(self, name: str, *shape: int) -> Tensor:
+        return torch.zeros(self.batch, *shape)
+
+
+def test_orders_differ_and_one_pass_moves_batch_statistics_once(tmp_path: Path) -> None:
+    counted = {}
+    for order in ("official", "one_pass"):
+        trainer = run_updates(tmp_path, 2, order=order, method="spade")
+        state = trainer.method.net.state_dict()
+        key = next(k for k in state if k.endswith("num_batches_tracked"))
+        counted[order] = int(state[key])
+    assert counted == {"official": 4, "one_pass": 2}
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "w.safetensors"
+    recipe = tint_file(tmp_path)
+    undisturbed = train(recipe, tmp_path / "whole.safetensors").read_bytes()
+    batch = TrainingData.batch
+
+    def poisoned(data: TrainingData, step: int, *more: Any, **options: Any) -> Any:
+        found = batch(data, step, *more, **options)
+        return replace(found, image=found.image * torch.nan) if step == 3 else found
+
+    monkeypatch.setattr(TrainingData, "batch", poisoned)
+    with pytest.raises(NonFinite, match=r"update 4, net: a loss is not finite \(l1 = nan"):
+        train(recipe, out)
+    assert not out.exists()
+    monkeypatch.undo()
+    seen: list[int] = []
+    train(recipe, out, watch=lambda step, steps, losses: seen.append(step))
+    assert seen == [3, 4, 5, 6]  # from the checkpoint of update 2
+    assert same_tensors(out, tmp_path / "whole.safetensors")
+    assert undisturbed
+
+
+def same_tensors(a: Path, b: Path) -> bool:
+    one, two = read_state(a), read_state(b)
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_a_training_may_forgive_losses_that_are_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(load_recipe(tint_file(tmp_path)), TrainingData(Squares()), seed=0)
+    trainer.data.images = trainer.data.images.float() * torch.nan
+    monkeypatch.setattr(type(trainer.training), "forgiven", 1, raising=False)
+    before = parameters(trainer)
+    trainer.update()
+    assert torch.equal(before, parameters(trainer))
+    with pytest.raises(NonFinite):
+        trainer.update()
+
+
+def test_what_is_wrong_is_said_before_data_are_read(tmp_path: Path) -> None:
+    out = tmp_path / "w.safetensors"
+
+    def refused(match: str, **changes: Any) -> None:
+        with pytest.raises(UserError, match=match) as error:
+            train(recipe_file(tmp_path, **changes), out)
+        assert "\n" not in error.value.message
+        assert not list(tmp_path.glob("w.*"))
+
+    refused("does not split into accumulate 2 x devices 1", batch=3, accumulate=2)
+    refused("give the length of the training as 'steps' or as 'epochs'", epochs=3)
+    refused("10 samples do not fill a batch of 11", batch=11)
+    refused("there is no file nowhere.pth", start="nowhere.pth")
+    refused("no dataset is called", data={"name": "celebmask"})
+    refused("device 'abacus'", device="abacus")
+    with pytest.raises(UserError, match="steps must be at least 1"):
+        train(recipe_file(tmp_path), out, steps=-3)
+
+
+def test_weights_that_are_there_are_kept(tmp_path: Path) -> None:
+    out = tmp_path / "w.safetensors"
+    recipe = recipe_file(tmp_path)
+    train(recipe, out, steps=2)
+    made = out.read_bytes()
+    assert train(recipe, out, steps=2).read_bytes() == made
+    with pytest.raises(UserError, match="was not made by this recipe, length and seed"):
+        train(recipe, out, steps=3)
+    assert out.read_bytes() == made
+
+
+def test_a_full_disk_is_said_before_the_first_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = __import__("shutil").disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(UserError, match="checkpoints of this training take"):
+        train(recipe_file(tmp_path), tmp_path / "w.safetensors")
+
+
+def test_crops_and_epochs(tmp_path: Path) -> None:
+    data = TrainingData(Squares())
+    cut = data.batch(0, 4, 0, flip=False, crop=16)
+    assert cut.image.shape == (4, 3, 16, 16)
+    assert not torch.equal(cut.image, data.batch(1, 4, 0, flip=False, crop=16).image)
+    with pytest.raises(UserError, match="crop 40 does not fit"):
+        data.batch(0, 4, 0, flip=False, crop=40)
+    recipe = load_recipe(recipe_file(tmp_path, steps=None, epochs=4, decay_by="epoch"))
+    trainer = Trainer(recipe, data, seed=0)
+    assert trainer.steps == 4 * 3
+    rates = []
+    for step in range(12):
+        trainer.step = step
+        trainer._set_rates()
+        rates.append(trainer.optimisers[0].param_groups[0]["lr"] / LOSSES["lr_g"])
+    assert rates == pytest.approx([1] * 6 + [1] * 3 + [0.5] * 3)
+
+
+def test_two_processes_make_the_updates_of_one(tmp_path: Path) -> None:
+    """DDP on the CPU, noise included."""
+    one = train(tint_file(tmp_path), tmp_path / "one.safetensors")
+    two = train(tint_file(tmp_path, devices=2), tmp_path / "two.safetensors")
+    about = read_metadata(two)
+    assert about is not None
+    assert about["training"]["images_seen"] == 24
+    first, second = read_state(one), read_state(two)
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, atol=1e-6, rtol=1e-5)
+
+
+def test_validation_keeps_the_best(tmp_path: Path) -> None:
+    out = tmp_path / "w.safetensors"
+    wanted = {"every": 2, "data": {"name": f"{Path(__file__).resolve()}:Squares"}}
+    scores = iter([(3.0, True), (5.0, True), (4.0, True)])
+    kept: list[bytes] = []
+
+    def scored(recipe: Recipe, weights: Path, folder: Path) -> tuple[float, bool]:
+        kept.append(weights.read_bytes())
+        return next(scores)
+
+    train(recipe_file(tmp_path, validation=wanted), out, validator=scored)
+    assert (tmp_path / "w.best.safetensors").read_bytes() == kept[1]
+    assert (tmp_path / "w.safetensors.log").is_dir()
+    with pytest.raises(UserError, match="asks for validation"):
+        train(recipe_file(tmp_path, validation=wanted), tmp_path / "v.safetensors")
+
+
+@pytest.mark.parametrize("which", ["net", "discriminator"])
+def test_average_covers_the_method_alone(which: str, tmp_path: Path) -> None:
+    trainer = run_updates(tmp_path, 2, ema=0.9)
+    assert trainer.average is not None
+    assert (which == "net") == (which in trainer.average.state)

@@ -1,80 +1,111 @@
-"""A training recipe: method, data, losses, optimisers, all in one YAML file."""
+"""A training recipe: method, data, length, losses, all in one YAML file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from sisbench.config import DatasetConfig
+from sisbench.config import DatasetConfig, PathText
 from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.overrides import overridden
 from sisbench.core.schema import Strict, validated
 from sisbench.core.yaml_file import parse_yaml, read_yaml
 
 
-class LossWeights(Strict):
-    """Weights of the generator's losses; 0 leaves one out (see ``sisbench.training.losses``).
+class ValidationConfig(Strict):
+    """Scores by the harness in the course of training; the best weights are kept.
 
     Attributes:
-        gan, feature, l1, kl, vgg: weights.
-        vgg_weights: torchvision's vgg19 parameters; the perceptual loss is off without them.
+        every: updates between two scores; 0 asks for none.
+        data: the samples.
+        task, metric: what is scored; sets the meaning of "best" by the metric's direction.
+        limit: samples at most.
+        parsers: label space -> parser, for metrics that need one.
     """
 
-    gan: float = Field(1.0, ge=0)
-    feature: float = Field(10.0, ge=0)
-    l1: float = Field(0.0, ge=0)
-    kl: float = Field(0.05, ge=0)
-    vgg: float = Field(10.0, ge=0)
-    vgg_weights: Path | None = None
+    every: int = Field(0, ge=0)
+    data: DatasetConfig | None = None
+    task: str = "reconstruct"
+    metric: str = "psnr"
+    limit: int = Field(50, ge=2)
+    parsers: dict[str, str] = Field(default_factory=dict)
 
-
-class DiscriminatorConfig(Strict):
-    """The multi-scale patch discriminator (see ``sisbench.training.discriminator``)."""
-
-    ndf: int = Field(64, ge=1)
-    n_layers: int = Field(4, ge=2)
-    scales: int = Field(2, ge=1)
-    last_stride: Literal[1, 2] = 1
+    @model_validator(mode="after")
+    def _data_named(self) -> ValidationConfig:
+        if self.every and self.data is None:
+            raise ValueError("validation.every needs validation.data: the samples to score")
+        return self
 
 
 class Recipe(Strict):
     """How a method is trained.
 
     Attributes:
-        method, options: registry name (or ./file.py:Class) and construction options.
+        method, options: registry name of a method or layout editor (or ./file.py:Class) and its
+            construction options.
+        start: weights to begin from, as a run takes them; None: initial ones.
         data: the training split.
-        steps, batch: updates, samples an update.
-        lr_g, lr_d, betas: Adam's learning rates (two time scales) and moments.
-        decay: share of the steps, at the end, over which both rates fall to zero.
-        ema: decay of the running average of the weights that is saved; None saves the last ones.
+        steps, epochs: length, one of the two; an epoch sees every sample once.
+        batch: samples of an update, over all devices and micro-batches.
+        accumulate: micro-batches of an update.
+        decay, decay_by: share of the length, at its end, over which all rates fall linearly to
+            zero, at every update or at the end of each epoch.
+        ema: decay of the running average of the weights that is written; None writes the last.
         flip: mirror half of the samples; left and right classes are not exchanged, as officially.
-        loss, discriminator: see there.
+        crop: side of a random crop of the loaded picture; None takes it whole.
+        perceptual: network of the perceptual loss: vgg19 (weights registry), efficientnet-lite0
+            (extra "efficientnet", offline) or none, which leaves that loss out.
+        order: official (each phase draws for itself) or one_pass (one picture serves all phases).
+        training: fields of the ``Options`` of the method's training (losses, rates, widths).
+        validation: see ``ValidationConfig``.
         dtype: type of the saved tensors; loading casts back to float32.
-        device, precision: as Lightning Fabric's ``accelerator`` and ``precision`` understand them.
-        checkpoint_every: steps between the checkpoints that a broken run resumes from.
+        device, devices, precision: as Lightning Fabric's ``accelerator``, ``devices`` and
+            ``precision`` understand them.
+        checkpoint_every, log_every, grid_every: updates between the checkpoints that a broken run
+            resumes from, the scalars, and the sample grids (0: none).
     """
 
     name: str
-    method: str
+    method: PathText
     options: dict[str, Any] = Field(default_factory=dict)
+    start: PathText | None = None
     data: DatasetConfig
-    steps: int = Field(ge=1)
+    steps: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1)
     batch: int = Field(8, ge=1)
-    lr_g: float = Field(1e-4, gt=0)
-    lr_d: float = Field(4e-4, gt=0)
-    betas: tuple[float, float] = (0.0, 0.9)
+    accumulate: int = Field(1, ge=1)
     decay: float = Field(0.0, ge=0, le=1)
+    decay_by: Literal["step", "epoch"] = "step"
     ema: float | None = Field(None, gt=0, lt=1)
     flip: bool = False
-    loss: LossWeights = LossWeights()
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    crop: int | None = Field(None, ge=8)
+    perceptual: Literal["none", "vgg19", "efficientnet-lite0"] = "none"
+    order: Literal["official", "one_pass"] = "official"
+    training: dict[str, Any] = Field(default_factory=dict)
+    validation: ValidationConfig = ValidationConfig()
     dtype: Literal["float32", "float16"] = "float32"
     device: str = "auto"
+    devices: int = Field(1, ge=1)
     precision: str = "32-true"
     checkpoint_every: int = Field(1000, ge=1)
+    log_every: int = Field(50, ge=0)
+    grid_every: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Recipe:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give the length of the training as 'steps' or as 'epochs'")
+        share, rest = divmod(self.batch, self.accumulate * self.devices)
+        if rest or not share:
+            raise ValueError(
+                f"batch {self.batch} does not split into accumulate {self.accumulate} x "
+                f"devices {self.devices} equal parts"
+            )
+        return self
 
 
 def recipe_names() -> list[str]:
@@ -85,8 +116,12 @@ def recipe_names() -> list[str]:
     )
 
 
-def load_recipe(recipe: str | Path) -> Recipe:
+def load_recipe(recipe: str | Path, assignments: Sequence[str] = ()) -> Recipe:
     """A recipe by name, or from a YAML file.
+
+    Args:
+        recipe: a name of ``recipe_names()``, or a path.
+        assignments: ``key=value`` in place of what the file says, as ``data.root=DIR``.
 
     Raises:
         UserError: no such recipe, no YAML, unknown keys, wrong values.
@@ -105,4 +140,5 @@ def load_recipe(recipe: str | Path) -> Recipe:
         )
     if not isinstance(raw, Mapping):
         raise UserError(f"{where}: expected keys like method, data, steps")
-    return validated(Recipe, {"name": Path(recipe).stem, **raw}, where)
+    named = {"name": Path(recipe).stem, **overridden(raw, assignments)}
+    return validated(Recipe, named, where)

@@ -1,16 +1,11 @@
-"""Adversarial training of a method, generic over everything that renders with gradients.
-
-An update draws one picture, scores it once, takes the gradients of both sides from that one pass
-and moves both. (The official code draws a second picture for the discriminator; that costs a
-quarter more and advances the batch statistics twice.)
-"""
+"""The trainer: phases, accumulation, averages and resuming, for whatever a method declares."""
 
 from __future__ import annotations
 
-import io
+import copy
+import math
 import time
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,276 +13,337 @@ import torch
 from torch import Tensor, nn
 
 from sisbench import methods
-from sisbench.core.batch import Batch
-from sisbench.core.errors import Unavailable, UserError
-from sisbench.core.store import write_atomic
-from sisbench.methods.layers.labels import instance_edges, one_hot
+from sisbench.core.errors import UserError
+from sisbench.methods.options import parse_options
+from sisbench.methods.training import Losses, Phase, Step, Training
+from sisbench.training.average import Average
+from sisbench.training.checkpoint import read_checkpoint, write_checkpoint
 from sisbench.training.data import TrainingData
-from sisbench.training.discriminator import MultiScaleDiscriminator
-from sisbench.training.losses import (
-    Perceptual,
-    feature_matching,
-    hinge_discriminator,
-    hinge_generator,
-    kl_to_prior,
-)
-from sisbench.training.recipe import Recipe
-from sisbench.training.spectral import normalised
+from sisbench.training.fabric import make_fabric
+from sisbench.training.noise import StepNoise
+from sisbench.training.perceptual import make_perceptual
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from torch.optim import Optimizer
 
-    from sisbench.methods.base import Method
+    from sisbench.core.label_space import LabelSpace
+    from sisbench.methods.loadable import Loadable
+    from sisbench.training.recipe import Recipe
 
-Progress = Callable[[int, int, Mapping[str, float]], None]
-SAVED = frozenset(
-    ("identity", "step", "seconds", "net", "average", "discriminator", "opt_g", "opt_d")
-)
-"""Keys of a checkpoint."""
 SETTLE = 20
-"""Power iterations that bring the averaged singular vectors back onto the averaged weights."""
+"""Power iterations from averaged singular vectors to those of the averaged weights."""
 
 
-class StepNoise:
-    """Standard normal noise of one update: depends on (seed, step) and the order of draws.
-
-    Args:
-        batch: number of samples.
-        seed, step: of the run, of the update.
-        device: where it is drawn.
-    """
-
-    def __init__(self, batch: int, seed: int, step: int, device: torch.device) -> None:
-        self.batch, self.device = batch, device
-        self.generator = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
-
-    def normal(self, name: str, *shape: int) -> Tensor:
-        """(B, *shape)."""
-        size = (self.batch, *shape)
-        return torch.randn(size, generator=self.generator, device=self.device)
+class NonFinite(UserError):
+    """A loss became infinite or NaN."""
 
 
-class Renderer(nn.Module):
-    """A method as a module: reconstructs a batch with gradients."""
+class _PhaseModule(nn.Module):
+    """A phase as Fabric wants it: a module that owns what it moves and gives losses."""
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, phase: Phase, networks: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.net, self.method = method.net, method
+        self.owned = nn.ModuleDict({name: networks[name] for name in phase.networks})
+        self.losses = phase.losses
 
-    def forward(self, batch: Batch, noise: StepNoise) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Picture (B, 3, H, W), codes, and their log-variance where the method has one."""
-        style = self.method.encode_style(batch)
-        picture = self.method.render(self.method.encode_layout(batch), style, noise)
-        return picture, style.codes, style.extra.get("logvar")
-
-
-def spectral_modules(method: Method) -> list[nn.Module]:
-    """The modules of ``method`` whose ``weight`` is spectrally normalised in training."""
-    return [
-        keys.module.get_submodule(name.removesuffix(".weight"))
-        for keys in method.key_maps().values()
-        for name in keys.spectral_names
-    ]
+    def forward(self, step: Step) -> Losses:
+        """The phase's losses."""
+        return self.losses(step)
 
 
-def normalise(method: Method) -> None:
-    """Put the spectral norms of training onto ``method.net`` (in place)."""
-    for module in spectral_modules(method):
-        normalised(module)
+def method_class(recipe: Recipe) -> type[Loadable]:
+    """The class of the method or layout editor that a recipe names."""
+    editor = recipe.method in methods.editors.names()
+    found: type[Loadable] = (methods.editors if editor else methods.registry).get(recipe.method)
+    return found
 
 
-def plain_state(net: nn.Module) -> dict[str, Tensor]:
-    """The state dict with every spectral norm folded into its weight."""
-    state = {k: v for k, v in net.state_dict().items() if ".parametrizations." not in k}
-    for name, module in net.named_modules():
-        if nn.utils.parametrize.is_parametrized(module, "weight"):
-            with torch.no_grad():
-                for _ in range(SETTLE):  # in train mode each access is one power iteration
-                    module.train().weight  # noqa: B018
-                state[f"{name}.weight"] = module.eval().weight.clone()
-    return state
-
-
-def make_fabric(recipe: Recipe) -> Fabric:
-    """A single-device Fabric.
+def require_trainable(recipe: Recipe) -> None:
+    """Check what can be checked before data are read.
 
     Raises:
-        Unavailable: Lightning Fabric is not installed.
+        UserError: unknown method or options, of the method or of its training; a start that is not
+            there.
+        Unavailable: the method declares no training; the perceptual network is not here.
     """
-    try:
-        from lightning_fabric import Fabric
-    except ImportError as error:
-        raise Unavailable(
-            "training needs Lightning Fabric", 'install it: pip install "sisbench[train]"'
-        ) from error
-    return Fabric(accelerator=recipe.device, devices=1, precision=recipe.precision)  # type: ignore[arg-type]
+    kind = method_class(recipe)
+    kind(**recipe.options)
+    parse_options(kind.training().Options, recipe.training, f"training of {recipe.method}")
+    if recipe.start is not None and not Path(recipe.start).exists():
+        raise UserError(f"start: there is no file {recipe.start}", "give a weights file or folder")
+    make_perceptual(recipe.perceptual)
+
+
+def build_method(recipe: Recipe, space: LabelSpace) -> Loadable:
+    """The method or layout editor of a recipe, with initial weights or those of ``start``."""
+    method = method_class(recipe)(**recipe.options)
+    if recipe.start is not None:
+        return method.load(space, recipe.start)
+    return method.setup(space)
 
 
 class Trainer:
-    """The state of one training.
+    """The state of one training, in one of its processes.
 
     Args:
         recipe: what to do.
         data: the decoded training split.
         seed: of initialisation, order and noise.
+        fabric: launched; by default one of its own.
+
+    Raises:
+        UserError: wrong options, a method that declares no training, an order that it lacks.
+        Unavailable: Fabric, or the weights of the perceptual network, are not there.
     """
 
-    def __init__(self, recipe: Recipe, data: TrainingData, seed: int) -> None:
+    def __init__(
+        self, recipe: Recipe, data: TrainingData, seed: int, fabric: Fabric | None = None
+    ) -> None:
         self.recipe, self.data, self.seed = recipe, data, seed
-        self.fabric = make_fabric(recipe)
+        self.fabric = fabric or make_fabric(recipe)
+        self.steps = recipe.steps or (recipe.epochs or 0) * data.per_epoch(recipe.batch)
         torch.manual_seed(seed)
-        self.method = methods.create(recipe.method, data.space, **recipe.options)
-        normalise(self.method)
+        self.method = build_method(recipe, data.space)
+        perceptual, self.perceptual = make_perceptual(recipe.perceptual)
+        if perceptual is not None:
+            perceptual.to(self.fabric.device)
+        self.training: Training = type(self.method).training()(
+            self.method, recipe.training, perceptual
+        )
+        self.phases = self.training.phases()
+        self.networks = dict(self.training.networks())
+        self._trained = {
+            name: [p for p in network.parameters() if p.requires_grad]
+            for name, network in self.networks.items()
+        }
         self.method.to(self.fabric.device)
-        self.method.net.train().requires_grad_(True)
-        critic = recipe.discriminator
-        self.channels = self.method.num_classes + int(data.instances is not None)
-        discriminator = MultiScaleDiscriminator(
-            self.channels, critic.ndf, critic.n_layers, critic.scales, critic.last_stride
-        )
-        adam = torch.optim.Adam
-        renderer = Renderer(self.method)
-        self.g = [p for p in renderer.parameters() if p.requires_grad]
-        self.d = list(discriminator.parameters())
-        self.renderer, self.opt_g = self.fabric.setup(
-            renderer, adam(self.g, recipe.lr_g, recipe.betas)
-        )
-        self.discriminator, self.opt_d = self.fabric.setup(
-            discriminator, adam(self.d, recipe.lr_d, recipe.betas)
-        )
-        self.perceptual: Perceptual | None = None
-        if recipe.loss.vgg and recipe.loss.vgg_weights is not None:
-            self.perceptual = Perceptual.read(recipe.loss.vgg_weights).to(self.fabric.device)
-        self.step, self.seconds = 0, 0.0
-        self.average = {k: v.clone() for k, v in self.method.net.state_dict().items()}
+        self.modules: list[Any] = []
+        self.optimisers: list[Optimizer] = []
+        for phase in self.phases:
+            module = _PhaseModule(phase, self.networks)
+            optimiser = phase.optimiser([p for n in phase.networks for p in self._trained[n]])
+            self._only(phase)
+            wrapped, optimiser = self.fabric.setup(module, optimiser)
+            self.modules.append(wrapped)
+            self.optimisers.append(optimiser)
+        self._rates = [[g["lr"] for g in o.param_groups] for o in self.optimisers]
+        covered = {name: self.networks[name] for name in self.training.averaged()}
+        self.average = None if recipe.ema is None else Average(covered, recipe.ema)
+        self.step, self.seconds, self.unfinite = 0, 0.0, 0
+        self.best: float | None = None
 
-    def update(self, steps: int) -> dict[str, float]:
-        """One update of both sides; returns the unweighted losses."""
-        recipe, started = self.recipe, time.perf_counter()
-        batch = self.data.batch(self.step, recipe.batch, self.seed, recipe.flip)
-        batch = batch.to(self.fabric.device)
-        self._set_rates(steps)
-        noise = StepNoise(len(batch), self.seed, self.step, self.fabric.device)
-        picture, codes, logvar = self.renderer(batch, noise)
-        terms = self._losses(batch, picture, codes, logvar)
-        weights = recipe.loss
-        total = torch.stack(
-            [getattr(weights, name) * value for name, value in terms.items() if name != "d"]
-        ).sum()
-        self.opt_g.zero_grad()
-        self.opt_d.zero_grad()
-        self.fabric.backward(total, inputs=self.g, retain_graph=True)
-        self.fabric.backward(terms["d"], inputs=self.d)
-        self.opt_g.step()
-        self.opt_d.step()
-        self._average()
+    # ---- an update --------------------------------------------------------------------------
+
+    def update(self) -> dict[str, float]:
+        """One update of every phase.
+
+        Returns:
+            The unweighted losses by name, averaged over micro-batches.
+
+        Raises:
+            NonFinite: a loss is infinite or NaN once more than the training forgives.
+        """
+        started = time.perf_counter()
+        torch.manual_seed(hash((self.seed, self.step)) % 2**63)  # what draws without a source
+        self._set_rates()
+        self._average_between()
+        batches = [self._micro_batch(k) for k in range(self.recipe.accumulate)]
+        run = self._one_pass if self.recipe.order == "one_pass" else self._in_order
+        losses = run(batches)
+        if self.average is not None:
+            self.average.update()
         self.step += 1
         self.seconds += time.perf_counter() - started
-        return {name: float(value.detach()) for name, value in terms.items()}
+        return losses
 
-    def _losses(
-        self, batch: Batch, picture: Tensor, codes: Tensor, logvar: Tensor | None
-    ) -> dict[str, Tensor]:
-        semantics = self._semantics(batch)
-        fake = self.discriminator(semantics, picture)
-        real = self.discriminator(semantics, batch.image)
-        terms = {
-            "gan": hinge_generator(fake),
-            "feature": feature_matching(fake, real),
-            "l1": (picture - batch.image).abs().mean(),
-            "d": hinge_discriminator(fake, real),
-        }
-        if logvar is not None:
-            terms["kl"] = kl_to_prior(codes, logvar)
-        if self.perceptual is not None:
-            terms["vgg"] = self.perceptual(picture, batch.image)
-        return terms
-
-    def _semantics(self, batch: Batch) -> Tensor:
-        planes = one_hot(self.method.encode_layout(batch).label, self.method.num_classes)
-        if batch.instance is None:
-            return planes
-        return torch.cat([planes, instance_edges(batch.instance)], 1)
-
-    def _set_rates(self, steps: int) -> None:
+    def _micro_batch(self, k: int) -> Any:
         recipe = self.recipe
-        left = (steps - self.step) / max(1.0, recipe.decay * steps)
-        for optimiser, rate in ((self.opt_g, recipe.lr_g), (self.opt_d, recipe.lr_d)):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * min(1.0, left)
+        batch = self.data.batch(self.step, recipe.batch, self.seed, recipe.flip, recipe.crop)
+        size = recipe.batch // recipe.accumulate
+        own = batch[k * size : (k + 1) * size]
+        own = own[self.fabric.global_rank :: self.fabric.world_size]
+        return own.to(self.fabric.device)
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        """The running average, quick at first so that it forgets the start."""
-        if self.recipe.ema is None:
+    def _noise(self, phase: str, k: int) -> StepNoise:
+        return StepNoise(
+            (self.seed, self.step, phase, k),
+            self.recipe.batch // self.recipe.accumulate,
+            self.fabric.device,
+            (self.fabric.global_rank, self.fabric.world_size),
+        )
+
+    def _in_order(self, batches: list[Any]) -> dict[str, float]:
+        """Each phase draws for itself and moves before the next one begins."""
+        found: dict[str, float] = {}
+        kept: list[dict[str, Tensor]] = [{} for _ in batches]
+        last = len(batches) - 1
+        for phase, module, optimiser in zip(self.phases, self.modules, self.optimisers):
+            self._only(phase)
+            optimiser.zero_grad(set_to_none=True)
+            sums: dict[str, float] = {}
+            for k, batch in enumerate(batches):
+                step = Step(self.step, batch, self._noise(phase.name, k), kept[k])
+                with self.fabric.no_backward_sync(module, enabled=k < last):
+                    losses = module(step)
+                    self.fabric.backward(self._total(losses) / len(batches))
+                _add(sums, losses, len(batches))
+            self._move(phase, optimiser, sums)
+            found |= sums
+        return found
+
+    def _one_pass(self, batches: list[Any]) -> dict[str, float]:
+        """All phases take their gradients from one forward pass; then all move."""
+        if self.fabric.world_size > 1:
+            raise UserError("order: one_pass works on one device", "set order: official")
+        for network in self._trained.values():
+            for parameter in network:
+                parameter.requires_grad_(True)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        sums: list[dict[str, float]] = [{} for _ in self.phases]
+        for k, batch in enumerate(batches):
+            with self.fabric.autocast():
+                shared = self.training.one_pass(Step(self.step, batch, self._noise("all", k)))
+            if shared is None:
+                raise UserError(f"{self.recipe.method} has no one-pass form", "set order: official")
+            for i, phase in enumerate(self.phases):
+                losses = shared[phase.name]
+                moved = [p for n in phase.networks for p in self._trained[n]]
+                total = self._total(losses) / len(batches)
+                self.fabric.backward(total, inputs=moved, retain_graph=i + 1 < len(self.phases))
+                _add(sums[i], losses, len(batches))
+        for phase, optimiser, found in zip(self.phases, self.optimisers, sums):
+            self._move(phase, optimiser, found)
+        return {k: v for found in sums for k, v in found.items()}
+
+    def _total(self, losses: Losses) -> Tensor:
+        return torch.stack([self.training.weight(k) * v for k, v in losses.items()]).sum()
+
+    def _only(self, phase: Phase) -> None:
+        """Gradients for what the phase moves and nothing else."""
+        for name, parameters in self._trained.items():
+            for parameter in parameters:
+                parameter.requires_grad_(name in phase.networks)
+
+    def _move(self, phase: Phase, optimiser: Any, losses: Mapping[str, float]) -> None:
+        """Step, unless a loss is not finite in any process."""
+        wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+        flag = torch.tensor(float(bool(wrong)), device=self.fabric.device)
+        if self.fabric.world_size > 1:
+            flag = self.fabric.all_reduce(flag, reduce_op="sum")
+        if not flag.item():
+            optimiser.step()
+            self.unfinite = 0
             return
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        for name, value in self.method.net.state_dict().items():
-            kept = self.average[name]
-            if kept.is_floating_point():
-                kept.lerp_(value, 1 - decay)
-            else:
-                kept.copy_(value)
+        self.unfinite += 1
+        optimiser.zero_grad(set_to_none=True)
+        if self.unfinite > self.training.forgiven:
+            shown = ", ".join(f"{k} = {losses[k]}" for k in wrong) or "in another process"
+            raise NonFinite(
+                f"update {self.step + 1}, {phase.name}: a loss is not finite ({shown})",
+                "lower the learning rates, or use precision 32-true; the last checkpoint is kept",
+            )
 
-    def finished(self) -> Method:
-        """The method with its averaged (or last) weights, spectral norms folded, on the CPU."""
-        if self.recipe.ema is not None:
-            self.method.net.load_state_dict(self.average)
-        state = plain_state(self.method.net)
-        method = methods.create(self.recipe.method, self.data.space, **self.recipe.options)
-        method.net.load_state_dict(state)
+    def _set_rates(self) -> None:
+        """Constant, then linearly to zero over the last ``decay`` of the length."""
+        recipe, at, length = self.recipe, self.step, self.steps
+        if recipe.decay_by == "epoch":
+            unit = self.data.per_epoch(recipe.batch)
+            at, length = self.step // unit, max(1, self.steps // unit)
+        factor = min(1.0, (length - at) / max(1.0, recipe.decay * length))
+        for optimiser, rates in zip(self.optimisers, self._rates):
+            for group, rate in zip(optimiser.param_groups, rates):
+                group["lr"] = rate * factor
+
+    def _average_between(self) -> None:
+        """Averages that move once a micro-batch count the batches between two updates too."""
+        if self.average is not None and self.training.averages_per_batch and self.step:
+            for _ in range(self.recipe.accumulate - 1):
+                self.average.update()
+
+    # ---- results ----------------------------------------------------------------------------
+
+    def finished(self) -> Loadable:
+        """A new method with the averaged (or last) weights, spectral norms folded, on the CPU."""
+        twin = copy.deepcopy(self.method.net)
+        if self.average is not None:
+            places = {module: name for name, module in self.method.net.named_modules()}
+            for name, state in self.average.state.items():
+                twin.get_submodule(places[self.networks[name]]).load_state_dict(state)
+        method = build_method(self.recipe.model_copy(update={"start": None}), self.data.space)
+        settle = 0 if self.average is None else SETTLE
+        method.net.load_state_dict(plain_state(twin, settle))
         return method
 
     # ---- resuming ---------------------------------------------------------------------------
 
     def _identity(self) -> str:
-        return f"{self.recipe.model_dump_json()} seed {self.seed} data {self.data.fingerprint}"
+        aside = {"steps", "epochs", "device", "devices", "checkpoint_every", "log_every"}
+        recipe = self.recipe.model_dump_json(exclude=aside | {"grid_every", "validation"})
+        return f"{recipe} seed {self.seed} data {self.data.fingerprint}"
 
     def save(self, path: Path) -> None:
-        """Everything that a later run needs to go on."""
+        """Everything that a later process needs to go on, written by the first process alone."""
+        if self.fabric.global_rank:
+            return
         state = {
             "identity": self._identity(),
+            "steps": self.steps,
             "step": self.step,
             "seconds": self.seconds,
-            "net": self.method.net.state_dict(),
-            "average": self.average,
-            "discriminator": self.discriminator.state_dict(),
-            "opt_g": self.opt_g.state_dict(),
-            "opt_d": self.opt_d.state_dict(),
+            "best": self.best,
+            "method": self.method.net.state_dict(),
+            "networks": {name: network.state_dict() for name, network in self.networks.items()},
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "average": None
+            if self.average is None
+            else {"updates": self.average.updates, "state": self.average.state},
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomic(path, buffer.getvalue())
+        write_checkpoint(path, state)
 
     def resume(self, path: Path) -> bool:
         """Go on from ``path``; False, and nothing has changed, where the file is damaged.
 
         Raises:
-            UserError: it belongs to another recipe, seed or data set.
+            UserError: it belongs to another recipe, length, seed or data set.
         """
-        state = self._read(path)
+        state = read_checkpoint(path)
         if state is None:
             return False
-        if state["identity"] != self._identity():
+        if state["identity"] != self._identity() or state["steps"] != self.steps:
             raise UserError(
-                f"{path} belongs to another recipe, seed or training set",
+                f"{path} belongs to another recipe, length, seed or training set",
                 "delete it to start anew, or write to another file",
             )
-        self.method.net.load_state_dict(state["net"])
-        self.average = state["average"]
-        self.discriminator.load_state_dict(state["discriminator"])
-        self.opt_g.load_state_dict(state["opt_g"])
-        self.opt_d.load_state_dict(state["opt_d"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.method.net.load_state_dict(state["method"])
+        for name, network in self.networks.items():
+            network.load_state_dict(state["networks"][name])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        if self.average is not None:
+            self.average.updates = state["average"]["updates"]
+            for name, kept in self.average.state.items():
+                for key, value in state["average"]["state"][name].items():
+                    kept[key].copy_(value)
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         return True
 
-    def _read(self, path: Path) -> dict[str, Any] | None:
-        """What ``save`` wrote; None where the file is cut, or holds something else."""
-        try:
-            with zipfile.ZipFile(path) as archive:  # torch.load does not ask for the checksums
-                if archive.testzip() is not None:
-                    return None
-            state = torch.load(path, map_location=self.fabric.device, weights_only=True)
-        except Exception:  # whatever the readers of zip, pickle and tensors meet in it
-            return None
-        return state if isinstance(state, dict) and state.keys() >= SAVED else None
+
+def _add(sums: dict[str, float], losses: Losses, count: int) -> None:
+    for name, value in losses.items():
+        sums[name] = sums.get(name, 0.0) + float(value.detach()) / count
+
+
+def plain_state(net: nn.Module, settle: int = 0) -> dict[str, Tensor]:
+    """The state dict with every spectral norm folded into its weight, by the singular vectors of
+    training, as the official codes do; ``settle`` power iterations bring averaged ones back onto
+    averaged weights (``net`` is changed)."""
+    state = {k: v for k, v in net.state_dict().items() if ".parametrizations." not in k}
+    for name, module in net.named_modules():
+        if nn.utils.parametrize.is_parametrized(module, "weight"):
+            with torch.no_grad():
+                for _ in range(settle):  # in train mode each access is one power iteration
+                    module.train().weight  # noqa: B018
+                state[f"{name}.weight"] = module.eval().weight.clone()
+    return state
