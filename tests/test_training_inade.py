@@ -27,6 +27,7 @@ from sisbench.methods.layers.training.losses import (
 )
 from sisbench.methods.layers.training.perceptual import Vgg19
 from sisbench.methods.training import Step, Training
+from sisbench.training import load_recipe, recipe_names
 
 FIXTURES = Path(__file__).parent / "fixtures" / "training"
 ENDS = {"parametrizations.weight.original": "weight_orig"}
@@ -71,13 +72,17 @@ def read(case: str) -> tuple[SimpleNamespace, dict[str, Tensor], Batch]:
     return SimpleNamespace(**meta), arrays, batch
 
 
-def training_of(meta: SimpleNamespace, space: LabelSpace) -> Training:
-    config = meta.config
+def training_of(meta: SimpleNamespace, space: LabelSpace, judge_alone: bool = False) -> Training:
+    """With seeded weights; ``judge_alone``: the discriminator's, beside a tiny generator."""
+    config = {**meta.config, **(TINY if judge_alone else {})}
     name = "v-inade" if config["use_vae"] else "inade"
     method = methods.create(name, space, **config)
     critic = {"ndf": config["ndf"], "n_layers": config["n_layers_D"], "scales": config["num_D"]}
     training = type(method).training()(method, critic)
     seed = meta.weight_seed
+    fill(training.discriminator, seed, lambda k: critic_name(k, config["n_layers_D"]))
+    if judge_alone:
+        return training
     state = fill(method.net.netG, seed)
     for key, value in state.items():
         if value.ndim == 3:
@@ -86,7 +91,6 @@ def training_of(meta: SimpleNamespace, space: LabelSpace) -> Training:
             value *= 0.35
     if config["use_vae"]:
         fill(method.net.netE, seed)
-    fill(training.discriminator, seed, lambda k: critic_name(k, config["n_layers_D"]))
     return training
 
 
@@ -150,7 +154,7 @@ def test_the_picture_of_train_mode_is_official() -> None:
 
 def test_the_discriminator_and_each_loss_are_official() -> None:
     meta, arrays, batch = read("discriminator-losses")
-    training = training_of(meta, batch.space)
+    training = training_of(meta, batch.space, judge_alone=True)
     training.discriminator.eval()
     with torch.no_grad():
         fake, real = training.judge(batch, arrays["fake"].float() / 127.5 - 1)
@@ -177,6 +181,7 @@ def test_the_discriminator_and_each_loss_are_official() -> None:
     torch.testing.assert_close(hinge_discriminator(fake, real)[None], both, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow  # the network itself is compared with SPADE's fixture
 def test_the_perceptual_loss_is_official() -> None:
     meta, arrays, batch = read("discriminator-losses")
     with torch.device("meta"):
@@ -274,3 +279,23 @@ def test_the_sketch_branch_is_refused() -> None:
     method = methods.create("inade", SPACE, **TINY, add_sketch=True)
     with pytest.raises(UserError, match="needs a sketch"):
         type(method).training()(method)
+
+
+@pytest.mark.parametrize("name", [n for n in recipe_names() if "inade" in n])
+def test_recipes_fit(name: str) -> None:
+    recipe = load_recipe(name)
+    toy = name.startswith("toy-")
+    space = "celebamask_hq" if toy else recipe.data.name
+    with torch.device("meta"):
+        method = methods.create(recipe.method, space, **recipe.options)
+        training = type(method).training()
+    options = training.Options(**recipe.training)
+    side = recipe.crop or np.ravel(recipe.data.arguments["size"])
+    assert method.size == tuple(np.broadcast_to(side, 2))
+    if toy:
+        assert sum(p.numel() for p in method.net.parameters()) < 1.5e6  # 3 MB as float16
+        return
+    assert (recipe.options, recipe.training, recipe.epochs) == ({}, {}, 50)
+    assert (recipe.ema, recipe.decay, recipe.perceptual) == (None, 0, "vgg19")
+    assert (options.feature, options.perceptual, options.kl) == (10, 10, 0.05)
+    assert (options.lr_g, options.lr_d, options.betas) == (1e-4, 4e-4, (0, 0.9))

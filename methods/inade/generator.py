@@ -140,7 +140,8 @@ class Generator(nn.Module):
         for name, (fin, fout) in widths.items():
             self.add_module(name, Block(fin, fout, config))
         self.conv_img = nn.Conv2d(widths[self.order[-1]][1], 3, 3, padding=1)
-        self.to(memory_format=torch.channels_last)  # the look-up gives channels-last maps
+        self.memory = torch.channels_last  # the look-up gives channels-last maps
+        self.to(memory_format=self.memory)
 
     def train(self, mode: bool = True) -> Generator:
         """In train mode contiguous: the gradients of channels-last maps are off by 1e-3."""

@@ -114,15 +114,13 @@ class ScamTraining(AdversarialTraining):
     """Hinge, L1 and perceptual loss; the discriminator sees the picture that the generator drew
     before it moved, so that ``one_pass`` gives the same losses and gradients at less cost.
 
-    Class attributes:
-        forgiven: updates in a row without a finite loss that officially end a training; until then
-            their gradients count as zero.
     """
 
     Options: ClassVar[type] = ScamTrainingOptions
     options: ScamTrainingOptions
     method: SCAM
-    forgiven: ClassVar[int] = 5
+    forgiven: ClassVar[int] = 4
+    """The fifth loss in a row that is not finite ends the training."""
 
     def make_discriminator(self) -> nn.Module:
         """SCAM's."""
