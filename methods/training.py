@@ -64,7 +64,7 @@ class Phase:
         name: as logs show it.
         networks: names in ``Training.networks()`` of what it moves; all others are fixed in it.
         optimiser: parameters -> optimiser.
-        losses: the losses of a micro-batch, with gradients.
+        losses: the losses of a micro-batch, with gradients; none where the phase rests.
     """
 
     name: str

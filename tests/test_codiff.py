@@ -172,7 +172,7 @@ def check_unet(c: Case, hooks: Mapping[str, tuple[int, ...]], atol: float) -> No
         )
         last = module if name == "act_time_embed" else list(module.children())[-1]
         last.register_forward_hook(lambda m, i, o, name=name: kept.update({name: o}))
-    tokens = method._tokens(labels(c))
+    tokens = method.tokens(labels(c))
     if "context" in c.arrays:
         assert c.off_by("context", tokens, *every(1, 1, 10)) < 1e-5
     t = torch.tensor(c.meta["timesteps"])
@@ -285,7 +285,7 @@ def test_a_composed_run_is_the_composition(tiny_text: CoDiff) -> None:
     label = torch.randint(19, (2, 64, 64), generator=torch.Generator().manual_seed(0))
     ids = torch.randint(8, (2, 77), generator=torch.Generator().manual_seed(1))
     style = GlobalStyle(tiny_text.encode_text(ids), torch.ones(2, 19, dtype=torch.bool))
-    tokens = tiny_text._tokens(label)
+    tokens = tiny_text.tokens(label)
     predict = tiny_text._predictor(tokens, style)
     x = torch.randn(2, 3, *[tiny_text.options.image_size] * 2)
     text = style.codes.unflatten(1, (77, -1))

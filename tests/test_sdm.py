@@ -332,15 +332,15 @@ def test_ade20k_labels_are_shifted() -> None:
     assert not method.net.edges
     raw = labels(c, "test_label")[None].clamp(max=150)
     inside = raw == labels(c, "test_label")[None]
-    assert torch.equal(method._fed(raw)[inside], labels(c, "test_label_ade20k")[None][inside])
+    assert torch.equal(method.fed(raw)[inside], labels(c, "test_label_ade20k")[None][inside])
     layout = method.encode_layout(batch_of(torch.full((1, 32, 32), 255), "ade20k"))
-    assert method._fed(layout.label).unique().tolist() == [150]
+    assert method.fed(layout.label).unique().tolist() == [150]
     as_is = SDM(**TINY, ade_labels="as_is").setup("ade20k")
-    assert torch.equal(as_is._fed(raw), raw)
+    assert torch.equal(as_is.fed(raw), raw)
     layout = as_is.encode_layout(batch_of(torch.full((1, 32, 32), 255), "ade20k"))
     assert layout.label.unique().tolist() == [150]
     hole = torch.full((1, 32, 32), -1)
-    assert torch.equal(method._fed(hole), hole)
+    assert torch.equal(method.fed(hole), hole)
 
 
 def test_edges_of_the_official_loader() -> None:
@@ -356,7 +356,7 @@ def test_where_edges_come_from() -> None:
         method.encode_layout(batch)
     assert "edges: label" in caught.value.hint
     own = SDM(**TINY, edges="label").setup("cityscapes")
-    assert torch.equal(own._edge_source(own.encode_layout(batch)), batch.label)
+    assert torch.equal(own.edge_source(own.encode_layout(batch)), batch.label)
     unlabelled = batch_of(torch.full((1, 32, 32), 255), "coco_stuff")
     coco = SDM(**TINY, edges="label").setup("coco_stuff")
     assert coco.encode_layout(unlabelled).label.unique().tolist() == [182]

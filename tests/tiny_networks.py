@@ -317,6 +317,7 @@ METHODS: dict[str, Tiny] = {
             "attention_resolutions": Once((1,)),
             "num_head_channels": Once(16),
             "use_mask_attn": Once(False),
+            "nhidden": Once(64),
             "context_dim": Refused(7),
             "num_classes": Once(18),
             "num_downsample": Once(7),

@@ -215,13 +215,17 @@ def _validate(
     present = folder / "present.safetensors"
     present.parent.mkdir(parents=True, exist_ok=True)
     _write(trainer, present, trainer.finished())
-    score, up = validator(trainer.recipe, present, folder)
     name = trainer.recipe.validation.metric
+    try:
+        score, up = validator(trainer.recipe, present, folder)
+    except UserError as error:  # a score costs itself, not the training
+        progress.say(f"update {trainer.step}: no {name}: {error.message}")
+        return
     if monitor is not None:
         monitor.scalars(trainer.step, {f"validation/{name}": score})
     better = trainer.best is None or (score > trainer.best if up else score < trainer.best)
     mark = ""
-    if better and score == score:
+    if better:
         trainer.best = score
         present.replace(out.with_name(f"{out.stem}.best.safetensors"))
         mark = ", the best so far"

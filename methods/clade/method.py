@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sisbench.methods.clade.network import Generator, ScamGenerator
 from sisbench.methods.clade.options import CladeOptions
+from sisbench.methods.clade.training import CladeTraining
 from sisbench.methods.layers.global_vae import GlobalVae
 from sisbench.methods.layers.scam_frame import Frame
 from sisbench.methods.layers.spade import Step
@@ -20,6 +21,11 @@ class CLADE(GlobalVae):
     )
     Options = CladeOptions
     options: CladeOptions
+
+    @classmethod
+    def training(cls) -> type[CladeTraining]:
+        """Hinge, feature matching, perceptual loss and KL."""
+        return CladeTraining
 
     def make_generator(self, steps: list[Step], start: tuple[int, int]) -> Generator:
         """Of the official configuration, with positions if ``add_dist``."""

@@ -19,6 +19,7 @@ from sisbench.methods.codiff.conditions import MaskTokens, TextEncoder, caption_
 from sisbench.methods.codiff.dynamic import mask_weight
 from sisbench.methods.codiff.first_stage import FirstStage
 from sisbench.methods.codiff.options import CoDiffOptions
+from sisbench.methods.codiff.training import CoDiffTraining
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.diffusion.ddim import DDIM
 from sisbench.methods.layers.diffusion.unet import Condition, UNet
@@ -58,6 +59,11 @@ class CoDiff(Method):
     )
     options: CoDiffOptions
     net: nn.ModuleDict
+
+    @classmethod
+    def training(cls) -> type[CoDiffTraining]:
+        """Denoising in a given latent."""
+        return CoDiffTraining
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -172,7 +178,7 @@ class CoDiff(Method):
         """The latent after each DDIM step, (B, 3, h, w), and the clean one predicted in it."""
         o, batch = self.options, layout.label.shape[0]
         shape = (o.in_channels, o.image_size, o.image_size)
-        tokens = self._tokens(layout.label)
+        tokens = self.tokens(layout.label)
 
         def drawn(count: int) -> Tensor:
             return draw(noise, f"step{count}", batch, *shape, like=tokens)
@@ -189,7 +195,8 @@ class CoDiff(Method):
 
     # ---- the networks -------------------------------------------------------------------------
 
-    def _tokens(self, label: Tensor) -> Tensor:
+    def tokens(self, label: Tensor) -> Tensor:
+        """What the UNet attends to of a label map (B, H, W): (B, C, context)."""
         name = "seg_mask_cond_stage" if self.options.text else "cond_stage"
         return self.net[name](label, self.num_classes)
 

@@ -17,6 +17,7 @@ from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.labels import read_labels
 from sisbench.methods.maskgan.network import Blender, Generator
 from sisbench.methods.maskgan.options import MaskganOptions
+from sisbench.methods.maskgan.training import MaskganTraining
 from sisbench.methods.maskgan.vae import MaskVAE
 
 
@@ -48,6 +49,11 @@ class MaskGAN(Method):
     }
     options: MaskganOptions
     net: Networks
+
+    @classmethod
+    def training(cls) -> type[MaskganTraining]:
+        """Least squares on pictures and on blended edits."""
+        return MaskganTraining
 
     def build(self, space: LabelSpace) -> Networks:
         """netG; netB and netVAE come with ``load_state``."""

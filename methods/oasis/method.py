@@ -17,6 +17,7 @@ from sisbench.methods.layers.semantics import Semantics
 from sisbench.methods.layers.spade import NormKind
 from sisbench.methods.oasis.network import BLOCK_DOUBLINGS, Generator
 from sisbench.methods.oasis.options import OasisOptions
+from sisbench.methods.oasis.training import OasisTraining
 
 
 class OASIS(Method):
@@ -35,6 +36,11 @@ class OASIS(Method):
     }
     options: OasisOptions
     net: nn.ModuleDict
+
+    @classmethod
+    def training(cls) -> type[OasisTraining]:
+        """A segmenting discriminator and LabelMix."""
+        return OasisTraining
 
     def build(self, space: LabelSpace) -> nn.ModuleDict:
         """The generator; its weights are those of the running average."""
@@ -93,10 +99,10 @@ class OASIS(Method):
 
     def render(self, layout: Layout, style: Style, noise: NoiseSource) -> Tensor:
         """All noise is in the style. A pixel of no class has neither class nor noise."""
-        return self.net["netG"](self._fed(layout.label), self._ordered(style.codes))
+        return self.net["netG"](self.fed(layout.label), self._ordered(style.codes))
 
-    def _fed(self, label: Tensor) -> Tensor:
-        """Labels in the order of the network's channels."""
+    def fed(self, label: Tensor) -> Tensor:
+        """(B, H, W) labels in the order of the network's channels."""
         if not self.shifted:
             return label
         moved = torch.where(label == self.semantics.label_nc, 0, label + 1)

@@ -19,6 +19,7 @@ from sisbench.methods.pix2pixhd.clusters import Clusters
 from sisbench.methods.pix2pixhd.network import Encoder, GlobalGenerator, LocalGenerator, Networks
 from sisbench.methods.pix2pixhd.options import Pix2PixHDOptions
 from sisbench.methods.pix2pixhd.style import FeatureStyle, OwnInstances, Regions, region_features
+from sisbench.methods.pix2pixhd.training import Pix2PixHDTraining
 
 NO_FEATURES = "no feature encoder: the picture follows from the label map alone"
 NO_CLUSTERS = "no cluster centres to sample from (option clusters)"
@@ -43,6 +44,11 @@ class Pix2PixHD(Method):
     file_options: ClassVar[frozenset[str]] = frozenset({"clusters"})
     options: Pix2PixHDOptions
     net: Networks
+
+    @classmethod
+    def training(cls) -> type[Pix2PixHDTraining]:
+        """Least squares, feature matching and perceptual loss."""
+        return Pix2PixHDTraining
 
     def build(self, space: LabelSpace) -> Networks:
         """netG, and netE if there are features."""

@@ -21,6 +21,7 @@ from sisbench.methods.layers.labels import read_labels
 from sisbench.methods.sca_dm.checkpoint import EMA_PREFIX, PREFIXES, UNetKeyMap
 from sisbench.methods.sca_dm.first_stage import FirstStage
 from sisbench.methods.sca_dm.options import SCADMOptions
+from sisbench.methods.sca_dm.training import SCADMTraining
 
 _CITYSCAPES = 34
 """Label ids 0..33; the 35th class of the label space, the licence plate, has the id -1 there."""
@@ -71,6 +72,11 @@ class SCADM(Method):
         o = self.options
         self.ddim = DDIM.make(o.steps, o.eta, o.timesteps, o.linear_start, o.linear_end)
 
+    @classmethod
+    def training(cls) -> type[SCADMTraining]:
+        """Denoising, and the first stage before it where none is given."""
+        return SCADMTraining
+
     # ---- construction -------------------------------------------------------------------------
 
     @property
@@ -101,6 +107,7 @@ class SCADM(Method):
             head=o.num_head_channels,
             context=o.num_upsample * o.output_dim,
             masked=o.use_mask_attn,
+            hidden=o.nhidden,
         )
         style_encoder = GroupedStyleEncoder(
             c, o.num_feat, o.output_dim, o.num_downsample, o.num_upsample

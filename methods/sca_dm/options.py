@@ -96,6 +96,7 @@ class SCADMOptions:
         in_channels: channels of the latent.
         model_channels, channel_mult, num_res_blocks, attention_resolutions, num_head_channels,
             use_mask_attn: the UNet's.
+        nhidden: channels between the label map and the scales of the UNet's norms.
         context_dim: numbers in a class code: num_upsample * output_dim.
         num_classes: classes of the label map; None takes the label space's.
         num_downsample, num_upsample, num_feat, output_dim: the style encoder's.
@@ -149,6 +150,7 @@ class SCADMOptions:
     attention_resolutions: tuple[int, ...] = (8, 4, 2)
     num_head_channels: int = 32
     use_mask_attn: bool = True
+    nhidden: int = 128
     context_dim: int | None = None
     num_classes: int | None = None
     num_downsample: int = 6
@@ -181,6 +183,8 @@ class SCADMOptions:
         for name in ("model_channels", "ch"):
             if getattr(self, name) % 32:
                 raise UserError(f"sca-dm: {name} must be a multiple of 32 (32 groups a norm)")
+        if self.nhidden < 1:
+            raise UserError(f"sca-dm: nhidden must be positive, got {self.nhidden}")
         if any(m * self.model_channels % self.num_head_channels for m in self.channel_mult):
             raise UserError("sca-dm: num_head_channels must divide every level's width")
 

@@ -20,6 +20,7 @@ from sisbench.methods.layers.spade import NormKind, latent_size
 from sisbench.methods.scgan.generator import Generator
 from sisbench.methods.scgan.options import ScganOptions
 from sisbench.methods.scgan.routing import Blur, Pyramid, Routing
+from sisbench.methods.scgan.training import ScganTraining
 
 NO_ENCODER = "no image encoder (use_vae: false): the picture follows from the label map alone"
 NO_FILE = "no weights of the image encoder (netE) were given: nothing is read from a photograph"
@@ -51,6 +52,11 @@ class SCGAN(Method):
     net: Networks
     decodes_only = False
     """Whether the generator's weights were given without the encoder's."""
+
+    @classmethod
+    def training(cls) -> type[ScganTraining]:
+        """SPADE's losses and an auxiliary picture."""
+        return ScganTraining
 
     def build(self, space: LabelSpace) -> Networks:
         """netG, and netE with the VAE; what the options leave open is that of CelebAMask-HQ at 512

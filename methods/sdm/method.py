@@ -18,6 +18,7 @@ from sisbench.methods.layers.diffusion.respaced import Respaced
 from sisbench.methods.layers.labels import instance_edges, read_labels
 from sisbench.methods.sdm.network import UNet
 from sisbench.methods.sdm.options import SDMOptions
+from sisbench.methods.sdm.training import SDMTraining
 
 _INSTANCES = ("cityscapes", "coco_stuff")
 """Label spaces whose data sets hold instance maps."""
@@ -42,6 +43,11 @@ class SDM(Method):
     sampling_options = frozenset({"steps", "sampler", "spacing", "scale", "eta", "size"})
     options: SDMOptions
     net: UNet
+
+    @classmethod
+    def training(cls) -> type[SDMTraining]:
+        """Denoising, and the variational bound of the variance."""
+        return SDMTraining
 
     # ---- construction -------------------------------------------------------------------------
 
@@ -99,7 +105,7 @@ class SDM(Method):
         label = read_labels(batch.label, self.num_classes, unlabelled)
         layout = Layout(label, present_classes(label, self.num_classes), batch.instance)
         if self.net.edges:
-            self._edge_source(layout)
+            self.edge_source(layout)
         return layout
 
     def sample_style(self, batch: Batch, noise: NoiseSource) -> GlobalStyle:
@@ -125,9 +131,9 @@ class SDM(Method):
 
     def trajectory(self, layout: Layout, noise: NoiseSource) -> Iterator[Tensor]:
         """The image after each step, (B, 3, H, W)."""
-        unet, o, label = self.net, self.options, self._fed(layout.label)
+        unet, o, label = self.net, self.options, self.fed(layout.label)
         batch, shape = label.shape[0], (3, *self._sides(label))
-        edges = instance_edges(self._edge_source(layout)) if unet.edges else None
+        edges = instance_edges(self.edge_source(layout)) if unet.edges else None
         condition = unet.condition(label, edges)
         if o.scale > 1:
             condition = condition.after(unet.null_condition(label))
@@ -160,14 +166,14 @@ class SDM(Method):
     def _shifted(self) -> bool:
         return self.space.name == "ade20k" and self.options.ade_labels == "shifted"
 
-    def _fed(self, label: Tensor) -> Tensor:
+    def fed(self, label: Tensor) -> Tensor:
         """Labels in the order of the network's channels."""
         if not self._shifted:
             return label
         shifted = torch.where(label == 0, self.num_classes - 1, label - 1)
         return torch.where(label == HOLE, label, shifted)
 
-    def _edge_source(self, layout: Layout) -> Tensor:
+    def edge_source(self, layout: Layout) -> Tensor:
         """The map whose edges are drawn, (B, H, W)."""
         source = self.options.edges or ("instance" if self.space.name in _INSTANCES else "label")
         if source == "label":

@@ -19,6 +19,7 @@ from sisbench.methods.layers.scam_frame import FRAME_FILES, FRAME_PREFIXES, Fram
 from sisbench.methods.layers.semantics import Semantics
 from sisbench.methods.sean_clade.network import ENCODER_NAMES, Generator, Networks
 from sisbench.methods.sean_clade.options import SeanCladeOptions
+from sisbench.methods.sean_clade.training import SeanCladeTraining
 
 
 class SEANCLADE(Method):
@@ -36,6 +37,11 @@ class SEANCLADE(Method):
     prefixes: Mapping[str, str] = FRAME_PREFIXES
     options: SeanCladeOptions
     net: Networks
+
+    @classmethod
+    def training(cls) -> type[SeanCladeTraining]:
+        """Hinge, feature matching and perceptual loss."""
+        return SeanCladeTraining
 
     def build(self, space: LabelSpace) -> Networks:
         """Encoder and generator."""

@@ -103,14 +103,17 @@ class SPADEResBlock(nn.Module):
         channels, out: of the input and of the output.
         emb: channels of the time embedding.
         num_classes: C.
+        hidden: as ``SPADENorm``.
     """
 
-    def __init__(self, channels: int, out: int, emb: int, num_classes: int) -> None:
+    def __init__(
+        self, channels: int, out: int, emb: int, num_classes: int, hidden: int = 128
+    ) -> None:
         super().__init__()
-        self.in_norm = SPADENorm(channels, num_classes)
+        self.in_norm = SPADENorm(channels, num_classes, hidden)
         self.in_layers = nn.Sequential(nn.SiLU(), conv3(channels, out))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, out))
-        self.out_norm = SPADENorm(out, num_classes)
+        self.out_norm = SPADENorm(out, num_classes, hidden)
         # item 1 was a dropout of rate 0: it keeps the official key of the convolution
         self.out_layers = nn.Sequential(nn.SiLU(), nn.Identity(), conv3(out, out))
         self.skip_connection = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)

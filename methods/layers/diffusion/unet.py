@@ -93,6 +93,7 @@ class UNet(nn.Module):
         masked: whether a pixel attends to the code of its own class alone.
         heads: number of heads in every transformer, in place of ``head``.
         out: channels predicted; None: those of the latent.
+        hidden: channels between the label map and the scales of its norms.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class UNet(nn.Module):
         masked: bool = True,
         heads: int | None = None,
         out: int | None = None,
+        hidden: int = 128,
     ) -> None:
         super().__init__()
         self.num_classes, self.masked, self.width = num_classes, masked, width
@@ -122,7 +124,7 @@ class UNet(nn.Module):
         def decoding(ch: int, out: int) -> nn.Module:
             if num_classes is None:
                 return ResBlock(ch, out, emb)
-            return SPADEResBlock(ch, out, emb, num_classes)
+            return SPADEResBlock(ch, out, emb, num_classes, hidden)
 
         self.input_blocks = nn.ModuleList([nn.ModuleList([conv3(channels, width)])])
         skips, ch, factor = [width], width, 1

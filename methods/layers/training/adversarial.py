@@ -79,6 +79,7 @@ class AdversarialTraining(Training):
     Class attributes:
         matched: stages of the discriminator that feature matching compares; None for all.
         perceptual_weights: of the five depths.
+        zero_biases: whether the discriminator's biases start at 0 too.
     """
 
     Options: ClassVar[type] = AdversarialOptions
@@ -86,13 +87,18 @@ class AdversarialTraining(Training):
     method: Method
     matched: ClassVar[Sequence[int] | None] = None
     perceptual_weights: ClassVar[Sequence[float]] = SPADE_WEIGHTS
+    zero_biases: ClassVar[bool] = True
 
     def setup(self) -> None:
         """The discriminator, and initial weights."""
         self.discriminator = self.make_discriminator()
         if self.options.initial == "xavier":
-            xavier_method(self.method)
-            xavier_modules(self.discriminator)
+            xavier_method(self.method, kept=self.kept_initial())
+            xavier_modules(self.discriminator, biases=self.zero_biases)
+
+    def kept_initial(self) -> str:
+        """Pattern of the official keys that keep the framework's initial values; none here."""
+        return "$^"
 
     def make_discriminator(self) -> nn.Module:
         """Takes (semantics, picture), gives for each scale features and logits."""

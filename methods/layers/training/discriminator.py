@@ -21,26 +21,22 @@ class PatchDiscriminator(nn.Module):
         ndf: channels of the first stage.
         n_layers: stages before the prediction.
         last_stride: stride of the last of them (SPADE 1, SEAN 2).
+        spectral: whether the inner convolutions are spectrally normalised, and have no bias.
     """
 
-    def __init__(self, channels: int, ndf: int, n_layers: int, last_stride: int) -> None:
+    def __init__(
+        self, channels: int, ndf: int, n_layers: int, last_stride: int, spectral: bool = True
+    ) -> None:
         super().__init__()
         widths = [min(2**i, WIDEST) * ndf for i in range(n_layers)]
         first = nn.Conv2d(channels, ndf, 4, stride=2, padding=2)
-        inner = [
-            normalised(
-                nn.Conv2d(
-                    widths[i - 1],
-                    widths[i],
-                    4,
-                    stride=last_stride if i == n_layers - 1 else 2,
-                    padding=2,
-                    bias=False,
-                )
+        self.stages = nn.ModuleList([first])
+        for i in range(1, n_layers):
+            stride = last_stride if i == n_layers - 1 else 2
+            conv = nn.Conv2d(
+                widths[i - 1], widths[i], 4, stride=stride, padding=2, bias=not spectral
             )
-            for i in range(1, n_layers)
-        ]
-        self.stages = nn.ModuleList([first, *inner])
+            self.stages.append(normalised(conv) if spectral else conv)
         self.predict = nn.Conv2d(widths[-1], 1, 4, padding=2)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -58,17 +54,24 @@ class MultiScaleDiscriminator(nn.Module):
 
     Args:
         label_channels: channels of the label map.
-        ndf, n_layers, last_stride: see ``PatchDiscriminator``.
+        ndf, n_layers, last_stride, spectral: see ``PatchDiscriminator``.
         scales: number of networks.
     """
 
     def __init__(
-        self, label_channels: int, ndf: int, n_layers: int, scales: int, last_stride: int
+        self,
+        label_channels: int,
+        ndf: int,
+        n_layers: int,
+        scales: int,
+        last_stride: int,
+        spectral: bool = True,
     ) -> None:
         super().__init__()
         channels = label_channels + 3
         self.scales = nn.ModuleList(
-            PatchDiscriminator(channels, ndf, n_layers, last_stride) for _ in range(scales)
+            PatchDiscriminator(channels, ndf, n_layers, last_stride, spectral)
+            for _ in range(scales)
         )
 
     def forward(self, semantics: Tensor, image: Tensor) -> list[list[Tensor]]:
