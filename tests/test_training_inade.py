@@ -284,15 +284,15 @@ def test_the_sketch_branch_is_refused() -> None:
 @pytest.mark.parametrize("name", [n for n in recipe_names() if "inade" in n])
 def test_recipes_fit(name: str) -> None:
     recipe = load_recipe(name)
-    toy = name.startswith("toy-")
-    space = "celebamask_hq" if toy else recipe.data.name
+    small = name.startswith(("toy-", "mini-"))
+    space = "celebamask_hq" if small else recipe.data.name
     with torch.device("meta"):
         method = methods.create(recipe.method, space, **recipe.options)
         training = type(method).training()
     options = training.Options(**recipe.training)
     side = recipe.crop or np.ravel(recipe.data.arguments["size"])
     assert method.size == tuple(np.broadcast_to(side, 2))
-    if toy:
+    if small:
         assert sum(p.numel() for p in method.net.parameters()) < 1.5e6  # 3 MB as float16
         return
     assert (recipe.options, recipe.training, recipe.epochs) == ({}, {}, 50)

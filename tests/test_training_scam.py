@@ -272,13 +272,13 @@ def test_without_gradient_normalisation_the_logits_are_raw() -> None:
 @pytest.mark.parametrize("name", [n for n in recipe_names() if "scam" in n])
 def test_recipes_fit(name: str) -> None:
     recipe = load_recipe(name)
-    toy = name.startswith("toy-")
-    space = "celebamask_hq" if toy else recipe.data.name
+    small = name.startswith(("toy-", "mini-"))
+    space = "celebamask_hq" if small else recipe.data.name
     with torch.device("meta"):
         method = methods.create(recipe.method, space, **recipe.options)
     options = ScamTraining.Options(**recipe.training)
     assert method.size == tuple(np.broadcast_to(recipe.data.arguments["size"], 2))
-    if toy:
+    if small:
         assert sum(p.numel() for p in method.net.parameters()) < 1.5e6  # 3 MB as float16
         return
     assert (recipe.options, recipe.training) == ({}, {})
