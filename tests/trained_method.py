@@ -62,4 +62,4 @@ class Tint(Method):
 
     def render(self, layout: Layout, style: Style, noise: NoiseSource) -> Tensor:
         planes = one_hot(layout.label, self.num_classes)
-        return torch.einsum("bchw,bck->bkhw", planes, self.net(style.codes))
+        return torch.einsum("bchw,bcd->bdhw", planes, self.net(style.codes))
