@@ -180,6 +180,12 @@ class Squares(Dataset):
         image = np.array([[30, 20, 90], [220, 180, 20], [90, 200, 90]], dtype=np.uint8)[label]
         return Sample(sample_id, image, label, label if self.instances else None)
 
+    def first(self) -> Sample:
+        """The one sample that a kept training set still looks at."""
+        zero = np.zeros((32, 32), np.int64)
+        instance = zero if self.instances else None
+        return Sample("s0", np.zeros((32, 32, 3), np.uint8), zero, instance)
+
     def fingerprint(self) -> str:
         return f"squares {len(self.ids)}"
 
@@ -327,6 +333,24 @@ def test_batches_are_permutations_and_flips_keep_pairs() -> None:
     assert len(palette.unique(dim=0)) == 1
     with pytest.raises(UserError, match="10 samples do not fill a batch of 11"):
         data.batch(0, 11, 0, flip=False)
+
+
+def test_a_large_training_set_is_kept_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SISBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("sisbench.training.data.IN_MEMORY", 1000)
+    squares = Squares(10, instances=True)
+    first = TrainingData(squares)
+    assert len(list(tmp_path.glob("training/*/*.npy"))) == 3
+    monkeypatch.setattr(Squares, "load", lambda data, i: Squares.first(data))
+    again = TrainingData(squares)
+    for name in ("images", "labels", "instances"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+    monkeypatch.undo()
+    plain = TrainingData(squares)
+    assert torch.equal(plain.images, again.images)
+    assert torch.equal(plain.batch(3, 4, 0, flip=True).image, again.batch(3, 4, 0, flip=True).image)
 
 
 def test_recipes_are_strict_and_those_of_sisbench_fit(tmp_path: Path) -> None:

@@ -65,7 +65,9 @@ def test_an_update_moves_every_parameter_of_its_phase_alone(name: str) -> None:
                 for (key, after), old in zip(network.named_parameters(), before[which], strict=True)
                 if torch.equal(old, after)
             ]
-            if which in phase.networks:  # a norm of one channel a group takes the bias before it out
+            if (
+                which in phase.networks
+            ):  # a norm of one channel a group takes the bias before it out
                 assert all(key.endswith("bias") for key in still), (phase.name, which, still)
                 assert len(still) < len(before[which]) / 10
             else:
