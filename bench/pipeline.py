@@ -442,10 +442,14 @@ def validate(recipe: Recipe, weights: Path, folder: Path) -> tuple[float, bool]:
         folder: where the run is made anew.
 
     Returns:
-        The score (NaN where it could not be made), and whether higher is better.
+        The score, and whether higher is better.
+
+    Raises:
+        UserError: it could not be made.
     """
     from sisbench import metrics
     from sisbench.core.frames import Run
+    from sisbench.score.scorer import CEILING_LABEL
 
     wanted = recipe.validation
     assert wanted.data is not None  # the recipe's own check
@@ -463,9 +467,12 @@ def validate(recipe: Recipe, weights: Path, folder: Path) -> tuple[float, bool]:
     config = validated(RunConfig, raw, "validation")
     run_here(config, Progress(quiet=True))
     found = Run(config.folder).scores()
-    value = found.loc[found["metric"] == wanted.metric, "value"]
+    own = found[(found["metric"] == wanted.metric) & (found["method"] != CEILING_LABEL)]
+    if not len(own) or own["value"].isna().all():
+        reason = own["reason"].iloc[0] if len(own) else f"{wanted.task} has no {wanted.metric}"
+        raise UserError(f"validation: {reason}", "the images and reasons are in the run's folder")
     up = metrics.create(wanted.metric).direction == "up"
-    return (float(value.iloc[0]) if len(value) else float("nan")), up
+    return float(own["value"].iloc[0]), up
 
 
 def _limited(wanted: ValidationConfig) -> dict[str, Any]:

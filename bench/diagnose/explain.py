@@ -132,7 +132,7 @@ def _facts(cls: Any, protocol: Protocol) -> list[str]:
             ("rows", f"{maker.name}: {_first_paragraph(maker)}"),
             ("rows made in", _place(maker)),
             ("resize", resize),
-            ("weights", _weights(maker.weights)),
+            ("weights", _weights(maker.weights) or _bundled(maker.bundled)),
         ]
         facts += _parsers(protocol) if maker.uses_parser else []
     width = max(len(name) for name, _ in facts)
@@ -196,6 +196,10 @@ def _weights(name: str) -> str:
     except Unavailable:
         state = f"not here: {weights.remedy(entry)}"
     return f"{entry.file}, sha256 {digest or 'not stated'}, {state}"
+
+
+def _bundled(file: str) -> str:
+    return f"{file}, comes with sisbench; scores state its sha256" if file else ""
 
 
 def _differences(cls: Any, chosen: Protocol) -> list[str]:

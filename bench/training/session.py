@@ -113,13 +113,19 @@ def _recipe(plan: Recipe) -> dict[str, Any]:
     return found
 
 
-def _open(plan: Recipe, progress: Progress) -> TrainingData:
+def _open(plan: Recipe, progress: Progress, fabric: Any) -> TrainingData:
+    """The training set; with several processes the first one decodes it for all."""
     from sisbench.data import open_dataset
     from sisbench.training.data import TrainingData
 
     dataset = open_dataset(plan.data.name, **plan.data.arguments)
+    shared = fabric.world_size > 1
+    if shared and fabric.global_rank:
+        fabric.barrier()
     with progress.bar("reading the training split", len(dataset.ids)) as advance:
-        data = TrainingData(dataset, advance)
+        data = TrainingData(dataset, advance, shared)
+    if shared and not fabric.global_rank:
+        fabric.barrier()
     data.per_epoch(plan.batch)
     return data
 
@@ -141,7 +147,7 @@ def _work(
 
     first = fabric.global_rank == 0
     told = (progress or Progress(quiet=not first)) if first else Progress(quiet=True)
-    data = _open(plan, told)
+    data = _open(plan, told, fabric)
     trainer = Trainer(plan, data, seed, fabric)
     checkpoint = out.with_name(out.name + ".ckpt")
     _require_space(trainer, out)
@@ -215,13 +221,17 @@ def _validate(
     present = folder / "present.safetensors"
     present.parent.mkdir(parents=True, exist_ok=True)
     _write(trainer, present, trainer.finished())
-    score, up = validator(trainer.recipe, present, folder)
     name = trainer.recipe.validation.metric
+    try:
+        score, up = validator(trainer.recipe, present, folder)
+    except UserError as error:  # a score costs itself, not the training
+        progress.say(f"update {trainer.step}: no {name}: {error.message}")
+        return
     if monitor is not None:
         monitor.scalars(trainer.step, {f"validation/{name}": score})
     better = trainer.best is None or (score > trainer.best if up else score < trainer.best)
     mark = ""
-    if better and score == score:
+    if better:
         trainer.best = score
         present.replace(out.with_name(f"{out.stem}.best.safetensors"))
         mark = ", the best so far"

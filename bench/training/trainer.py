@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sisbench import methods
 from sisbench.core.errors import UserError
+from sisbench.methods.base import Method
 from sisbench.methods.options import parse_options
 from sisbench.methods.training import Losses, Phase, Step, Training
 from sisbench.training.average import Average
@@ -21,7 +22,7 @@ from sisbench.training.checkpoint import read_checkpoint, write_checkpoint
 from sisbench.training.data import TrainingData
 from sisbench.training.fabric import make_fabric
 from sisbench.training.noise import StepNoise
-from sisbench.training.perceptual import make_perceptual
+from sisbench.training.perceptual import make_perceptual, perceptual_file
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -72,7 +73,7 @@ def require_trainable(recipe: Recipe) -> None:
     parse_options(kind.training().Options, recipe.training, f"training of {recipe.method}")
     if recipe.start is not None and not Path(recipe.start).exists():
         raise UserError(f"start: there is no file {recipe.start}", "give a weights file or folder")
-    make_perceptual(recipe.perceptual)
+    perceptual_file(recipe.perceptual)
 
 
 def build_method(recipe: Recipe, space: LabelSpace) -> Loadable:
@@ -105,12 +106,15 @@ class Trainer:
         self.steps = recipe.steps or (recipe.epochs or 0) * data.per_epoch(recipe.batch)
         torch.manual_seed(seed)
         self.method = build_method(recipe, data.space)
-        perceptual, self.perceptual = make_perceptual(recipe.perceptual)
+        self._require_size()
+        perceptual = make_perceptual(recipe.perceptual)
+        self.perceptual = perceptual_file(recipe.perceptual)
         if perceptual is not None:
             perceptual.to(self.fabric.device)
         self.training: Training = type(self.method).training()(
             self.method, recipe.training, perceptual
         )
+        self.training.prepare(data.labels)
         self.phases = self.training.phases()
         self.networks = dict(self.training.networks())
         self._trained = {
@@ -132,6 +136,16 @@ class Trainer:
         self.average = None if recipe.ema is None else Average(covered, recipe.ema)
         self.step, self.seconds, self.unfinite = 0, 0.0, 0
         self.best: float | None = None
+
+    def _require_size(self) -> None:
+        crop, method = self.recipe.crop, self.method
+        size = self.data.size if crop is None else (crop, crop)
+        if isinstance(method, Method) and size != tuple(method.size):
+            raise UserError(
+                f"{self.recipe.method} draws {method.size[0]} x {method.size[1]}, the training "
+                f"samples are {size[0]} x {size[1]}",
+                "set data.size, crop, or the option of the method's size",
+            )
 
     # ---- an update --------------------------------------------------------------------------
 

@@ -14,13 +14,12 @@ from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import HOLE, LabelSpace
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
 from sisbench.methods.ca2sis.layout import CA2Layout
-from sisbench.methods.ca2sis.network import MASK_SIDE, CA2SISNet, RegionStyleEncoder
+from sisbench.methods.ca2sis.network import CA2SISNet, RegionStyleEncoder, Widths
 from sisbench.methods.ca2sis.options import CA2SISOptions
+from sisbench.methods.ca2sis.training import CA2SISTraining
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.grouped_style import GroupedStyleEncoder
 from sisbench.methods.layers.labels import read_labels
-
-_LEVELS = 5
 
 
 class CA2SIS(Method):
@@ -45,6 +44,11 @@ class CA2SIS(Method):
     options: CA2SISOptions
     net: CA2SISNet
 
+    @classmethod
+    def training(cls) -> type[CA2SISTraining]:
+        """Hinge, feature matching, perceptual and attention loss; then the mapping network's."""
+        return CA2SISTraining
+
     # ---- construction -------------------------------------------------------------------------
 
     def build(self, space: LabelSpace) -> nn.Module:
@@ -57,24 +61,31 @@ class CA2SIS(Method):
             encoder = RegionStyleEncoder(classes, code_dim)
         else:
             encoder = GroupedStyleEncoder(
-                classes, o.style_enc_feat_dim, o.style_dim, grouped=not o.no_group_conv
+                classes,
+                o.style_enc_feat_dim,
+                o.style_dim,
+                halvings=o.style_levels + 1,
+                levels=o.style_levels,
+                grouped=not o.no_group_conv,
             )
-            code_dim *= _LEVELS
+            code_dim *= o.style_levels
         if self._shifted and (self._exclude_bg or not self._dont_care):
             raise UserError(
                 "ade_labels: shifted puts class 0 into the don't-care channel",
                 "set contain_dontcare_label: true and exclude_bg: false with it",
             )
+        first = 2 ** (len(o.channels) - 2)
         return CA2SISNet(
             classes,
             self._exclude_bg,
-            (self.size[0] // 16, self.size[1] // 16),
+            (self.size[0] // first, self.size[1] // first),
             encoder,
             code_dim,
             o.mapping_dim if self._has_mapping else 0,
             embedder=not o.no_embedding,
             tanh=not o.ablation if o.tanh is None else o.tanh,
             attention=not o.no_cross_attention,
+            widths=Widths(o.channels, o.heads, o.head_dim, o.mask_side, o.mapping_width),
         )
 
     @property
@@ -133,7 +144,7 @@ class CA2SIS(Method):
             keys.ignore(r"^noise_encoder\.")
         if self.options.no_embedding:  # trained and saved, though nothing uses it
             width = self.net.base[0] * self.net.base[1]
-            keys.unused("encs.encs.0.weight", (width, MASK_SIDE * MASK_SIDE))
+            keys.unused("encs.encs.0.weight", (width, self.options.mask_side**2))
             keys.unused("encs.encs.0.bias", (width,))
         keys.same()
         return {"netG": keys}
@@ -164,21 +175,45 @@ class CA2SIS(Method):
         """
         if not self._has_mapping:
             raise Unavailable(self.cannot()["sample"])
-        label = self._labels(batch)
         z = draw(noise, "z", len(batch), self.options.mapping_dim, like=batch.image)
+        return self.style_of(batch, z)
+
+    def style_of(self, batch: Batch, z: Tensor) -> Style:
+        """The style that the mapping network makes of z (B, mapping_dim)."""
+        label = self._labels(batch)
         present = present_classes(label, self.num_classes)
         codes = self._by_class(self.net.noise_encoder(z))
         return Style(codes * present[:, :, None], present)
 
     def render(self, layout: Layout, style: Style, noise: NoiseSource) -> Tensor:
         """(B, 3, H, W); the network draws no noise of its own."""
-        return self.net.decode(self._by_channel(layout), style.codes, layout.label)
+        return self.draw(layout, style)
+
+    def draw(
+        self,
+        layout: Layout,
+        style: Style,
+        maps: list[Tensor] | None = None,
+        per_head: bool = False,
+    ) -> Tensor:
+        """As ``render``; ``maps`` receives each stage's attention logits before the softmax, by
+        class id: mean over heads (B, C, h, w), or ``per_head`` (B, heads, C, h, w)."""
+        rows = self._by_channel(layout)
+        return self.net.decode(rows, style.codes, layout.label, maps, per_head)
 
     def cannot(self) -> Mapping[str, str]:
-        if self._has_mapping:
+        if self._has_mapping and not self._style_stage():
             return {}
         reason = "these weights have no mapping network: nothing to draw styles from"
+        if self._has_mapping:
+            reason = "the mapping network of these weights is untrained: train stage: diversity"
         return {"sample": reason, "mixed": reason}
+
+    def _style_stage(self) -> bool:
+        """Whether a training of ours left the mapping network at its initial values."""
+        about = self.weights_info.get("about", {}).get("training", {})
+        recipe = about.get("recipe")
+        return recipe is not None and recipe["training"].get("stage", "style") == "style"
 
     @torch.inference_mode()
     def attention_maps(self, batch: Batch) -> dict[str, Tensor]:
@@ -195,9 +230,7 @@ class CA2SIS(Method):
         if self.options.no_cross_attention:
             raise Unavailable("the ablation without cross-attention has no attention maps")
         maps: list[Tensor] = []
-        codes = self.encode_style(batch).codes
-        layout = self.encode_layout(batch)
-        self.net.decode(self._by_channel(layout), codes, layout.label, maps)
+        self.draw(self.encode_layout(batch), self.encode_style(batch), maps)
         return {f"cross{i + 2}": found for i, found in enumerate(maps)}
 
     # ---- channels -----------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -12,24 +14,42 @@ from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.ca2sis.transformer import StyleTransformer
 from sisbench.methods.layers.labels import one_hot, region_means
 from sisbench.methods.layers.norms import GroupNorm
-from sisbench.methods.layers.res_block import ResBlock
+from sisbench.methods.layers.res_block import ResBlock, norm_groups
 
-MASK_SIDE = 128
-_HIDDEN = 512
-_STAGES = ((512, 256), (256, 128), (128, 64), (64, 32), (32, 32))
+
+@dataclass(frozen=True)
+class Widths:
+    """Sizes that are constants in the official code.
+
+    Attributes:
+        channels: before the first stage and after each; every stage but the first doubles the size.
+        heads, head_dim: of the attentions; half of each in the last stage.
+        mask_side: side that label maps are reduced to before they are embedded.
+        mapping: inner width of the mapping network.
+    """
+
+    channels: tuple[int, ...] = (512, 256, 128, 64, 32, 32)
+    heads: int = 8
+    head_dim: int = 64
+    mask_side: int = 128
+    mapping: int = 512
+
+
+_OFFICIAL = Widths()
 
 
 class MaskEmbedder(nn.Module):
-    """One linear map, shared by all classes, from a class's region at 128x128 to an embedding
-    (CA2-SIS section III-A)."""
+    """One linear map, shared by all classes, from a class's region (officially at 128x128) to an
+    embedding (CA2-SIS section III-A)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, side: int, width: int) -> None:
         super().__init__()
-        self.encs = nn.ModuleList([nn.Linear(MASK_SIDE * MASK_SIDE, width)])
+        self.side = side
+        self.encs = nn.ModuleList([nn.Linear(side * side, width)])
 
     def forward(self, label: Tensor, num_classes: int) -> Tensor:
         """(B, H, W) int64 -> (B, num_classes, width)"""
-        planes = one_hot(resize_labels_torch(label, (MASK_SIDE, MASK_SIDE)), num_classes)
+        planes = one_hot(resize_labels_torch(label, (self.side, self.side)), num_classes)
         return self.encs[0](planes.flatten(2))
 
 
@@ -95,15 +115,15 @@ class ClassLinear(nn.Module):
 class MappingNetwork(nn.Module):
     """Style codes from noise: a shared trunk, then one branch a class (CA2-SIS section III-E)."""
 
-    def __init__(self, num_classes: int, noise_dim: int, code_dim: int) -> None:
+    def __init__(self, num_classes: int, noise_dim: int, width: int, code_dim: int) -> None:
         super().__init__()
         trunk: list[nn.Module] = []
         for i in range(4):
-            trunk += [nn.Linear(_HIDDEN if i else noise_dim, _HIDDEN), nn.ReLU(True)]
+            trunk += [nn.Linear(width if i else noise_dim, width), nn.ReLU(True)]
         self.shared = nn.Sequential(*trunk)
         self.num_classes = num_classes
-        widths = (_HIDDEN, _HIDDEN, _HIDDEN, code_dim)
-        self.unshared = nn.ModuleList(ClassLinear(num_classes, _HIDDEN, width) for width in widths)
+        widths = (width, width, width, code_dim)
+        self.unshared = nn.ModuleList(ClassLinear(num_classes, width, out) for out in widths)
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, noise_dim) -> (B, num_classes, code_dim)"""
@@ -121,7 +141,7 @@ class StyleMapNorm(nn.Module):
 
     def __init__(self, channels: int, code_dim: int) -> None:
         super().__init__()
-        self.norm = GroupNorm(32, channels, affine=False)
+        self.norm = GroupNorm(norm_groups(channels), channels, affine=False)
         self.modulation = nn.Linear(code_dim, 2 * channels)
 
     def forward(self, x: Tensor, codes: Tensor, label: Tensor) -> Tensor:
@@ -141,13 +161,14 @@ class CA2SISNet(nn.Module):
     Args:
         num_classes: channels of the one-hot map.
         exclude_bg: whether channel 0 has no mask embedding.
-        base: (h, w) of the first feature map, a sixteenth of the image.
+        base: (h, w) of the first feature map, officially a sixteenth of the image.
         style_encoder: the encoder, (image, label) -> codes.
         code_dim: width of a code.
         mapping_dim: width of the noise, 0 for no mapping network.
         embedder: False gives the ablation without mask embedder.
         tanh: whether the image passes a tanh.
         attention: False gives the ablation without cross-attention.
+        widths: see there.
     """
 
     def __init__(
@@ -161,6 +182,7 @@ class CA2SISNet(nn.Module):
         embedder: bool,
         tanh: bool,
         attention: bool = True,
+        widths: Widths = _OFFICIAL,
     ) -> None:
         super().__init__()
         self.attention = attention
@@ -168,19 +190,25 @@ class CA2SISNet(nn.Module):
         self.embedded = num_classes - int(exclude_bg)
         self.base = base
         self.tanh = tanh
-        self.encs = MaskEmbedder(base[0] * base[1]) if embedder else PlainMask(base)
+        self.encs = (
+            MaskEmbedder(widths.mask_side, base[0] * base[1]) if embedder else PlainMask(base)
+        )
         self.style_encoder = style_encoder
         if mapping_dim:
-            self.noise_encoder = MappingNetwork(num_classes, mapping_dim, code_dim)
-        self.reshape_conv = nn.Conv2d(self.embedded, _STAGES[0][0], 1)
-        for i, (inp, out) in enumerate(_STAGES):
-            heads, head_dim = (4, 32) if i == 4 else (8, 64)
+            self.noise_encoder = MappingNetwork(num_classes, mapping_dim, widths.mapping, code_dim)
+        self.reshape_conv = nn.Conv2d(self.embedded, widths.channels[0], 1)
+        self.stages = len(widths.channels) - 1
+        for i, (inp, out) in enumerate(pairwise(widths.channels)):
+            part = 2 if i == self.stages - 1 else 1
+            heads, head_dim = widths.heads // part, widths.head_dim // part
             self.add_module(f"res{i + 2}", ResBlock(inp, out, up=i > 0))
             cross: nn.Module = StyleMapNorm(out, code_dim)
             if attention:
-                cross = StyleTransformer(out, code_dim, heads, head_dim, self_attention=i < 3)
+                cross = StyleTransformer(
+                    out, code_dim, heads, head_dim, self_attention=i < self.stages - 2
+                )
             self.add_module(f"cross{i + 2}", cross)
-        self.out_conv = nn.Conv2d(_STAGES[-1][1], 3, 1)
+        self.out_conv = nn.Conv2d(widths.channels[-1], 3, 1)
 
     def embed(self, label: Tensor) -> Tensor:
         """Mask embeddings of the embedded channels: (B, H, W) int64 -> (B, ne, E)."""
@@ -188,17 +216,22 @@ class CA2SISNet(nn.Module):
         return self.encs((label - first).clamp_min(HOLE), self.embedded)
 
     def decode(
-        self, embedding: Tensor, codes: Tensor, label: Tensor, maps: list[Tensor] | None = None
+        self,
+        embedding: Tensor,
+        codes: Tensor,
+        label: Tensor,
+        maps: list[Tensor] | None = None,
+        per_head: bool = False,
     ) -> Tensor:
         """Draw: (B, ne, E), (B, C, D) -> (B, 3, H, W).
 
         ``label`` (B, H, W) matters to the ablation without cross-attention alone; ``maps`` receives
-        the attention logits of the five stages (see ``StyleTransformer``).
+        the attention logits of the stages (see ``StyleTransformer``).
         """
         x = self.reshape_conv(embedding.unflatten(2, self.base))
-        for i in range(2, 2 + len(_STAGES)):
+        for i in range(2, 2 + self.stages):
             x = getattr(self, f"res{i}")(x)
             cross = getattr(self, f"cross{i}")
-            x = cross(x, codes, maps) if self.attention else cross(x, codes, label)
+            x = cross(x, codes, maps, per_head) if self.attention else cross(x, codes, label)
         x = self.out_conv(x)
         return x.tanh() if self.tanh else x

@@ -37,6 +37,12 @@ class CA2SISOptions:
             without mapping network, whose code had none.
         ds_mode: "cityscapes" draws images twice as wide as high; None follows the label space.
         resolution: height of the images, a multiple of 64 (official: 256).
+        channels: before the generator's first stage and after each; every stage but the first
+            doubles the size, so n numbers begin at resolution / 2**(n - 2) [ours].
+        heads, head_dim: of the attentions, even; half of each in the last stage [ours].
+        mask_side: side that label maps are reduced to before they are embedded [ours].
+        style_levels: resolutions of the style encoder [ours].
+        mapping_width: inner width of the mapping network [ours].
         no_embedding, sean_style_encoder, no_group_conv, no_cross_attention: ablations of Table 3;
             the last one is ours (SPADE normalisation by the style map), as none was released.
     """
@@ -58,18 +64,36 @@ class CA2SISOptions:
     tanh: bool | None = None
     ds_mode: str | None = None
     resolution: int = 256
+    channels: tuple[int, ...] = (512, 256, 128, 64, 32, 32)
+    heads: int = 8
+    head_dim: int = 64
+    mask_side: int = 128
+    style_levels: int = 5
+    mapping_width: int = 512
     no_embedding: bool = False
     sean_style_encoder: bool = False
     no_group_conv: bool = False
     no_cross_attention: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("style_dim", "style_enc_feat_dim", "mapping_dim", "label_nc"):
+        counts = ("style_dim", "style_enc_feat_dim", "mapping_dim", "label_nc")
+        for name in (*counts, "mask_side", "style_levels", "mapping_width"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if min(self.heads, self.head_dim) < 2 or self.heads % 2 or self.head_dim % 2:
+            raise ValueError(f"heads and head_dim must be even, got {self.heads}, {self.head_dim}")
+        if len(self.channels) < 2 or min(self.channels) < 1:
+            raise ValueError(f"channels must be two numbers or more, got {self.channels}")
+        if self.style_levels > 5:
+            raise ValueError(f"style_levels must be at most 5, got {self.style_levels}")
         if self.resolution < 64 or self.resolution % 64:
             raise ValueError(f"resolution must be a multiple of 64, got {self.resolution}")
+        if self.resolution % 2 ** (len(self.channels) - 2):
+            raise ValueError(
+                f"channels: {len(self.channels)} numbers double the size too often for "
+                f"resolution {self.resolution}"
+            )
         if self.ds_mode not in (None, "celeba", "ade20k", "cityscapes", "deepfashion", "custom"):
             raise ValueError(
                 "ds_mode must be celeba, ade20k, cityscapes, deepfashion or custom, "

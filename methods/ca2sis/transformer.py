@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sisbench.methods.layers.norms import GroupNorm
+from sisbench.methods.layers.res_block import norm_groups
 
 _WIDE_CPU, _WIDE = 1 << 22, 1 << 28  # numbers of the feed-forward layer held at a time
 
@@ -48,6 +49,11 @@ class Attention(nn.Module):
         """Scaled logits before the softmax, mean over heads: (B, N, M)."""
         product = self.to_q(x) @ self.to_k(context).transpose(1, 2)
         return product * (self.scale / self.heads)
+
+    def head_logits(self, x: Tensor, context: Tensor) -> Tensor:
+        """Scaled logits before the softmax: (B, heads, N, M)."""
+        q, k = self.split(self.to_q(x)), self.split(self.to_k(context))
+        return q @ k.transpose(2, 3) * self.scale
 
     def _tables(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Keys times the query projection, and values times the output projection.
@@ -130,7 +136,7 @@ class StyleTransformer(nn.Module):
     All are computed in every call (under 1 % of its cost), so no copy of a weight can be stale.
 
     Args:
-        channels: channels of the feature map, a multiple of 32.
+        channels: channels of the feature map.
         context_dim: width of a style code.
         heads, head_dim: of both attentions.
         self_attention: whether pixels attend to one another first.
@@ -143,20 +149,27 @@ class StyleTransformer(nn.Module):
         dim = heads * head_dim
         self.dim = dim
         self.self_attention = self_attention
-        self.norm = GroupNorm(32, channels, eps=1e-6)
+        self.norm = GroupNorm(norm_groups(channels), channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, dim, 1)
         self.transformer_blocks = nn.ModuleList([Block(dim, context_dim, heads, self_attention)])
         self.proj_out = nn.Conv2d(dim, channels, 1)
         for parameter in self.proj_out.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, codes: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        codes: Tensor,
+        maps: list[Tensor] | None = None,
+        per_head: bool = False,
+    ) -> Tensor:
         """Mix styles into a feature map.
 
         Args:
             x: (B, channels, h, w).
             codes: (B, M, context_dim), one per class.
             maps: receives the attention logits before the softmax, mean over heads, (B, M, h, w).
+            per_head: those of each head instead, (B, heads, M, h, w).
 
         Returns:
             (B, channels, h, w)
@@ -169,8 +182,9 @@ class StyleTransformer(nn.Module):
             tokens = tokens + block.attn1(normed, normed)
         queries = block.norm2(tokens)
         if maps is not None:
-            logits = block.attn2.mean_logits(queries, codes)
-            maps.append(logits.transpose(1, 2).unflatten(2, x.shape[2:]))
+            attention = block.attn2
+            logits = (attention.head_logits if per_head else attention.mean_logits)(queries, codes)
+            maps.append(logits.transpose(-1, -2).unflatten(-1, x.shape[2:]))
         pairs = block.attn2.heads * codes.shape[1]
         if pairs >= self.dim:
             out = self._feed_forward(block, tokens + block.attn2(queries, codes))

@@ -17,6 +17,7 @@ from sisbench.methods.base import Classes, class_mask
 from sisbench.methods.editor import LayoutEditor
 from sisbench.methods.frankenmask.network import SIDE, FrankenMaskNet
 from sisbench.methods.frankenmask.options import FrankenMaskOptions
+from sisbench.methods.frankenmask.training import FrankenMaskTraining
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.labels import one_hot, read_labels, with_background
 
@@ -36,6 +37,11 @@ class FrankenMask(LayoutEditor):
 
     options: FrankenMaskOptions
     net: FrankenMaskNet
+
+    @classmethod
+    def training(cls) -> type[FrankenMaskTraining]:
+        """Cross-entropy."""
+        return FrankenMaskTraining
 
     def build(self, space: LabelSpace) -> FrankenMaskNet:
         """netU, for label maps of 256x256."""
@@ -94,9 +100,17 @@ class FrankenMask(LayoutEditor):
         Raises:
             UserError: a label value that is no class.
         """
+        return one_hot(self.labels(batch), self.net.classes + 1)
+
+    def labels(self, batch: Batch) -> Tensor:
+        """The label map, (B, 256, 256) int64, checked.
+
+        Raises:
+            UserError: a label value that is no class.
+        """
         hint = f"FrankenMask was built for the label space '{self.space.name}'"
         label = read_labels(batch.label, self.net.classes + 1, hint=hint)
-        return one_hot(resize_labels_torch(label, self.size), self.net.classes + 1)
+        return resize_labels_torch(label, self.size)
 
     def exchanged(self, target: Batch, reference: Batch, classes: Classes = None) -> Tensor:
         """The target's planes with those of ``classes`` from the reference, where **both** have the

@@ -62,7 +62,8 @@ class FrankenMaskNet(nn.Module):
         wanted = planes.flatten(2).any(2) if self.exact else planes.new_ones(planes.shape[:2]) > 0
         codes = self.vaes.bias.expand(*planes.shape[:2], -1).clone()
         if wanted.any():
-            codes[wanted] = self.vaes(self._convolved(planes[wanted][:, None]).flatten(1))
+            found = self.vaes(self._convolved(planes[wanted][:, None]).flatten(1))
+            codes[wanted] = found.to(codes.dtype)  # half as wide in mixed precision
         return codes
 
     def _convolved(self, x: Tensor) -> Tensor:

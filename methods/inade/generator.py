@@ -72,6 +72,7 @@ class InstanceAdaptiveNorm(nn.Module):
         table = F.pad(torch.cat([scale, shift], 2), (0, 0, 0, 1)).flatten(0, 1)
         rows = condition.rows((x.shape[2], x.shape[3]))
         maps = F.embedding(rows, table).permute(0, 3, 1, 2)  # (B, 2D, h, w), channels last
+        maps = maps.contiguous() if self.training else maps
         scales, shifts = maps.chunk(2, 1)
         y = torch.addcmul(shifts, scales, x)
         return y if condition.sketch is None else self.merge(y, condition.sketch)
@@ -139,12 +140,19 @@ class Generator(nn.Module):
         for name, (fin, fout) in widths.items():
             self.add_module(name, Block(fin, fout, config))
         self.conv_img = nn.Conv2d(widths[self.order[-1]][1], 3, 3, padding=1)
-        self.to(memory_format=torch.channels_last)  # the look-up gives channels-last maps
+        self.memory = torch.channels_last  # the look-up gives channels-last maps
+        self.to(memory_format=self.memory)
+
+    def train(self, mode: bool = True) -> Generator:
+        """In train mode contiguous: the gradients of channels-last maps are off by 1e-3."""
+        self.memory = torch.contiguous_format if mode else torch.channels_last
+        self.to(memory_format=self.memory)
+        return super().train(mode)
 
     def forward(self, start: Tensor, condition: Condition) -> Tensor:
         """Global noise (B, z_dim) and the condition -> (B, 3, H, W) in [-1, 1]."""
         x = self.fc(start).view(start.shape[0], -1, *self.config.start)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=self.memory)
         for name in self.order:
             x = x if name in self.same_size else interpolate_nearest(x)
             x = self.get_submodule(name)(x, condition)

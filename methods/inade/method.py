@@ -18,6 +18,7 @@ from sisbench.methods.inade.generator import Condition, Generator
 from sisbench.methods.inade.options import Config, INADEOptions, VINADEOptions, resolve
 from sisbench.methods.inade.segments import dense_rank, find_segments
 from sisbench.methods.inade.style import InstanceStyle, SketchLayout, prior_style, style_of_slots
+from sisbench.methods.inade.training import InadeTraining
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.labels import read_labels
 
@@ -54,6 +55,11 @@ class INADE(Method):
         "netG": ("best_net_G.pth", "latest_net_G.pth", "*_net_G.pth"),
         "netE": ("best_net_E.pth", "best_net_IE.pth", "latest_net_E.pth", "*_net_E.pth"),
     }
+
+    @classmethod
+    def training(cls) -> type[InadeTraining]:
+        """Hinge, feature matching, perceptual loss and, with the encoder, KL."""
+        return InadeTraining
 
     def build(self, space: LabelSpace) -> Networks:
         """The networks in the official configuration of ``space``, or as the options say."""
@@ -106,7 +112,6 @@ class INADE(Method):
         hint = f"the label space is '{self.space.name}'"
         return read_labels(batch.label, self.num_classes, self.config.dontcare, hint)
 
-    @torch.inference_mode()
     def encode_style(self, batch: Batch) -> InstanceStyle:
         """Statistics of the photograph's instances. Without the encoder every style is the prior,
         whatever the photograph: ``can`` then claims no task that would read one.
@@ -145,7 +150,6 @@ class INADE(Method):
         )
         return prior_style(self.net.netG.fc.weight, present, self.config.noise_nc)
 
-    @torch.inference_mode()
     def render(self, layout: Layout, style: Style, noise: NoiseSource) -> Tensor:
         """noise * exp(logvar / 2) + mu of each instance, then the generator.
 

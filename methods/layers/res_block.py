@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from sisbench.methods.layers.labels import interpolate_nearest
@@ -10,11 +12,16 @@ from sisbench.methods.layers.norms import GroupNorm
 _GROUPS = 32
 
 
+def norm_groups(channels: int) -> int:
+    """Groups of a norm: 32, as officially, where that divides ``channels``."""
+    return math.gcd(_GROUPS, channels)
+
+
 class ResBlock(nn.Module):
     """Norm, SiLU, convolution, twice; with ``up``, both branches are doubled in size (nearest).
 
     Args:
-        inp, out: channels, multiples of 32.
+        inp, out: channels; norms have 32 groups, or as many as divide narrower ones.
         up: whether to double the size.
     """
 
@@ -22,10 +29,13 @@ class ResBlock(nn.Module):
         super().__init__()
         self.up = up
         self.in_layers = nn.Sequential(
-            GroupNorm(_GROUPS, inp), nn.SiLU(), nn.Conv2d(inp, out, 3, 1, 1)
+            GroupNorm(norm_groups(inp), inp), nn.SiLU(), nn.Conv2d(inp, out, 3, 1, 1)
         )
         self.out_layers = nn.Sequential(
-            GroupNorm(_GROUPS, out), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(out, out, 3, 1, 1)
+            GroupNorm(norm_groups(out), out),
+            nn.SiLU(),
+            nn.Dropout(0.0),
+            nn.Conv2d(out, out, 3, 1, 1),
         )
         self.skip_connection = nn.Identity() if inp == out else nn.Conv2d(inp, out, 1)
         for parameter in self.out_layers[3].parameters():

@@ -128,7 +128,7 @@ def _mean_by_group(logits: Tensor, pixels: Pixels) -> tuple[Tensor, Tensor]:
     groups = blocks.counts.shape[1]
     empty = ~blocks.filled[..., None]
     lowest = torch.finfo(logits.dtype).min
-    highest = logits.masked_fill(empty, lowest).amax(2)  # (B, N, R)
+    highest = logits.detach().masked_fill(empty, lowest).amax(2)  # (B, N, R); it cancels
     owner = blocks.group[:, :, None].expand(-1, -1, rows)
     top = logits.new_full((batch, groups + 1, rows), lowest)
     top = top.scatter_reduce(1, owner, highest, "amax").gather(1, owner)  # (B, N, R)

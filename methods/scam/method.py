@@ -19,6 +19,7 @@ from sisbench.methods.scam.encoder import Encoder
 from sisbench.methods.scam.generator import Generator, Modulation
 from sisbench.methods.scam.options import Config, SCAMOptions, resolve
 from sisbench.methods.scam.regions import Regions
+from sisbench.methods.scam.training import ScamTraining
 
 _OFFICIAL = {"query": "q_linear", "key": "v_linear", "value": "k_linear", "out": "out.0"}
 """Parts of names; the official checkpoint stores keys under v_linear, values under k_linear."""
@@ -54,6 +55,11 @@ class SCAM(Method):
     }
     prefixes: Mapping[str, str] = {"encoder": "encoder.", "generator": "generator."}
 
+    @classmethod
+    def training(cls) -> type[ScamTraining]:
+        """Hinge, L1 and perceptual loss."""
+        return ScamTraining
+
     def build(self, space: LabelSpace) -> Networks:
         """The networks in the official configuration of ``space``, or as the options say."""
         self.config = resolve(self.options, space)
@@ -88,7 +94,6 @@ class SCAM(Method):
         label = read_labels(batch.label, self.num_classes, hint=hint)
         return Layout(label, present_classes(label, self.num_classes), batch.instance)
 
-    @torch.inference_mode()
     def encode_style(self, batch: Batch) -> Style:
         """Tokens (B, C, M, d), M = max(k0, k), zero where a class has fewer. A class that the
         photograph lacks has tokens too: they read the whole picture."""
@@ -97,7 +102,6 @@ class SCAM(Method):
         tokens = self.net.encoder(batch.image, regions)
         return Style(self.net.encoder.index.by_class(tokens), layout.present)
 
-    @torch.inference_mode()
     def render(self, layout: Layout, style: Style, noise: NoiseSource) -> Tensor:
         """The photograph. Every class's tokens matter a little everywhere: the layer norms run over
         all of them.

@@ -18,6 +18,7 @@ from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.labels import read_labels, with_background
 from sisbench.methods.semantic_vae.network import SemanticVAENet
 from sisbench.methods.semantic_vae.options import SemanticVAEOptions
+from sisbench.methods.semantic_vae.training import SemanticVAETraining
 
 
 class SemanticVAE(LayoutEditor):
@@ -41,6 +42,11 @@ class SemanticVAE(LayoutEditor):
     options: SemanticVAEOptions
     net: SemanticVAENet
 
+    @classmethod
+    def training(cls) -> type[SemanticVAETraining]:
+        """Weighted cross-entropy and KL; optionally a discriminator of label maps."""
+        return SemanticVAETraining
+
     def build(self, space: LabelSpace) -> SemanticVAENet:
         o = self.options
         classes = len(space) - 1 if o.classes is None else o.classes
@@ -53,7 +59,9 @@ class SemanticVAE(LayoutEditor):
         side = math.isqrt(o.latent)
         self.size = (16 * side, 16 * side)
         layers = 0 if o.no_LSTM else o.lstm_layers
-        return SemanticVAENet(classes, side, o.mask_size, layers, o.bidirectional, o.do_perm)
+        return SemanticVAENet(
+            classes, side, o.mask_size, layers, o.bidirectional, o.do_perm, o.hidden, o.channels
+        )
 
     def key_maps(self) -> Mapping[str, KeyMap]:
         keys = KeyMap(self.net)
@@ -115,11 +123,27 @@ class SemanticVAE(LayoutEditor):
         Raises:
             UserError: a label value that is no class.
         """
-        hint = f"Semantic-VAE was built for the label space '{self.space.name}'"
-        label = read_labels(batch.label, self.net.classes + 1, hint=hint)
-        mu, log_var = self.net.encode(label)
+        mu, log_var = self.net.encode(self.labels(batch))
         eps = draw(noise, name, len(batch), *mu.shape[1:], like=mu)
         return mu + eps * (log_var / 2).exp()
+
+    def labels(self, batch: Batch) -> Tensor:
+        """The label map, (B, H, W) int64, checked.
+
+        Raises:
+            UserError: a label value that is no class.
+        """
+        hint = f"Semantic-VAE was built for the label space '{self.space.name}'"
+        return read_labels(batch.label, self.net.classes + 1, hint=hint)
+
+    def logits(self, z: Tensor, noise: NoiseSource) -> Tensor:
+        """Latents -> logits of all classes, (B, C, H, W); the background's is 0 or 1."""
+        shape = (z.shape[0], self.net.states, self.net.latent)
+        if self.net.states:
+            h0, c0 = (draw(noise, name, *shape, like=z) for name in ("h0", "c0"))
+        else:
+            h0 = c0 = z.new_zeros(shape)
+        return with_background(self.net.decode(z, h0, c0))
 
     # ---- helpers ------------------------------------------------------------------------------
 
@@ -137,9 +161,4 @@ class SemanticVAE(LayoutEditor):
 
     def _draw(self, z: Tensor, noise: NoiseSource) -> Tensor:
         """Latents to a label map, (B, H, W) int64; equal values go to the lower class."""
-        shape = (z.shape[0], self.net.states, self.net.latent)
-        if self.net.states:
-            h0, c0 = (draw(noise, name, *shape, like=z) for name in ("h0", "c0"))
-        else:
-            h0 = c0 = z.new_zeros(shape)
-        return with_background(self.net.decode(z, h0, c0)).argmax(1)
+        return self.logits(z, noise).argmax(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -10,22 +12,22 @@ from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.layers.labels import one_hot
 from sisbench.methods.layers.res_block import ResBlock
 
-_STAGES = ((512, 256), (256, 128), (128, 64), (64, 32))
+_DOUBLINGS = 4
 
 
 class RegionEncoder(nn.Module):
     """Mean and log-variance of a class's latent from its region, the same layers for all classes
     (paper section 3.1)."""
 
-    def __init__(self, mask_size: int, latent: int) -> None:
+    def __init__(self, mask_size: int, hidden: int, latent: int) -> None:
         super().__init__()
         self.mask_size = mask_size
         self.encs = nn.Sequential(
-            nn.Linear(mask_size * mask_size, 1024),
+            nn.Linear(mask_size * mask_size, hidden),
             nn.ReLU(True),
-            nn.Linear(1024, 512),
+            nn.Linear(hidden, hidden // 2),
             nn.ReLU(True),
-            nn.Linear(512, latent),
+            nn.Linear(hidden // 2, latent),
             nn.ReLU(True),
         )
         self.mu = nn.Linear(latent, latent)
@@ -41,9 +43,9 @@ class RegionEncoder(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with GELU between."""
 
-    def __init__(self, inp: int, out: int) -> None:
+    def __init__(self, inp: int, hidden: int, out: int) -> None:
         super().__init__()
-        self.decs = nn.Sequential(nn.Linear(inp, 1024), nn.GELU(), nn.Linear(1024, out))
+        self.decs = nn.Sequential(nn.Linear(inp, hidden), nn.GELU(), nn.Linear(hidden, out))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, inp) -> (B, C, out)"""
@@ -53,11 +55,12 @@ class FeedForward(nn.Module):
 class ConvDecoder(nn.Module):
     """Latents of all classes as the channels of a small map, enlarged sixteenfold."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
-        self.in_conv = nn.Conv2d(classes, _STAGES[0][0], 1)
-        self.decs = nn.Sequential(*(ResBlock(inp, out, up=True) for inp, out in _STAGES))
-        self.out_conv = nn.Conv2d(_STAGES[-1][1], classes, 1)
+        widths = [channels // 2**i for i in range(_DOUBLINGS + 1)]
+        self.in_conv = nn.Conv2d(classes, widths[0], 1)
+        self.decs = nn.Sequential(*(ResBlock(i, out, up=True) for i, out in pairwise(widths)))
+        self.out_conv = nn.Conv2d(widths[-1], classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, classes, h, w) -> (B, classes, 16h, 16w)"""
@@ -74,6 +77,8 @@ class SemanticVAENet(nn.Module):
         lstm_layers: layers of the LSTM, 0 for none.
         bidirectional: whether it runs both ways; without, latents pass it by unprojected.
         permute: whether the first two classes change places in the sequence, for good.
+        hidden: width of the encoder's first layer and of the feed-forward part.
+        channels: the decoder's at its start; each of its four stages halves them.
     """
 
     def __init__(
@@ -84,22 +89,24 @@ class SemanticVAENet(nn.Module):
         lstm_layers: int,
         bidirectional: bool,
         permute: bool,
+        hidden: int = 1024,
+        channels: int = 512,
     ) -> None:
         super().__init__()
         latent = side * side
         self.classes, self.side, self.latent = classes, side, latent
         self.permute = permute
         self.states = lstm_layers * (2 if bidirectional else 1)
-        self.encs = RegionEncoder(mask_size, latent)
+        self.encs = RegionEncoder(mask_size, hidden, latent)
         width = latent
         if lstm_layers:
             self.lstm = nn.LSTM(
                 latent, latent, lstm_layers, batch_first=True, bidirectional=bidirectional
             )
             width *= 2 if bidirectional else 1
-        self.decs = FeedForward(width, latent)
+        self.decs = FeedForward(width, hidden, latent)
         self.resh_lin = nn.Linear(width, latent) if width != latent else nn.Identity()
-        self.decs_conv = ConvDecoder(classes)
+        self.decs_conv = ConvDecoder(classes, channels)
 
     def encode(self, label: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents.

@@ -21,6 +21,8 @@ class SemanticVAEOptions:
         lstm_layers, bidirectional: of the LSTM over the classes. With False, and without LSTM, the
             published code crashes; latents then pass the feed-forward part by as they are [ours].
         no_LSTM: ablation without LSTM.
+        hidden: width of the encoder's first layer and of the feed-forward part, even [ours].
+        channels: the decoder's at its start, a multiple of 16 [ours].
         do_perm: ablation with the first two classes exchanged in the sequence, not restored.
     """
 
@@ -38,6 +40,8 @@ class SemanticVAEOptions:
     bidirectional: bool = True
     no_LSTM: bool = False
     do_perm: bool = False
+    hidden: int = 1024
+    channels: int = 512
 
     def __post_init__(self) -> None:
         side = math.isqrt(max(self.latent, 0))
@@ -49,3 +53,7 @@ class SemanticVAEOptions:
             )
         if self.mask_size < 1 or self.lstm_layers < 1:
             raise ValueError("mask_size and lstm_layers must be at least 1")
+        if self.hidden < 2 or self.hidden % 2:
+            raise ValueError(f"hidden must be even, got {self.hidden}")
+        if self.channels < 16 or self.channels % 16:
+            raise ValueError(f"channels must be a multiple of 16, got {self.channels}")

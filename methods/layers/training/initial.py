@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from sisbench.methods.key_map import fill_known
+
 if TYPE_CHECKING:
     from sisbench.methods.loadable import Loadable
 
@@ -34,7 +36,7 @@ def xavier_method(method: Loadable, gain: float = GAIN, kept: str = "$^") -> Non
             state[f"{stem}weight"] = weight
             if f"{stem}bias" in shapes and not re.search(kept, f"{stem}bias"):
                 state[f"{stem}bias"] = torch.zeros(shapes[f"{stem}bias"])
-        keys.fill(state)
+        fill_known(keys, state)
 
 
 @torch.no_grad()
