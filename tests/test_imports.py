@@ -144,7 +144,7 @@ def test_a_methods_folder_never_imports_another() -> None:
 
 
 def test_layers_import_no_method() -> None:
-    fine = ("layers", "base", "loadable", "key_map", "options")
+    fine = ("layers", "base", "loadable", "key_map", "options", "training")
     for module, path in sources().items():
         if module.startswith("sisbench.methods.layers"):
             for name in imports(path):

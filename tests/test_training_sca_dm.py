@@ -246,6 +246,18 @@ def test_training_begins_at_zero_noise() -> None:
     assert all(float(b.out_layers[-1].weight.detach().abs().max()) == 0 for b in blocks)
 
 
+def test_groups_of_the_norms_are_an_option_of_unet_and_first_stage() -> None:
+    net = methods.create("sca-dm", FACES, **TINY, norm_groups=8).net
+
+    def groups(module: nn.Module) -> set[int]:
+        return {m.num_groups for m in module.modules() if isinstance(m, nn.GroupNorm)}
+
+    assert groups(net.unet) == groups(net.first_stage) == {8}  # type: ignore[arg-type]
+    assert groups(net.style_encoder) == {19}  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="must divide 32"):
+        methods.create("sca-dm", FACES, **TINY, norm_groups=3)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -318,6 +318,7 @@ METHODS: dict[str, Tiny] = {
             "num_head_channels": Once(16),
             "use_mask_attn": Once(False),
             "nhidden": Once(64),
+            "norm_groups": Once(8),
             "context_dim": Refused(7),
             "num_classes": Once(18),
             "num_downsample": Once(7),

@@ -18,6 +18,7 @@ from sisbench.methods.layers.diffusion.ddim import DDIM
 from sisbench.methods.layers.diffusion.unet import UNet
 from sisbench.methods.layers.grouped_style import GroupedStyleEncoder
 from sisbench.methods.layers.labels import read_labels
+from sisbench.methods.layers.norms import GroupNorm
 from sisbench.methods.sca_dm.checkpoint import EMA_PREFIX, PREFIXES, UNetKeyMap
 from sisbench.methods.sca_dm.first_stage import FirstStage
 from sisbench.methods.sca_dm.options import SCADMOptions
@@ -37,6 +38,13 @@ class Networks(nn.Module):
         self.unet = unet
         self.style_encoder = style_encoder
         self.first_stage = first_stage
+
+
+def regroup(network: nn.Module, groups: int) -> None:
+    """Give every norm of ``network`` so many groups; its parameters are by channel and stay."""
+    for module in network.modules():
+        if isinstance(module, GroupNorm):
+            module.num_groups = groups
 
 
 class SCADM(Method):
@@ -115,6 +123,8 @@ class SCADM(Method):
         first_stage = FirstStage(
             o.in_channels, o.n_embed, o.z_channels, o.ch, o.ch_mult, o.first_stage_blocks
         )
+        for network in (unet, first_stage):
+            regroup(network, o.norm_groups)
         return Networks(unet, style_encoder, first_stage)
 
     def key_maps(self) -> Mapping[str, KeyMap]:

@@ -97,6 +97,8 @@ class SCADMOptions:
         model_channels, channel_mult, num_res_blocks, attention_resolutions, num_head_channels,
             use_mask_attn: the UNet's.
         nhidden: channels between the label map and the scales of the UNet's norms.
+        norm_groups: groups of the norms of UNet and first stage. Small networks take fewer: a norm
+            of one channel a group takes the picture's mean colour out.
         context_dim: numbers in a class code: num_upsample * output_dim.
         num_classes: classes of the label map; None takes the label space's.
         num_downsample, num_upsample, num_feat, output_dim: the style encoder's.
@@ -151,6 +153,7 @@ class SCADMOptions:
     num_head_channels: int = 32
     use_mask_attn: bool = True
     nhidden: int = 128
+    norm_groups: int = 32
     context_dim: int | None = None
     num_classes: int | None = None
     num_downsample: int = 6
@@ -180,9 +183,14 @@ class SCADMOptions:
                 f"resolution says {self.resolution}",
                 f"resolution is {self.factor} * image_size",
             )
+        if self.norm_groups not in (1, 2, 4, 8, 16, 32):
+            raise UserError(f"sca-dm: norm_groups must divide 32, got {self.norm_groups}")
         for name in ("model_channels", "ch"):
-            if getattr(self, name) % 32:
-                raise UserError(f"sca-dm: {name} must be a multiple of 32 (32 groups a norm)")
+            if getattr(self, name) % self.norm_groups:
+                raise UserError(
+                    f"sca-dm: {name} must be a multiple of {self.norm_groups} "
+                    f"({self.norm_groups} groups a norm)"
+                )
         if self.nhidden < 1:
             raise UserError(f"sca-dm: nhidden must be positive, got {self.nhidden}")
         if any(m * self.model_channels % self.num_head_channels for m in self.channel_mult):
