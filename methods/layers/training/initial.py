@@ -57,7 +57,8 @@ def normal_method(method: Loadable, std: float, kept: str = "$^") -> None:
     keep their values, as do the official keys that the pattern ``kept`` is found in."""
     for keys in method.key_maps().values():
         shapes = {k: s for k, s in keys.official_shapes().items() if len(s) == 4}
-        keys.fill({k: std * torch.randn(s) for k, s in shapes.items() if not re.search(kept, k)})
+        drawn = {k: std * torch.randn(s) for k, s in shapes.items() if not re.search(kept, k)}
+        fill_known(keys, drawn)
 
 
 @torch.no_grad()
