@@ -1,0 +1,339 @@
+"""The networks and schedulers of diffusers and transformers: built, read from folders, checked."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sisbench.core.errors import Unavailable, UserError, did_you_mean
+from sisbench.methods.controlnet.folders import Folders
+from sisbench.methods.controlnet.options import PARTS
+
+Config = Mapping[str, Any]
+
+STABLE_DIFFUSION: Mapping[str, Config] = {
+    "unet": {"sample_size": 64, "cross_attention_dim": 768},
+    "vae": {
+        "sample_size": 512,
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "scaling_factor": 0.18215,
+    },
+    "text_encoder": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "vocab_size": 49408,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+    },
+    "scheduler": {
+        "num_train_timesteps": 1000,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "steps_offset": 1,
+        "set_alpha_to_one": False,
+        "clip_sample": False,
+        "timestep_spacing": "leading",
+    },
+}
+"""Stable Diffusion 1.5, where it differs from diffusers' defaults, and DDIM as its authors run
+it."""
+SCHEDULERS = (
+    *("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"),
+    *("UniPCMultistepScheduler", "EulerDiscreteScheduler"),
+)
+"""Schedulers that draw no noise of their own."""
+
+_CONDITIONING = (16, 32, 96, 256)
+_PLAIN = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type")
+
+
+def library(name: str = "diffusers") -> Any:
+    """diffusers or transformers.
+
+    Raises:
+        Unavailable: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise Unavailable(
+            f"controlnet needs the library {name} ({error})", "pip install 'sisbench[diffusers]'"
+        ) from error
+
+
+def _class(part: str) -> Any:
+    names = {"unet": "UNet2DConditionModel", "controlnet": "ControlNetModel"}
+    if part == "text_encoder":
+        return library("transformers").CLIPTextModel
+    return getattr(library(), names.get(part, "AutoencoderKL"))
+
+
+# ---- networks -----------------------------------------------------------------------------------
+
+
+def build_parts(configs: Mapping[str, Config]) -> dict[str, nn.Module]:
+    """The four networks without trained weights; ``configs`` may lack some: Stable Diffusion 1.5's
+    then, and a ControlNet that copies the UNet's encoder.
+
+    Raises:
+        UserError: an unknown key, or values that make no network.
+    """
+    given = {**STABLE_DIFFUSION, **configs}
+    parts = {part: _built(part, given[part]) for part in ("unet", "vae", "text_encoder")}
+    copied = given.get("controlnet") or _copy_of(parts["unet"], latent_factor(parts["vae"]))
+    found = {**parts, "controlnet": _built("controlnet", copied)}
+    return {part: found[part] for part in PARTS}
+
+
+def _built(part: str, config: Config) -> nn.Module:
+    kind = _class(part)
+    if part == "text_encoder":
+        make, known = library("transformers").CLIPTextConfig, None
+    else:
+        make, known = kind.from_config, _arguments(kind)
+    _require_known(part, config, known)
+    try:
+        made = make(**config) if known is None else make(dict(config))
+        network: nn.Module = kind(made) if known is None else made
+    except (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError) as error:
+        raise UserError(f"controlnet: {part} makes no network: {_first(error)}") from error
+    return network
+
+
+def _copy_of(unet: Any, factor: int) -> dict[str, Any]:
+    """The configuration of the ControlNet that starts as a copy of ``unet``."""
+    shared = _arguments(_class("controlnet")) & set(unet.config)
+    steps = factor.bit_length() - 1
+    own = {"conditioning_embedding_out_channels": list(_CONDITIONING[: steps + 1])}
+    return {k: unet.config[k] for k in sorted(shared)} | own
+
+
+def _arguments(kind: type) -> set[str]:
+    return set(inspect.signature(kind.__init__).parameters) - {"self"}  # type: ignore[misc]
+
+
+def _require_known(part: str, config: Config, known: set[str] | None) -> None:
+    """The libraries pass over keys that they do not know."""
+    if known is None:
+        default = library("transformers").CLIPTextConfig()
+        known = {*default.to_dict(), *_arguments(type(default))}
+    for key in config:
+        if key not in known:
+            raise UserError(f"controlnet: {part} has no key '{key}'", did_you_mean(key, known))
+
+
+def load_parts(folders: Folders) -> dict[str, nn.Module]:
+    """The networks of ``folders`` with their weights, in float32. No network access; nothing but
+    safetensors is read.
+
+    Raises:
+        UserError: weights that are missing, unexpected, of another shape or damaged.
+    """
+    return {part: _loaded(part, folders) for part in PARTS}
+
+
+def _loaded(part: str, folders: Folders) -> nn.Module:
+    folder, weights = folders.parts[part], folders.weights[part]
+    try:
+        network, info = _class(part).from_pretrained(
+            str(folder),
+            local_files_only=True,
+            use_safetensors=True,
+            variant=weights.variant,
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever the libraries raise: the folder cannot be loaded
+        raise UserError(f"{folder} cannot be loaded: {_first(error)}") from error
+    kinds = {"missing": "missing_keys", "unexpected": "unexpected_keys"} | {
+        "mis-shaped": "mismatched_keys"
+    }
+    faults = {word: sorted(map(str, info.get(kind) or ())) for word, kind in kinds.items()}
+    faults = {word: [k for k in keys if "position_ids" not in k] for word, keys in faults.items()}
+    if any(faults.values()):
+        listed = [f"{len(k)} {word} ({', '.join(k[:3])})" for word, k in faults.items() if k]
+        raise UserError(
+            f"{folder} does not fit its config.json: {'; '.join(listed)}",
+            "config.json and weights are of different networks, or the file is incomplete",
+        )
+    made: nn.Module = network.float()
+    return made
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+# ---- how they fit each other --------------------------------------------------------------------
+
+
+def latent_factor(vae: Any) -> int:
+    """Pixels of an image to one of the latent."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def require_match(parts: Mapping[str, Any]) -> None:
+    """Check that a ControlNet and a base model belong together.
+
+    Raises:
+        UserError: says which quantity differs.
+    """
+    unet, control, vae, text = (parts[name].config for name in PARTS)
+    width = control.cross_attention_dim
+    if width != unet.cross_attention_dim:
+        raise UserError(
+            f"controlnet: the ControlNet's cross_attention_dim is {width}, the base model's "
+            f"{unet.cross_attention_dim}",
+            "take the base that it was trained on (Stable Diffusion 1.5: 768, 2.1: 1024)",
+        )
+    if text.hidden_size != width:
+        raise UserError(
+            f"controlnet: the text encoder gives {text.hidden_size} numbers a token, the UNet "
+            f"takes {width}",
+            "the parts of the base model's folder do not belong together",
+        )
+    for name, config in (("UNet", unet), ("ControlNet", control)):
+        if config.in_channels != vae.latent_channels:
+            raise UserError(
+                f"controlnet: the {name} takes {config.in_channels} channels, the latent has "
+                f"{vae.latent_channels}",
+                "9 is an inpainting model: take the plain one",
+            )
+        special = [k for k in _PLAIN if config.get(k)]
+        if special:
+            raise UserError(
+                f"controlnet: the {name} wants conditions besides the prompt: "
+                f"{special[0]} is {config[special[0]]}",
+                "networks of Stable Diffusion 1 and 2 are run here",
+            )
+    for key in ("block_out_channels", "layers_per_block"):
+        if _plain(control[key]) != _plain(unet[key]):
+            raise UserError(
+                f"controlnet: {key} of the ControlNet is {_plain(control[key])}, of the UNet "
+                f"{_plain(unet[key])}",
+                "take the base that the ControlNet was trained on",
+            )
+    shrunk = 2 ** (len(control.conditioning_embedding_out_channels) - 1)
+    if shrunk != latent_factor(parts["vae"]):
+        raise UserError(
+            f"controlnet: the ControlNet shrinks its condition {shrunk} times, the autoencoder "
+            f"an image {latent_factor(parts['vae'])} times"
+        )
+    if control.conditioning_channels != 3 or control.global_pool_conditions:
+        raise UserError(
+            "controlnet: the ControlNet takes no colour picture in place "
+            f"(conditioning_channels {control.conditioning_channels}, global_pool_conditions "
+            f"{control.global_pool_conditions})",
+            "a segmentation ControlNet is needed",
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+# ---- scheduler ----------------------------------------------------------------------------------
+
+
+def make_scheduler(config: Config | None, steps: int, eta: float, device: torch.device) -> Any:
+    """A scheduler of diffusers, set to ``steps``.
+
+    Args:
+        config: changes to ``STABLE_DIFFUSION["scheduler"]``; ``_class_name`` as in diffusers.
+
+    Raises:
+        UserError: one that draws noise of its own, unknown keys, steps that it cannot make.
+    """
+    own = dict(config or {})
+    name = own.pop("_class_name", SCHEDULERS[0])
+    if name not in SCHEDULERS:
+        raise UserError(
+            f"controlnet: scheduler {name!r} is none of {', '.join(SCHEDULERS)}",
+            "others draw noise that does not belong to the sample",
+        )
+    if eta > 0 and name != SCHEDULERS[0]:
+        raise UserError(f"controlnet: eta is DDIM's, {name} has none", "leave eta at 0")
+    if "sde" in str(own.get("algorithm_type", "")):
+        raise UserError(f"controlnet: scheduler algorithm_type {own['algorithm_type']} draws noise")
+    kind = getattr(library(), name)
+    known = _arguments(kind)
+    _require_known("scheduler", own, known)
+    defaults = {k: v for k, v in STABLE_DIFFUSION["scheduler"].items() if k in known}
+    try:
+        with torch.device("cpu"):
+            scheduler = kind(**{**defaults, **own})
+            scheduler.set_timesteps(steps, device=device)
+    except (ValueError, TypeError, NotImplementedError, IndexError, ZeroDivisionError) as error:
+        raise UserError(f"controlnet: steps {steps}, scheduler {name}: {_first(error)}") from error
+    last = scheduler.config.num_train_timesteps - 1
+    if int(scheduler.timesteps.max()) > last:
+        raise UserError(
+            f"controlnet: {steps} steps begin at {int(scheduler.timesteps.max())}, after the last "
+            f"one of the training ({last})",
+            "take fewer steps, or steps_offset 0",
+        )
+    return scheduler
+
+
+# ---- prompts ------------------------------------------------------------------------------------
+
+
+def token_ids(prompt: str, tokenizer: str | None, text_encoder: Any) -> Tensor:
+    """A prompt as ids (1, length) int64, padded to the text encoder's length.
+
+    Args:
+        prompt: any text, also none.
+        tokenizer: folder; None serves for the empty prompt alone, by CLIP's own vocabulary, whose
+            last two words open and close a text.
+
+    Raises:
+        UserError: no such folder; a prompt that is too long, or that needs a tokenizer.
+    """
+    length = int(text_encoder.config.max_position_embeddings)
+    words = int(text_encoder.config.vocab_size)
+    if tokenizer is None:
+        if prompt:
+            raise UserError(
+                f"controlnet: the prompt '{prompt[:40]}' needs a tokenizer",
+                "name the base model's folder, or set tokenizer to one",
+            )
+        return torch.tensor([[words - 2, *[words - 1] * (length - 1)]])
+    reader = _tokenizer(Path(tokenizer))
+    found = list(reader(prompt)["input_ids"])
+    if len(found) > length:
+        raise UserError(
+            f"controlnet: the prompt has {len(found)} tokens, at most {length} are read: "
+            f"'{prompt[:40]}...'",
+            "shorten it",
+        )
+    ids = torch.tensor([found + [reader.pad_token_id] * (length - len(found))])
+    if int(ids.max()) >= words:
+        raise UserError(
+            f"controlnet: {tokenizer} knows the token {int(ids.max())}, the text encoder {words} "
+            "tokens",
+            "take the tokenizer of the base model",
+        )
+    return ids
+
+
+def _tokenizer(folder: Path) -> Any:
+    if not folder.is_dir():
+        raise UserError(f"controlnet: no tokenizer folder {folder}", "vocab.json, merges.txt")
+    try:
+        return library("transformers").CLIPTokenizer.from_pretrained(
+            str(folder), local_files_only=True
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder} is no tokenizer of CLIP: {_first(error)}") from error
