@@ -30,7 +30,8 @@ class Weight:
     """One registered file.
 
     Attributes:
-        name, purpose, file: registry name, what needs it, file name in the cache folder.
+        name, purpose, file: registry name, what needs it, file name in the cache folder; with a
+            slash at its end it is a folder, which is not kept there, but given by its path.
         kind: "metric", "training", "parser" or "method".
         url: where ``fetch`` gets it, or None; ``where`` says in words how to get it by hand.
         sha256: its hash, where a source states one.
@@ -118,6 +119,8 @@ def resolve(name: str, given: Path | str | None = None) -> Path:
 
 def remedy(weight: Weight) -> str:
     """How to get a file, in one sentence."""
+    if weight.file.endswith("/"):
+        return f"{weight.where}; give the folder's path"
     add = f"sisbench weights add {weight.name} FILE"
     if weight.url:
         return f"sisbench weights fetch {weight.name}, or with a copy at hand: {add}"
@@ -235,6 +238,8 @@ def add(name: str, file: Path | str) -> str:
             off, empty: it is named), or its hash is wrong.
     """
     weight = get(name)
+    if weight.file.endswith("/"):
+        raise UserError(f"'{name}' is a folder of files", "give its path as weights")
     source = Path(file).expanduser()
     if not source.exists():
         raise UserError(f"no file {source}", "give the path of the downloaded file")

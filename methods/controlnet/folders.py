@@ -31,6 +31,10 @@ _TOKENIZER = (
     *("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json"),
 )
+_FROM_FILE = (
+    "a single file (.pth, .ckpt, .safetensors) is converted once with "
+    "ControlNetModel.from_single_file(FILE).save_pretrained(FOLDER)"
+)
 _CONVERT = "convert it once, where you trust it: {}.from_pretrained(FOLDER).save_pretrained(FOLDER)"
 
 
@@ -105,14 +109,20 @@ class Folders:
         found += [(name, self.parts[name] / "config.json") for name in self.weights]
         if "scheduler" in self.parts:
             found.append(("scheduler", self.parts["scheduler"] / _SCHEDULER))
-            tokenizer = self.parts["tokenizer"]
-            there = [tokenizer / name for name in _TOKENIZER if (tokenizer / name).is_file()]
-            found += [("tokenizer", f) for f in there]
+            found += [("tokenizer", f) for f in tokenizer_files(self.parts["tokenizer"])]
         return {f"{part}/{path.name}": path for part, path in found}
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a tokenizer's folder."""
+    return [folder / name for name in _TOKENIZER if (folder / name).is_file()]
+
+
 def contents(folder: Path) -> dict[str, Path]:
-    """The files of one folder, of whichever kind, that images depend on, by ``part/name``."""
+    """The files that images depend on in a pipeline's, a ControlNet's or a tokenizer's folder, by
+    ``part/name``."""
+    if is_tokenizer(folder):
+        return {f"tokenizer/{path.name}": path for path in tokenizer_files(folder)}
     if not _is_pipeline(folder):
         _require_class(folder, "controlnet")
         return Folders({"controlnet": folder}).files()
@@ -120,6 +130,12 @@ def contents(folder: Path) -> dict[str, Path]:
     if (folder / "controlnet").is_dir():
         parts["controlnet"] = _own_controlnet(folder)
     return Folders(parts).files()
+
+
+def is_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    both = all((folder / name).is_file() for name in _TOKENIZER[:2])
+    return both or (folder / "tokenizer.json").is_file()
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -146,7 +162,10 @@ def _json(path: Path) -> dict[str, Any]:
 def _is_pipeline(folder: Path) -> bool:
     if not folder.is_dir():
         if folder.exists():
-            raise UserError(f"{folder} is a file, a folder in diffusers' layout is needed")
+            refuse_foreign(folder)
+            raise UserError(
+                f"{folder} is one file, a folder in diffusers' layout is needed", _FROM_FILE
+            )
         raise Unavailable(f"no folder {folder}", "give the path of a folder in diffusers' layout")
     if (folder / "model_index.json").is_file():
         return True
@@ -155,8 +174,7 @@ def _is_pipeline(folder: Path) -> bool:
     raise UserError(
         f"{folder} is no folder in diffusers' layout: neither model_index.json (a pipeline) nor "
         "config.json (a ControlNet)",
-        "a single file (.pth, .ckpt, .safetensors) is converted once with "
-        "ControlNetModel.from_single_file(FILE).save_pretrained(FOLDER)",
+        _FROM_FILE,
     )
 
 
@@ -178,6 +196,12 @@ def _base_parts(folder: Path, option: str) -> dict[str, Path]:
         if not (folder / part).is_dir():
             what = "text encoder (no text_encoder/)" if part == "text_encoder" else f"{part}/"
             raise UserError(f"{folder} has no {what}", "copy the base model's whole folder")
+    if not is_tokenizer(folder / "tokenizer"):
+        raise UserError(
+            f"{folder / 'tokenizer'} holds no tokenizer: vocab.json with merges.txt, or "
+            "tokenizer.json",
+            "copy the base model's whole folder",
+        )
     for part in ("unet", "vae"):
         _require_class(folder / part, part)
     kind = (index.get("text_encoder") or ("", "CLIPTextModel"))[-1]

@@ -16,6 +16,7 @@ from sisbench.core.errors import UserError
 from sisbench.core.label_space import HOLE, LabelSpace
 from sisbench.core.resize import resize_labels_pil
 from sisbench.core.state_dict import joined_hash, read_metadata, sha256_of
+from sisbench.core.unset import require_set
 from sisbench.methods.base import GlobalStyle, Layout, Method, NoiseSource, draw, present_classes
 from sisbench.methods.controlnet.folders import Folders, contents
 from sisbench.methods.controlnet.networks import (
@@ -99,6 +100,9 @@ class ControlNet(Method):
         parts = self._parts or build_parts({k: v for k, v in given.items() if v is not None})
         require_match(parts)
         make_scheduler(o.scheduler, o.steps, o.eta, torch.device("cpu"))
+        if o.tokenizer is not None:  # a folder that is still to be read may bring one
+            for prompt in (o.prompt, o.negative_prompt):
+                token_ids(prompt, o.tokenizer, parts["text_encoder"])
         self.size, self.resolution = _sizes(o, parts)
         return nn.ModuleDict(parts)
 
@@ -128,6 +132,7 @@ class ControlNet(Method):
         self._parts = load_parts(found)
         self.setup(space)
         self._parts = None
+        require_set(self.net, str(path))
         files = {name: (f.name, sha256_of(f)) for name, f in found.files().items()}
         self.weights_info = {
             "source": "diffusers",
@@ -148,8 +153,6 @@ class ControlNet(Method):
     @classmethod
     def files_in(cls, folder: Path) -> dict[str, Path]:
         """The files of a pipeline's, a ControlNet's or a tokenizer's folder."""
-        if (folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file():
-            return {p.name: p for p in sorted(folder.iterdir()) if p.is_file()}
         return contents(folder)
 
     def _found(self, path: Path) -> Folders:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sisbench.core.errors import Unavailable, UserError, did_you_mean
-from sisbench.methods.controlnet.folders import Folders
+from sisbench.methods.controlnet.folders import Folders, is_tokenizer
 from sisbench.methods.controlnet.options import PARTS
 
 Config = Mapping[str, Any]
@@ -147,20 +148,25 @@ def load_parts(folders: Folders) -> dict[str, nn.Module]:
 
 def _loaded(part: str, folders: Folders) -> nn.Module:
     folder, weights = folders.parts[part], folders.weights[part]
+    # the other way of diffusers needs accelerate, and says so at each call
+    own = {} if part == "text_encoder" else {"low_cpu_mem_usage": False}
     try:
-        network, info = _class(part).from_pretrained(
-            str(folder),
-            local_files_only=True,
-            use_safetensors=True,
-            variant=weights.variant,
-            output_loading_info=True,
-        )
+        with _quiet():
+            network, info = _class(part).from_pretrained(
+                str(folder),
+                local_files_only=True,
+                use_safetensors=True,
+                variant=weights.variant,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # listed in ``info``, and refused below
+                **own,
+            )
     except Exception as error:  # whatever the libraries raise: the folder cannot be loaded
         raise UserError(f"{folder} cannot be loaded: {_first(error)}") from error
     kinds = {"missing": "missing_keys", "unexpected": "unexpected_keys"} | {
         "mis-shaped": "mismatched_keys"
     }
-    faults = {word: sorted(map(str, info.get(kind) or ())) for word, kind in kinds.items()}
+    faults = {word: sorted(map(_key, info.get(kind) or ())) for word, kind in kinds.items()}
     faults = {word: [k for k in keys if "position_ids" not in k] for word, keys in faults.items()}
     if any(faults.values()):
         listed = [f"{len(k)} {word} ({', '.join(k[:3])})" for word, k in faults.items() if k]
@@ -170,6 +176,29 @@ def _loaded(part: str, folders: Folders) -> nn.Module:
         )
     made: nn.Module = network.float()
     return made
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' own progress bar and warnings: what they warn of is an error here."""
+    logs = [library(name).utils.logging for name in ("diffusers", "transformers")]
+    levels = [log.get_verbosity() for log in logs]
+    shown = logs[1].is_progress_bar_enabled()
+    for log in logs:
+        log.set_verbosity_error()
+    logs[1].disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.set_verbosity(level)
+        if shown:
+            logs[1].enable_progress_bar()
+
+
+def _key(entry: Any) -> str:
+    """The name in an entry of the libraries' lists: itself, or the first of name and shapes."""
+    return str(entry[0] if isinstance(entry, tuple | list) else entry)
 
 
 def _first(error: Exception) -> str:
@@ -318,19 +347,21 @@ def token_ids(prompt: str, tokenizer: str | None, text_encoder: Any) -> Tensor:
             f"'{prompt[:40]}...'",
             "shorten it",
         )
-    ids = torch.tensor([found + [reader.pad_token_id] * (length - len(found))])
-    if int(ids.max()) >= words:
+    ids = found + [reader.pad_token_id] * (length - len(found))
+    if max(ids) >= words:
         raise UserError(
-            f"controlnet: {tokenizer} knows the token {int(ids.max())}, the text encoder {words} "
-            "tokens",
+            f"controlnet: {tokenizer} knows the token {max(ids)}, the text encoder {words} tokens",
             "take the tokenizer of the base model",
         )
-    return ids
+    return torch.tensor([ids])
 
 
 def _tokenizer(folder: Path) -> Any:
-    if not folder.is_dir():
-        raise UserError(f"controlnet: no tokenizer folder {folder}", "vocab.json, merges.txt")
+    if not is_tokenizer(folder):
+        raise UserError(
+            f"controlnet: no tokenizer in {folder}",
+            "set tokenizer to a folder with vocab.json and merges.txt, or tokenizer.json",
+        )
     try:
         return library("transformers").CLIPTokenizer.from_pretrained(
             str(folder), local_files_only=True
