@@ -131,20 +131,6 @@ _FAMILY = {
     "num_upsampling_layers": Once("more"),
     "norm_G": Once("spadeinstance3x3"),
 }
-_INADE = {
-    "label_nc": Refused(7),
-    "contain_dontcare_label": Once(True, along={"label_nc": 18}),
-    "semantic_nc": Refused(5),
-    "ngf": Once(8),
-    "z_dim": Once(4),
-    "noise_nc": Once(2),
-    "crop_size": Once(128),
-    "aspect_ratio": Once(2.0),
-    "num_upsampling_layers": Once("more"),
-    "add_sketch": Once(True),
-}
-_INADE_OPTIONS = {"ngf": 4, "z_dim": 8, "noise_nc": 3, "crop_size": 64}
-
 _FRAME_SIZES = {"height": 64, "width": 64, "num_filters_last_layer": 2, "num_up_layers": 5}
 _AS_SCAM = {"ngf": 64, "crop_size": None, **_FRAME_SIZES}  # the official frame's are left open
 _FRAME = {
@@ -166,6 +152,27 @@ _VAE = {
     "ade_labels": Once("shifted", base={"contain_dontcare_label": True}),
 }
 _VAE_OPTIONS = {"ngf": 4, "nef": 4, "z_dim": 8, "crop_size": 64, "encoder_size": 16}
+
+_AS_SCAM_INADE = {"crop_size": None, **_FRAME_SIZES}
+_INADE = {
+    "label_nc": Refused(7),
+    "contain_dontcare_label": Once(True, along={"label_nc": 18}),
+    "semantic_nc": Refused(5),
+    "ngf": Once(8),
+    "z_dim": Once(4),
+    "noise_nc": Once(2),
+    "crop_size": Once(128),
+    "aspect_ratio": Once(2.0),
+    "num_upsampling_layers": Once("more"),
+    "add_sketch": Once(True),
+    "num_labels": Refused(20),
+    "height": Once(128, base=_AS_SCAM_INADE),
+    "width": Once(128, base=_AS_SCAM_INADE),
+    "num_filters_last_layer": Once(4, base=_AS_SCAM_INADE),
+    "num_up_layers": Once(4, base=_AS_SCAM_INADE),
+    "variant": Once("scam", along=_AS_SCAM_INADE),
+}
+_INADE_OPTIONS = {"ngf": 4, "z_dim": 8, "noise_nc": 3, "crop_size": 64}
 
 METHODS: dict[str, Tiny] = {
     "pix2pixhd": Tiny(
@@ -264,6 +271,8 @@ METHODS: dict[str, Tiny] = {
             "inade/inade.ade20k-vae": "ade20k",
             "inade/inade.cityscapes-vae": "cityscapes",
             "inade/inade.deepfashion-vae": "deepfashion",
+            "inade/scam-inade.celebahq": "celebamask_hq",
+            "inade/scam-inade.ade20k": "ade20k",
         },
     ),
     "scam": Tiny(
