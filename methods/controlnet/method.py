@@ -19,22 +19,21 @@ from sisbench.core.state_dict import joined_hash, read_metadata, sha256_of
 from sisbench.core.unset import require_set
 from sisbench.methods.base import GlobalStyle, Layout, Method, NoiseSource, draw, present_classes
 from sisbench.methods.controlnet.folders import Folders, contents
+from sisbench.methods.controlnet.library import library
 from sisbench.methods.controlnet.networks import (
     build_parts,
+    drawn_sizes,
     latent_factor,
-    library,
     load_parts,
-    make_scheduler,
     require_match,
-    token_ids,
 )
-from sisbench.methods.controlnet.options import PARTS, SECTIONS, ControlNetOptions, pair
+from sisbench.methods.controlnet.options import PARTS, SECTIONS, ControlNetOptions
 from sisbench.methods.controlnet.palettes import BLACK, palette
+from sisbench.methods.controlnet.prompts import token_ids
+from sisbench.methods.controlnet.scheduler import make_scheduler
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.labels import UNLABELLED, read_labels
 
-_LARGEST = 256
-"""Side of the images where nothing is said of it."""
 _NO_FACES = (
     "the ControlNet of the papers' face tables was trained by their authors, weights not "
     "published; give a folder of your own, or seeded:0 to test the code alone"
@@ -103,7 +102,7 @@ class ControlNet(Method):
         if o.tokenizer is not None:  # a folder that is still to be read may bring one
             for prompt in (o.prompt, o.negative_prompt):
                 token_ids(prompt, o.tokenizer, parts["text_encoder"])
-        self.size, self.resolution = _sizes(o, parts)
+        self.size, self.resolution = drawn_sizes(o, parts)
         return nn.ModuleDict(parts)
 
     def key_maps(self) -> Mapping[str, KeyMap]:
@@ -306,30 +305,3 @@ class ControlNet(Method):
 
     def _ids(self, prompt: str) -> Tensor:
         return token_ids(prompt, self.options.tokenizer, self.net["text_encoder"])
-
-
-def _sizes(o: ControlNetOptions, parts: Mapping[str, Any]) -> tuple[Any, Any]:
-    """(H, W) of the images, and of what the networks draw.
-
-    Raises:
-        UserError: a resolution that the networks cannot halve as often as they do.
-    """
-    unet, factor = parts["unet"].config, latent_factor(parts["vae"])
-    step = factor * 2 ** (len(unet.block_out_channels) - 1)
-    side = pair(unet.sample_size)
-    short = min(side) * factor if side else 512
-    size, resolution = pair(o.size), pair(o.resolution)
-    if resolution is None:
-        wanted = size or (short, short)
-        scale = short / min(wanted)
-        resolution = tuple(max(1, round(s * scale / step)) * step for s in wanted)  # type: ignore[assignment]
-    assert resolution is not None
-    if any(s % step for s in resolution):
-        raise UserError(
-            f"controlnet: resolution {resolution[0]} x {resolution[1]} is no multiple of {step}",
-            f"{step} = {factor} of the autoencoder x {step // factor} of the UNet",
-        )
-    if size is None:
-        ratio = min(1.0, _LARGEST / min(resolution))
-        size = (round(resolution[0] * ratio), round(resolution[1] * ratio))
-    return size, resolution

@@ -1,22 +1,23 @@
-"""The networks and schedulers of diffusers and transformers: built, read from folders, checked."""
+"""The networks of diffusers and transformers: built, read from folders, compared."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sisbench.core.errors import Unavailable, UserError, did_you_mean
-from sisbench.methods.controlnet.folders import Folders, is_tokenizer
-from sisbench.methods.controlnet.options import PARTS
-
-Config = Mapping[str, Any]
+from sisbench.core.errors import UserError
+from sisbench.methods.controlnet.folders import Folders
+from sisbench.methods.controlnet.library import (
+    Config,
+    arguments,
+    first_line,
+    library,
+    require_known,
+)
+from sisbench.methods.controlnet.options import PARTS, ControlNetOptions, pair
 
 STABLE_DIFFUSION: Mapping[str, Config] = {
     "unet": {"sample_size": 64, "cross_attention_dim": 768},
@@ -38,41 +39,12 @@ STABLE_DIFFUSION: Mapping[str, Config] = {
         "max_position_embeddings": 77,
         "hidden_act": "quick_gelu",
     },
-    "scheduler": {
-        "num_train_timesteps": 1000,
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "steps_offset": 1,
-        "set_alpha_to_one": False,
-        "clip_sample": False,
-        "timestep_spacing": "leading",
-    },
 }
-"""Stable Diffusion 1.5, where it differs from diffusers' defaults, and DDIM as its authors run
-it."""
-SCHEDULERS = (
-    *("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"),
-    *("UniPCMultistepScheduler", "EulerDiscreteScheduler"),
-)
-"""Schedulers that draw no noise of their own."""
-
+"""Stable Diffusion 1.5, where it differs from diffusers' defaults."""
+_LARGEST = 256
+"""Side of the images where nothing is said of it."""
 _CONDITIONING = (16, 32, 96, 256)
 _PLAIN = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type")
-
-
-def library(name: str = "diffusers") -> Any:
-    """diffusers or transformers.
-
-    Raises:
-        Unavailable: it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise Unavailable(
-            f"controlnet needs the library {name} ({error})", "pip install 'sisbench[diffusers]'"
-        ) from error
 
 
 def _class(part: str) -> Any:
@@ -104,36 +76,22 @@ def _built(part: str, config: Config) -> nn.Module:
     if part == "text_encoder":
         make, known = library("transformers").CLIPTextConfig, None
     else:
-        make, known = kind.from_config, _arguments(kind)
-    _require_known(part, config, known)
+        make, known = kind.from_config, arguments(kind)
+    require_known(part, config, known)
     try:
         made = make(**config) if known is None else make(dict(config))
         network: nn.Module = kind(made) if known is None else made
     except (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError) as error:
-        raise UserError(f"controlnet: {part} makes no network: {_first(error)}") from error
+        raise UserError(f"controlnet: {part} makes no network: {first_line(error)}") from error
     return network
 
 
 def _copy_of(unet: Any, factor: int) -> dict[str, Any]:
     """The configuration of the ControlNet that starts as a copy of ``unet``."""
-    shared = _arguments(_class("controlnet")) & set(unet.config)
+    shared = arguments(_class("controlnet")) & set(unet.config)
     steps = factor.bit_length() - 1
     own = {"conditioning_embedding_out_channels": list(_CONDITIONING[: steps + 1])}
     return {k: unet.config[k] for k in sorted(shared)} | own
-
-
-def _arguments(kind: type) -> set[str]:
-    return set(inspect.signature(kind.__init__).parameters) - {"self"}  # type: ignore[misc]
-
-
-def _require_known(part: str, config: Config, known: set[str] | None) -> None:
-    """The libraries pass over keys that they do not know."""
-    if known is None:
-        default = library("transformers").CLIPTextConfig()
-        known = {*default.to_dict(), *_arguments(type(default))}
-    for key in config:
-        if key not in known:
-            raise UserError(f"controlnet: {part} has no key '{key}'", did_you_mean(key, known))
 
 
 def load_parts(folders: Folders) -> dict[str, nn.Module]:
@@ -162,7 +120,7 @@ def _loaded(part: str, folders: Folders) -> nn.Module:
                 **own,
             )
     except Exception as error:  # whatever the libraries raise: the folder cannot be loaded
-        raise UserError(f"{folder} cannot be loaded: {_first(error)}") from error
+        raise UserError(f"{folder} cannot be loaded: {first_line(error)}") from error
     kinds = {"missing": "missing_keys", "unexpected": "unexpected_keys"} | {
         "mis-shaped": "mismatched_keys"
     }
@@ -199,10 +157,6 @@ def _quiet() -> Iterator[None]:
 def _key(entry: Any) -> str:
     """The name in an entry of the libraries' lists: itself, or the first of name and shapes."""
     return str(entry[0] if isinstance(entry, tuple | list) else entry)
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 # ---- how they fit each other --------------------------------------------------------------------
@@ -273,98 +227,33 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-# ---- scheduler ----------------------------------------------------------------------------------
+# ---- sizes ---------------------------------------------------------------------------------------
 
 
-def make_scheduler(config: Config | None, steps: int, eta: float, device: torch.device) -> Any:
-    """A scheduler of diffusers, set to ``steps``.
-
-    Args:
-        config: changes to ``STABLE_DIFFUSION["scheduler"]``; ``_class_name`` as in diffusers.
-
-    Raises:
-        UserError: one that draws noise of its own, unknown keys, steps that it cannot make.
-    """
-    own = dict(config or {})
-    name = own.pop("_class_name", SCHEDULERS[0])
-    if name not in SCHEDULERS:
-        raise UserError(
-            f"controlnet: scheduler {name!r} is none of {', '.join(SCHEDULERS)}",
-            "others draw noise that does not belong to the sample",
-        )
-    if eta > 0 and name != SCHEDULERS[0]:
-        raise UserError(f"controlnet: eta is DDIM's, {name} has none", "leave eta at 0")
-    if "sde" in str(own.get("algorithm_type", "")):
-        raise UserError(f"controlnet: scheduler algorithm_type {own['algorithm_type']} draws noise")
-    kind = getattr(library(), name)
-    known = _arguments(kind)
-    _require_known("scheduler", own, known)
-    defaults = {k: v for k, v in STABLE_DIFFUSION["scheduler"].items() if k in known}
-    try:
-        with torch.device("cpu"):
-            scheduler = kind(**{**defaults, **own})
-            scheduler.set_timesteps(steps, device=device)
-    except (ValueError, TypeError, NotImplementedError, IndexError, ZeroDivisionError) as error:
-        raise UserError(f"controlnet: steps {steps}, scheduler {name}: {_first(error)}") from error
-    last = scheduler.config.num_train_timesteps - 1
-    if int(scheduler.timesteps.max()) > last:
-        raise UserError(
-            f"controlnet: {steps} steps begin at {int(scheduler.timesteps.max())}, after the last "
-            f"one of the training ({last})",
-            "take fewer steps, or steps_offset 0",
-        )
-    return scheduler
-
-
-# ---- prompts ------------------------------------------------------------------------------------
-
-
-def token_ids(prompt: str, tokenizer: str | None, text_encoder: Any) -> Tensor:
-    """A prompt as ids (1, length) int64, padded to the text encoder's length.
-
-    Args:
-        prompt: any text, also none.
-        tokenizer: folder; None serves for the empty prompt alone, by CLIP's own vocabulary, whose
-            last two words open and close a text.
+def drawn_sizes(
+    o: ControlNetOptions, parts: Mapping[str, Any]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(H, W) of the images, and of what the networks draw.
 
     Raises:
-        UserError: no such folder; a prompt that is too long, or that needs a tokenizer.
+        UserError: a resolution that the networks cannot halve as often as they do.
     """
-    length = int(text_encoder.config.max_position_embeddings)
-    words = int(text_encoder.config.vocab_size)
-    if tokenizer is None:
-        if prompt:
-            raise UserError(
-                f"controlnet: the prompt '{prompt[:40]}' needs a tokenizer",
-                "name the base model's folder, or set tokenizer to one",
-            )
-        return torch.tensor([[words - 2, *[words - 1] * (length - 1)]])
-    reader = _tokenizer(Path(tokenizer))
-    found = list(reader(prompt)["input_ids"])
-    if len(found) > length:
+    unet, factor = parts["unet"].config, latent_factor(parts["vae"])
+    step = factor * 2 ** (len(unet.block_out_channels) - 1)
+    side = pair(unet.sample_size)
+    short = min(side) * factor if side else 512
+    size, resolution = pair(o.size), pair(o.resolution)
+    if resolution is None:
+        wanted = size or (short, short)
+        scale = short / min(wanted)
+        high, wide = (max(1, round(s * scale / step)) * step for s in wanted)
+        resolution = high, wide
+    if any(s % step for s in resolution):
         raise UserError(
-            f"controlnet: the prompt has {len(found)} tokens, at most {length} are read: "
-            f"'{prompt[:40]}...'",
-            "shorten it",
+            f"controlnet: resolution {resolution[0]} x {resolution[1]} is no multiple of {step}",
+            f"{step} = {factor} of the autoencoder x {step // factor} of the UNet",
         )
-    ids = found + [reader.pad_token_id] * (length - len(found))
-    if max(ids) >= words:
-        raise UserError(
-            f"controlnet: {tokenizer} knows the token {max(ids)}, the text encoder {words} tokens",
-            "take the tokenizer of the base model",
-        )
-    return torch.tensor([ids])
-
-
-def _tokenizer(folder: Path) -> Any:
-    if not is_tokenizer(folder):
-        raise UserError(
-            f"controlnet: no tokenizer in {folder}",
-            "set tokenizer to a folder with vocab.json and merges.txt, or tokenizer.json",
-        )
-    try:
-        return library("transformers").CLIPTokenizer.from_pretrained(
-            str(folder), local_files_only=True
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder} is no tokenizer of CLIP: {_first(error)}") from error
+    if size is None:
+        ratio = min(1.0, _LARGEST / min(resolution))
+        size = (round(resolution[0] * ratio), round(resolution[1] * ratio))
+    return size, resolution
