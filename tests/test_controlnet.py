@@ -370,7 +370,10 @@ def test_weights_that_do_not_fit(kind: str, copy: Path) -> None:
 
 
 def test_older_and_smaller_files(folder: Path, copy: Path, batch: Batch) -> None:
-    """The text encoder's names of transformers 4, and half precision as the only variant."""
+    """The text encoder's names of transformers 4, configurations with keys of other versions, and
+    half precision as the only variant."""
+    config("text_encoder/config.json", dropout=0.0, torch_dtype="float16")(copy)
+    config("unet/config.json", of_a_newer_version=1)(copy)
     prefix = "" if NEW_NAMES else "text_model."
     old = {"text_model.embeddings.position_ids": torch.arange(77)[None]}
     state(
@@ -379,6 +382,9 @@ def test_older_and_smaller_files(folder: Path, copy: Path, batch: Batch) -> None
     )(copy)
     state("unet", lambda s: {k: v.half() for k, v in s.items()})(copy)
     rename(f"{UNET}.safetensors", f"{UNET}.fp16.safetensors")(copy)
+    planned = ControlNet()
+    assert planned.check_weights(copy)
+    assert planned.setup(SPACE).size == (64, 64)  # as before a run
     one, two = (ControlNet(steps=1).load(SPACE, f) for f in (folder, copy))
     assert {p.dtype for p in two.net.parameters()} == {torch.float32}
     for key, value in two.net["unet"].state_dict().items():

@@ -31,16 +31,12 @@ def arguments(kind: type) -> set[str]:
     return set(inspect.signature(kind.__init__).parameters) - {"self"}  # type: ignore[misc]
 
 
-def require_known(part: str, config: Config, known: set[str] | None) -> None:
-    """Check the keys of a configuration, which the libraries pass over where they know none;
-    ``known`` None stands for a text encoder's.
+def require_known(part: str, config: Config, known: set[str]) -> None:
+    """Check the keys of a configuration; the libraries pass over those that they do not know.
 
     Raises:
         UserError: an unknown key; the nearest one is named.
     """
-    if known is None:
-        default = library("transformers").CLIPTextConfig()
-        known = {*default.to_dict(), *arguments(type(default))}
     for key in config:
         if key not in known:
             raise UserError(f"controlnet: {part} has no key '{key}'", did_you_mean(key, known))

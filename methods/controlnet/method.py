@@ -23,6 +23,7 @@ from sisbench.methods.controlnet.library import library
 from sisbench.methods.controlnet.networks import (
     build_parts,
     drawn_sizes,
+    known_keys,
     latent_factor,
     load_parts,
     require_match,
@@ -169,6 +170,9 @@ class ControlNet(Method):
                 raise UserError(
                     f"controlnet: {part} is read from {folders.parts[part]}", "leave it out"
                 )
+            if part in found:  # files of older and newer libraries have keys that say nothing here
+                known = known_keys(part)
+                found[part] = {k: v for k, v in found[part].items() if k in known}
         if "scheduler" in found:
             found["scheduler"] |= self._given.scheduler or {}
         tokenizer = self._given.tokenizer or folders.parts.get("tokenizer")

@@ -44,6 +44,7 @@ STABLE_DIFFUSION: Mapping[str, Config] = {
 _LARGEST = 256
 """Side of the images where nothing is said of it."""
 _CONDITIONING = (16, 32, 96, 256)
+_OF_THE_WRITER = {"architectures", "dtype", "model_type", "torch_dtype", "transformers_version"}
 _PLAIN = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type")
 
 
@@ -71,16 +72,22 @@ def build_parts(configs: Mapping[str, Config]) -> dict[str, nn.Module]:
     return {part: found[part] for part in PARTS}
 
 
+def known_keys(part: str) -> set[str]:
+    """Keys of a network's configuration that say what it is, not what wrote it."""
+    if part != "text_encoder":
+        return arguments(_class(part))
+    default = library("transformers").CLIPTextConfig()
+    return {*default.to_dict(), *arguments(type(default))} - _OF_THE_WRITER
+
+
 def _built(part: str, config: Config) -> nn.Module:
     kind = _class(part)
-    if part == "text_encoder":
-        make, known = library("transformers").CLIPTextConfig, None
-    else:
-        make, known = kind.from_config, arguments(kind)
-    require_known(part, config, known)
+    require_known(part, config, known_keys(part))
     try:
-        made = make(**config) if known is None else make(dict(config))
-        network: nn.Module = kind(made) if known is None else made
+        if part == "text_encoder":
+            network: nn.Module = kind(library("transformers").CLIPTextConfig(**config))
+        else:
+            network = kind.from_config(dict(config))
     except (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError) as error:
         raise UserError(f"controlnet: {part} makes no network: {first_line(error)}") from error
     return network
