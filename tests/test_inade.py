@@ -556,7 +556,6 @@ def test_scams_network_is_chosen_by_its_names() -> None:
     }
     assert counts == {"generator": 85_115_395, "encoder": 3_689_856}
     for options, said in (
-        ({"num_labels": 20, "variant": "scam"}, "num_labels is 20"),
         ({"crop_size": 64, "variant": "scam"}, "'crop_size' is no option of the variant 'scam'"),
         ({"height": 64, "variant": "official"}, "'height' is no option of the variant 'official'"),
         ({"variant": "scamm"}, "variant must be official or scam"),

@@ -165,7 +165,7 @@ _INADE = {
     "aspect_ratio": Once(2.0),
     "num_upsampling_layers": Once("more"),
     "add_sketch": Once(True),
-    "num_labels": Refused(20),
+    "num_labels": Once(20, base=_AS_SCAM_INADE),
     "height": Once(128, base=_AS_SCAM_INADE),
     "width": Once(128, base=_AS_SCAM_INADE),
     "num_filters_last_layer": Once(4, base=_AS_SCAM_INADE),

@@ -70,6 +70,11 @@ class INADE(Method):
     }
     prefixes: Mapping[str, str] = FRAME_PREFIXES
 
+    @property
+    def num_classes(self) -> int:
+        """Classes that the networks have."""
+        return self.config.classes
+
     def build(self, space: LabelSpace) -> Networks:
         """The networks in the official configuration of ``space``, or as the options say."""
         if self.options.variant == "scam":

@@ -135,15 +135,9 @@ def resolve_frame(options: INADEOptions, space: LabelSpace) -> tuple[Config, Fra
     """The configuration of the network of SCAM's repository for ``space``, and its frame.
 
     Raises:
-        UserError: the number of classes is not that of the label space; see ``Frame.of``.
+        UserError: see ``Frame.of``.
     """
     frame = Frame.of(options, space)
-    if frame.classes != len(space):
-        raise UserError(
-            f"inade: num_labels is {frame.classes}, the label space '{space.name}' has "
-            f"{len(space)} classes",
-            "leave num_labels out: it follows from the label space",
-        )
     config = Config(
         classes=frame.classes,
         dontcare=None,
