@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
+from sisbench.core.resize import Filter
 from sisbench.core.state_dict import (
     FORMAT,
     joined_hash,
@@ -47,6 +48,10 @@ class Loadable(ABC):
     Class attributes:
         name, title, paper: registry name, name in tables, citation with arXiv id or DOI.
         size: (H, W) that the official configuration draws.
+        photographs_by: Pillow's filter by which its own loader brings photographs to ``size``;
+            used where that is not the data set's.
+        stored_labels: whether it takes label maps at the size at which they are stored, as one
+            that reduces them by a path of its own.
         Options: frozen dataclass of the construction options and their official defaults.
         files: official module name -> file-name patterns in an official checkpoint folder.
         prefixes: official module name -> what its keys begin with in a file that holds several.
@@ -58,6 +63,8 @@ class Loadable(ABC):
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     size: tuple[int, int] = (256, 256)
+    photographs_by: ClassVar[Filter] = "bicubic"
+    stored_labels: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     prefixes: Mapping[str, str] = MappingProxyType({})

@@ -56,7 +56,9 @@ class MethodEntry(Entry):
             was given.
         name: in the registry; size: (H, W); options: of its construction. The last two are known
             once it was built.
-        resized: of images made elsewhere, how they came to the data set's size, or "".
+        resized: how its images came to the data set's size, or "".
+        reads: what is done to the samples before it gets them, where that is not the data set's
+            own way, or "".
     """
 
     label: str
@@ -67,6 +69,7 @@ class MethodEntry(Entry):
     size: tuple[int, int] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     resized: str = ""
+    reads: str = ""
 
     @property
     def seeded(self) -> bool:

@@ -98,6 +98,7 @@ def _score_lines(score: ScoreRecord, facts: MetricFacts, cell: CellView | None) 
         digest = entry.method.weights.sha256 or ""
         hashed = f", sha256 {digest[:12]}" if digest and digest != source else ""
         about["weights"] = f"{source}{hashed}"
+        about["reads"] = entry.method.reads
         about["data"] = f"{entry.dataset.name}, {entry.dataset.split}, {entry.dataset.n} items"
         about["made with"] = ", ".join(f"{k} {v}" for k, v in entry.generation.items())
         about["images in"] = str(cell.folder / "images")

@@ -17,6 +17,7 @@ from sisbench.core.tasks import TASKS
 from sisbench.data import Dataset, Sample
 from sisbench.data.loader import prefetch, to_batch
 from sisbench.run.items import Item
+from sisbench.run.native import fit
 from sisbench.run.plan import Cell, Plan, same_rendering
 from sisbench.run.stored import (
     Destination,
@@ -112,7 +113,8 @@ class CellRunner:
         self.plan, self.cell, self.method, self.editor = plan, cell, method, editor
         self.timer, self.progress, self.share = timer, progress, share
         self.cells = (cell, *same_rendering(cell, plan.cells))
-        self.dataset: Dataset = plan.datasets[cell.dataset.shown]
+        dataset: Dataset = plan.datasets[cell.dataset.shown]
+        self.fit = fit(method, dataset, cell.method.resize)
         self.position = {item.id: index for index, item in enumerate(cell.items)}
         self.parameters = parameters(method)
         self.profiled = not plan.config.engine.profile or share[0] > 0
@@ -152,7 +154,8 @@ class CellRunner:
             return ""
 
     def _run(self) -> None:
-        about = {"method": self.method.describe(), "arithmetic": self.arithmetic}
+        said = {k: v for k in ("reads", "resized") if (v := getattr(self.fit, k))}
+        about = {"method": self.method.describe() | said, "arithmetic": self.arithmetic}
         root = self.plan.config.folder
         for cell in self.cells:
             write_json(root / cell.folder / "cell.json", {"key": cell.key, **about})
@@ -166,7 +169,7 @@ class CellRunner:
             label += f" ({', '.join(p.split('@')[0] for p in self.cell.protocols)})"
         total = sum(map(len, mine))
         left = sum(item.id in own for group in groups for item in group)
-        loaded = prefetch(self.dataset, wanted, self.plan.config.engine.workers)
+        loaded = prefetch(self.fit.dataset, wanted, self.plan.config.engine.workers)
         writes: list[Future[None]] = []
         try:
             with (
@@ -233,6 +236,7 @@ class CellRunner:
     ) -> dict[str, list[Drawn]]:
         """By item id, what each destination gets of a rendered part."""
         wrong = image_faults(result.image)
+        result = self.fit.kept(result)
         rules = {d.quantise for d in self.destinations}
         eight_bit = {rule: to_uint8(result.image, rule).cpu().numpy() for rule in rules}
         edited, absent = result.edited.cpu(), result.absent.cpu().tolist()
@@ -295,7 +299,7 @@ class CellRunner:
     def _forward(
         self, items: Sequence[Item], samples: dict[str, Sample | UserError]
     ) -> tuple[TaskResult, Cost]:
-        space, device = self.dataset.space, self.method.device
+        space, device = self.fit.dataset.space, self.method.device
 
         def batch(ids: list[str]) -> Any:
             return to_batch([s for i in ids if isinstance(s := samples[i], Sample)], space).to(

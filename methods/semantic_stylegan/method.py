@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from sisbench.core import weights
 from sisbench.core.batch import Batch
@@ -37,7 +36,7 @@ from sisbench.methods.semantic_stylegan.store import InversionStore, content_key
 _DRAWS = 1000  # of the mean latent, at a time
 _KEPT = 1024  # inversions in memory
 _KEPT_TUNED = 16  # those with a generator each
-_OF_PICTURES = ("output_size", "truncation", "randomize_noise", "keep_inversions", "lpips_trunk")
+_OF_PICTURES = ("truncation", "randomize_noise", "keep_inversions", "lpips_trunk")
 """Options that the codes of a photograph (already at the network's size) do not depend on, or that
 enter their key by content."""
 
@@ -56,12 +55,13 @@ class SemanticStyleGAN(Method):
     files: ClassVar = {"g_ema": ("CelebAMask-HQ-512x512.pt", "*.pt")}
     file_options: ClassVar[frozenset[str]] = frozenset({"lpips_trunk"})
     sampling_options: ClassVar[frozenset[str]] = frozenset(
-        {"output_size", "groups", "truncation", "randomize_noise", "steps", "lr"}
+        {"groups", "truncation", "randomize_noise", "steps", "lr"}
         | {"lambda_lpips", "lambda_mse", "lambda_mean", "noise_regularize", "w_plus", "no_noises"}
         | {"finetune_steps", "mean_latent_draws", "mean_latent_seed", "lpips_trunk"}
         | {"keep_inversions"}
     )
     draws_label_maps = False
+    photographs_by = "lanczos"
     options: SemanticStyleGANOptions
     net: Networks
 
@@ -75,7 +75,7 @@ class SemanticStyleGAN(Method):
         """
         o = self.options
         self.groups = _groups(o, len(space))
-        self.size = (o.output_size or o.size,) * 2
+        self.size = (o.size, o.size)
         self._lpips: Lpips | None = None
         self._found: OrderedDict[str, Inversion] = OrderedDict()
         return Networks(o)
@@ -129,7 +129,6 @@ class SemanticStyleGAN(Method):
         ``present`` and for what an edited map is compared with.
 
         Raises:
-            UserError: photographs of another size.
             Unavailable: the LPIPS loss has no trunk.
         """
         found = tuple(self.invert(image) for image in batch.image)
@@ -172,19 +171,13 @@ class SemanticStyleGAN(Method):
 
     def invert(self, image: Tensor) -> Inversion:
         """What is found for one photograph (3, H, W) in [-1, 1]: from memory, from disk, or by
-        descent.
+        descent. One of another size is brought to the network's by Pillow's LANCZOS, as officially.
 
         Raises:
-            UserError: another size than ``size``.
             Unavailable: the LPIPS loss has no trunk.
         """
         o = self.options
-        if tuple(image.shape[1:]) != self.size:
-            raise UserError(
-                f"{self.name} takes photographs of {self.size}, got {tuple(image.shape[1:])}",
-                "set the data set's size, or output_size",
-            )
-        image = image if o.output_size in (None, o.size) else _lanczos(image, o.size)
+        image = image if tuple(image.shape[1:]) == self.size else _lanczos(image, o.size)
         key = content_key(image, self._about())
         if key in self._found:
             self._found.move_to_end(key)
@@ -247,10 +240,7 @@ class SemanticStyleGAN(Method):
         drawn as ``noise_<i>`` (1, h, w)."""
         if not isinstance(layout, CodesLayout):
             raise UserError(f"{self.name} draws no label maps: encode a photograph")
-        image = self._generate(layout, style, noise)[0].clamp(-1, 1)
-        if self.size[0] == self.options.size:
-            return image
-        return F.interpolate(image, self.size, mode="area")
+        return self._generate(layout, style, noise)[0].clamp(-1, 1)
 
     @torch.inference_mode()
     def segmentation(self, layout: CodesLayout, style: Style, noise: NoiseSource) -> Tensor:
