@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +37,22 @@ _DISCRIMINATORS = ("netD", "discriminator", "discriminators")
 Self = TypeVar("Self", bound="Loadable")
 
 
+def no_steps(what: str, done: int, total: int) -> None:
+    """Where nobody watches."""
+
+
+@dataclass
+class EncodingCost:
+    """Seconds that photographs took to encode where that is apart from rendering, as an inversion.
+
+    Attributes:
+        spent: in the calls so far; whole: of all that they used, also what was kept from before.
+    """
+
+    spent: float = 0.0
+    whole: float = 0.0
+
+
 @dataclass(frozen=True)
 class NoOptions:
     """A method without options."""
@@ -57,6 +73,11 @@ class Loadable(ABC):
         prefixes: official module name -> what its keys begin with in a file that holds several.
         sampling_options: options that no weight depends on; they may differ from a file's own.
         file_options: options that name a file; its content is part of what a run's images are.
+
+    Attributes:
+        on_step: told of each step of long work on one photograph: (what, done, total).
+        encoding_cost: what encodings took, where a method counts that; None where it is part of
+            rendering.
     """
 
     name: ClassVar[str] = ""
@@ -79,6 +100,8 @@ class Loadable(ABC):
         self.options = parse_options(self.Options, options, self.name)
         self.given_options = frozenset(translate(options, self.Options, self.name))
         self.weights_info = {"source": "none"}
+        self.on_step: Callable[[str, int, int], None] = no_steps
+        self.encoding_cost: EncodingCost | None = None
         self.device = torch.device("cpu")
 
     # ---- construction -------------------------------------------------------------------------
@@ -130,6 +153,11 @@ class Loadable(ABC):
         """The declared test weights of an official module (``weights: seeded:N``); a method whose
         files hold constants puts them in."""
         return seeded_state(shapes, seed)
+
+    def how_encoded(self) -> str:
+        """How photographs become layouts and styles, where a reader of the scores must know: an
+        inversion with its steps; "" for an encoder."""
+        return ""
 
     def after_load(self) -> None:
         """Called once the weights are in: fold, contract or cache what is constant at inference."""

@@ -42,10 +42,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a batch took: seconds, and the peak memory in bytes where the device tells."""
+    """What a batch took: seconds, the peak memory in bytes where the device tells, and the seconds
+    of encoding where the method counts them apart."""
 
     seconds: float = 0.0
     memory: float | None = None
+    encoding: float | None = None
 
 
 @dataclass
@@ -117,6 +119,7 @@ class CellRunner:
         self.fit = fit(method, dataset, cell.method.resize)
         self.position = {item.id: index for index, item in enumerate(cell.items)}
         self.parameters = parameters(method)
+        method.on_step = progress.step
         self.profiled = not plan.config.engine.profile or share[0] > 0
         self.able = False
         self.size = 1 if method.device.type == "cpu" else self._begun_with()
@@ -154,7 +157,8 @@ class CellRunner:
             return ""
 
     def _run(self) -> None:
-        said = {k: v for k in ("reads", "resized") if (v := getattr(self.fit, k))}
+        reads = "; ".join(filter(None, (self.fit.reads, self.method.how_encoded())))
+        said = {k: v for k, v in (("reads", reads), ("resized", self.fit.resized)) if v}
         about = {"method": self.method.describe() | said, "arithmetic": self.arithmetic}
         root = self.plan.config.folder
         for cell in self.cells:
@@ -262,7 +266,10 @@ class CellRunner:
             return {}
         self.profiled = True
         try:
-            return {items[0].id: operations(lambda: self._forward(items[:1], samples))}
+            counted = operations(lambda: self._forward(items[:1], samples))
+            if self.method.encoding_cost is not None:  # apart, and done now: the rendering alone
+                counted = operations(lambda: self._forward(items[:1], samples))
+            return {items[0].id: counted}
         except Exception as error:  # a method of anybody's: the run itself says what it raised
             self.progress.say(f"not profiled: {described(error)}")
             return {}
@@ -310,11 +317,15 @@ class CellRunner:
         reference = batch([i.reference for i in items]) if items[0].reference else None
         with self.timer.stage("network"):
             reset_peak(device)
+            self.method.encoding_cost = None
             start = time.perf_counter()
             result = self._call(items, target, reference)
             _synchronise(device)
             seconds = time.perf_counter() - start
-        return result, Cost(seconds, peak_memory(device))
+        cost = self.method.encoding_cost
+        if cost is None:
+            return result, Cost(seconds, peak_memory(device))
+        return result, Cost(max(0.0, seconds - cost.spent), peak_memory(device), cost.whole)
 
     def _call(self, items: Sequence[Item], target: Batch, reference: Batch | None) -> TaskResult:
         task, protocol = self.cell.task, self.cell.protocol
@@ -340,6 +351,7 @@ class CellRunner:
             "classes": list(classes),
             "absent": absent,
             "seconds": cost.seconds / max(batch, 1),
+            "encode_seconds": None if cost.encoding is None else cost.encoding / max(batch, 1),
             "batch": batch,
             "arithmetic": self.arithmetic,
             "peak_memory": cost.memory,
