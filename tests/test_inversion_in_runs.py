@@ -62,8 +62,8 @@ def test_steps_and_cost_are_told(tmp_path: Path) -> None:
     assert sum(again) == pytest.approx(2 * sum(spent), rel=0.5), "target and reference, as kept"
     run_all(run, QUIET)
     timing = (tmp_path / "run/report/timing.csv").read_text().splitlines()
-    assert timing[0].endswith(",encode_seconds")
-    assert float(timing[1].rsplit(",", 1)[1]) > 0
+    at = timing[0].split(",").index("encode_seconds")
+    assert float(timing[1].split(",")[at]) > 0
     assert "to encode)" in (tmp_path / "run/report/report.html").read_text()
 
 

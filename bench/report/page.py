@@ -123,7 +123,7 @@ def _methods(results: RunResults) -> list[tuple[str, ...]]:
     for cell in results.cells:
         method, weights = cell.entry.method, cell.entry.method.weights
         source, digest = (scrub(text or "–") for text in (weights.source, weights.sha256))
-        reads = scrub(method.reads or "the data set's own")
+        reads = scrub(method.reads or "–")
         found[method.title, method.paper or "–", source, digest, reads] = None
     return list(found)
 
