@@ -37,7 +37,7 @@ def test_every_row_has_options_that_its_method_takes() -> None:
 
 def test_a_row_that_is_not_printed_is_refused(tmp_path: Any) -> None:
     spec = yaml.safe_load((RESULTS / "tables/ca2sis_table3.yaml").read_text())
-    spec["rows"]["CA2-SIS w/o mask embeder"] = "ca2sis"
+    spec["rows"]["CA2-SIS w/o mask embedders"] = "ca2sis"
     (tmp_path / "one.yaml").write_text(yaml.safe_dump(spec))
     with pytest.raises(UserError, match="no row of CA2-SIS, Table 3 is called") as caught:
         table_rows(KNOWN, tmp_path)
