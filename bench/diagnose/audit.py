@@ -20,6 +20,7 @@ from sisbench.data.loader import to_batch
 from sisbench.diagnose.finding import Finding
 from sisbench.run.elsewhere import Images
 from sisbench.run.loading import Unable, by_method, load_editor, load_method, unable
+from sisbench.run.native import fit
 from sisbench.run.plan import Cell, Plan, find_weights, make_plan, method_class
 from sisbench.run.preflight import bytes_needed, existing, preflight, size_text
 from sisbench.run.stored import pending
@@ -190,6 +191,7 @@ def trial(plan: Plan, cell: Cell, method: Method, editor: Editor | None) -> tupl
     item, data = cell.items[0], plan.datasets[cell.dataset.shown]
     seconds = 0.0
     try:
+        data = fit(method, data, cell.method.resize).dataset
         target = to_batch([data.load(item.target)], data.space).to(method.device)
         reference = None
         if item.reference:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sisbench.core.adapter_file import described
 from sisbench.core.errors import UserError
-from sisbench.run.loading import Unable, by_method, size_misfit
+from sisbench.run.loading import Unable, by_method
+from sisbench.run.native import size_misfit
 from sisbench.run.plan import Cell, Plan, check_kind, method_class
 from sisbench.run.stored import pending
 
@@ -38,7 +39,8 @@ def preflight(plan: Plan, cells: Sequence[Cell]) -> dict[str, Unable]:
             size = sizes[dataset.space.name]
             if size is None:
                 continue
-            reason = size if isinstance(size, str) else size_misfit(size, dataset.size)
+            by = cell.method.resize
+            reason = size if isinstance(size, str) else size_misfit(size, dataset.size, by)
             if reason:
                 found[cell.key] = Unable(reason, failed=True)
     return found

@@ -169,6 +169,7 @@ def write_items(path: Path, rows: list[dict[str, Any]]) -> None:
             ("classes", pa.list_(pa.int64())),
             ("absent", pa.int64()),
             ("seconds", pa.float64()),
+            ("encode_seconds", pa.float64()),
             ("batch", pa.int64()),
             ("arithmetic", pa.string()),
             ("peak_memory", pa.float64()),

@@ -23,7 +23,7 @@ from sisbench.protocol import Protocol
 from sisbench.score.given import GivenStatistics, rows_of
 from sisbench.score.match import cells_under
 from sisbench.score.rows import Mapped, map_rows
-from sisbench.score.scores import basis_of, filled, resized_basis
+from sisbench.score.scores import basis_of, filled, label_map_of, resized_basis
 from sisbench.score.sources import Photographs, cell_source, in_groups, real_source
 
 CEILING_LABEL, CEILING_TITLE = "(photographs)", "Real photographs"
@@ -370,6 +370,8 @@ class Scorer:
         self.used[name] = cls
         size = self._photographs(cell.entry.dataset.config).dataset.size
         extra = {} if made_by is None else basis_of(made_by[1], cls, protocol, size)
+        if made_by is not None and made_by[1].uses_parser and (drawn := label_map_of(cell.entry)):
+            extra["label_map"] = drawn
         extra = resized_basis(extra, cell.entry.method.resized) | rows_of(rows, real)
         if split:
             extra["real_split"] = split
