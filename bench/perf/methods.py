@@ -50,9 +50,9 @@ def measure(case: str, batch: int, rounds: int, device: str) -> dict[str, float]
     device's on CUDA, on the CPU the peak resident set above that of the loaded method.
     """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from sisbench import methods
+    from sisbench.core.cost import operations
     from sisbench.core.noise import ZeroNoise
     from sisbench.diagnose.conformance import check_batch
 
@@ -74,12 +74,10 @@ def measure(case: str, batch: int, rounds: int, device: str) -> dict[str, float]
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - loaded) / 1024
     if device.startswith("cuda"):
         peak = torch.cuda.max_memory_allocated() / 2**20
-    with FlopCounterMode(display=False) as counter:
-        call(x[:1], ZeroNoise())
     return {
         "seconds": sorted(seconds)[len(seconds) // 2] / batch,
         "peak": peak,
-        "gmac": counter.get_total_flops() / 2e9,
+        "gmac": operations(lambda: call(x[:1], ZeroNoise())) / 2e9,
         "parameters": sum(p.numel() for p in method.net.parameters()) / 1e6,
     }
 

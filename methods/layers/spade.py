@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sisbench.core.errors import UserError
+from sisbench.methods.layers.conv import Conv2d
 from sisbench.methods.layers.label_maps import Level
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class MaskBranch(nn.Module):
         super().__init__()
         self.channels = channels
         self.shared = LabelConv(label_channels, hidden, kernel)
-        self.modulation = nn.Conv2d(hidden, 2 * channels, kernel, padding=kernel // 2)
+        self.modulation = Conv2d(hidden, 2 * channels, kernel)
 
     def forward(self, level: Level) -> Tensor:
         """Values by window (U, 2C), as ``Level.spread`` takes them; gamma first."""
@@ -208,8 +209,8 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         middle, self.slope = min(fin, fout), slope
-        self.conv_0 = nn.Conv2d(fin + extra, middle, 3, padding=1)
-        self.conv_1 = nn.Conv2d(middle + extra, fout, 3, padding=1)
+        self.conv_0 = Conv2d(fin + extra, middle, 3)
+        self.conv_1 = Conv2d(middle + extra, fout, 3)
         self.norm_0, self.norm_1 = make(fin), make(middle)
         self.conv_s = nn.Conv2d(fin + extra, fout, 1, bias=False) if fin != fout else None
         self.norm_s = make(fin) if fin != fout else None
