@@ -49,25 +49,13 @@ def seeded_entry(key: str, shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def _singular_vectors(weight: Tensor, start: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Leading singular vectors of ``weight`` seen as (out, rest), by power iteration in float64.
-
-    Where there are several times more columns than rows, the iteration runs on weight weight^T,
-    which one product makes; the vectors differ by the rounding of float64, and are rounded to
-    float32.
-    """
+    """Leading singular vectors of ``weight`` seen as (out, rest), by power iteration in float64."""
     matrix = weight.double().flatten(1)
     u = torch.from_numpy(start / np.linalg.norm(start))
-    if matrix.shape[1] < 2 * matrix.shape[0]:
-        v = u
-        for _ in range(_POWER_ITERATIONS):
-            v = torch.nn.functional.normalize(matrix.T @ u, dim=0)
-            u = torch.nn.functional.normalize(matrix @ v, dim=0)
-        return u.float(), v.float()
-    square = matrix @ matrix.T
-    for _ in range(_POWER_ITERATIONS - 1):
-        u = torch.nn.functional.normalize(square @ u, dim=0)
-    v = torch.nn.functional.normalize(matrix.T @ u, dim=0)
-    u = torch.nn.functional.normalize(matrix @ v, dim=0)
+    v = u
+    for _ in range(_POWER_ITERATIONS):
+        v = torch.nn.functional.normalize(matrix.T @ u, dim=0)
+        u = torch.nn.functional.normalize(matrix @ v, dim=0)
     return u.float(), v.float()
 
 
