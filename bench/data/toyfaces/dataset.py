@@ -12,8 +12,8 @@ from sisbench.core.label_space import LabelSpace
 from sisbench.core.tasks import TASKS
 from sisbench.data.base import Dataset, Sample
 from sisbench.data.toyfaces.appearance import Appearance, draw_appearance
-from sisbench.data.toyfaces.labels import label_map
 from sisbench.data.toyfaces.kept import Kept
+from sisbench.data.toyfaces.labels import label_map
 from sisbench.data.toyfaces.layout import FaceLayout, draw_layout
 from sisbench.data.toyfaces.render import fine, render, render_label
 from sisbench.data.toyfaces.shapes import EARRING, GLASSES, HAT, NECKLACE
