@@ -80,3 +80,14 @@ def test_every_fused_attention_of_this_torch_has_a_formula() -> None:
     products = {"_scaled_dot_product_attention_math"}  # made of matrix products, which count
     unknown = {n for n in fused - products if getattr(torch.ops.aten, n) not in known}
     assert not {n for n in unknown if "quantized" not in n and "low_p" not in n}
+
+
+def test_an_attention_layer_costs_the_same_on_a_cpu_as_on_paper() -> None:
+    def cost(device: str) -> float:
+        with torch.device(device):
+            layer = torch.nn.Linear(64, 64, bias=False)
+            x = torch.ones(2, 50, 64)
+        heads = layer(x).unflatten(2, (4, 16)).transpose(1, 2)
+        return operations(lambda: SDPA(heads, heads, heads))
+
+    assert cost("cpu") == cost("meta") == 2 * 2 * 2 * 4 * 50 * 50 * 16
