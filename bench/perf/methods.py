@@ -86,8 +86,8 @@ def measure(asked: Asked) -> dict[str, float]:
 
     Parameters are untrained (seeded beside a plain form; they cost the same), the noise zero; one
     warm-up call. Peak memory is the device's on CUDA, on the CPU the peak resident set above that
-    of the loaded method. Seconds are the processor's on a CPU, so that other work on the machine
-    disturbs less, and the clock's elsewhere.
+    of the loaded method. Seconds are the processor's on one thread of a CPU, so that other work on
+    the machine disturbs less, and the clock's elsewhere.
 
     Raises:
         UserError: the folder of plain forms has none.
@@ -174,7 +174,8 @@ def _best(calls: dict[str, Callable[[Batch], Any]], x: Batch, asked: Asked) -> d
     import torch
 
     cuda = asked.device.startswith("cuda")
-    clock = time.process_time if asked.device == "cpu" else time.perf_counter
+    alone = asked.device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     best = dict.fromkeys(calls, float("inf"))
     for _ in range(asked.rounds):
         for key, call in calls.items():
