@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -55,8 +56,9 @@ _HEADER = (
     *("method", "label map", "batch", "GMAC", "parameters (M)", "s/image", "images/s", "peak MB"),
     *("outside products", "plain GMAC", "plain s/image", "plain : ours", "difference"),
 )
-_PRODUCTS = ("mm", "convolution", "conv2d", "conv_transpose", "dot_product", "linear")
-"""Parts of the names of operators that are matrix products, convolutions or attention."""
+_PRODUCTS = ("mm", "conv", "dot_product", "linear", "flash", "fmha")
+"""Parts of the names of operators and kernels that are products of matrices: convolutions and
+attention too."""
 
 
 @dataclass(frozen=True)
@@ -94,24 +96,10 @@ def measure(asked: Asked) -> dict[str, float]:
     """
     import torch
 
-    from sisbench import methods
     from sisbench.core.cost import operations, parameters
     from sisbench.core.noise import ZeroNoise
 
-    name, space, options = _CASES[asked.case]
-    method: Any = methods.create(name, space, **options)
-    form = _plain_form(asked, name)
-    official = {}
-    if form is None:
-        method.after_load()
-    else:
-        shapes = {m: k.official_shapes() for m, k in method.key_maps().items()}
-        official = {m: method.seeded(m, s, 0) for m, s in shapes.items()}
-        method.load_state(official)
-    method.to(asked.device)
-    official = {
-        m: {k: v.to(asked.device) for k, v in state.items()} for m, state in official.items()
-    }
+    method, plain = _loaded(asked)
     x = _batch(method, asked)
     run = method.reconstruct if "reconstruct" in method.can else method.sample
     calls: dict[str, Callable[[Batch], Any]] = {"ours": lambda b: run(b, ZeroNoise())}
@@ -122,15 +110,32 @@ def measure(asked: Asked) -> dict[str, float]:
         peak = torch.cuda.max_memory_allocated() / 2**20
     found = {"peak": peak, "parameters": (parameters(method) or 0.0) / 1e6}
     with torch.inference_mode():
-        if form is not None:
-            calls["plain"] = lambda b: form(method, official, b)
-            found["difference"] = float((calls["plain"](x) - image).abs().max())
+        if plain is not None:
+            calls["plain"] = plain
+            found["difference"] = float((plain(x) - image).abs().max())
         seconds = _best(calls, x, asked)
         for key, call in calls.items():
             found[key] = seconds[key] / asked.batch
-            found[f"{key} gmac"] = operations(lambda call=call: call(x[:1])) / 2e9  # type: ignore[misc]
-        found["outside"] = _outside_products(lambda: calls["ours"](x), asked.device)
+            found[f"{key} gmac"] = operations(partial(call, x[:1])) / 2e9
+        found["outside"] = _outside_products(partial(calls["ours"], x), asked.device)
     return found
+
+
+def _loaded(asked: Asked) -> tuple[Any, Callable[[Batch], Any] | None]:
+    """The method on its device, and its plain form with the same weights, if there is one."""
+    from sisbench import methods
+
+    name, space, options = _CASES[asked.case]
+    method: Any = methods.create(name, space, **options)
+    form = _plain_form(asked, name)
+    if form is None:
+        method.after_load()
+        return method.to(asked.device), None
+    shapes = {m: k.official_shapes() for m, k in method.key_maps().items()}
+    state = {m: method.seeded(m, s, 0) for m, s in shapes.items()}
+    method.load_state(state).to(asked.device)
+    moved = {m: {k: v.to(asked.device) for k, v in part.items()} for m, part in state.items()}
+    return method, partial(form, method, moved)
 
 
 def _plain_form(asked: Asked, name: str) -> Callable[..., Any] | None:
