@@ -172,9 +172,8 @@ def modulate(x: Tensor, norm: nn.Module, level: Level, values: Tensor) -> Tensor
         return torch.addcmul(x + level.spread(beta), x, level.spread(gamma))
     scale, shift = frozen_affine(norm)
     gamma = 1 + gamma
-    return torch.addcmul(
-        level.spread(torch.addcmul(beta, gamma, shift)), x, level.spread(gamma * scale)
-    )
+    shifts = level.spread(torch.addcmul(beta, gamma, shift))  # a map of its own
+    return shifts.addcmul_(x, level.spread(gamma * scale))
 
 
 def frozen_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
