@@ -83,8 +83,7 @@ def seeded_state(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, 
 
     drawn = [k for k in shapes if not k.endswith(("weight_u", "weight_v"))]
     drawn.sort(key=lambda k: -math.prod(shapes[k]))  # the largest first: they end together
-    with ThreadPoolExecutor(
-        min(8, os.cpu_count() or 1)
-    ) as pool:  # NumPy and torch let go of the interpreter
+    workers = min(8, os.cpu_count() or 1)  # NumPy and torch let go of the interpreter
+    with ThreadPoolExecutor(workers) as pool:
         found = {k: v for part in pool.map(entry, drawn) for k, v in part.items()}
     return {key: found[key] for key in shapes if key in found}
