@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,7 +16,7 @@ from sisbench import methods
 from sisbench.core.batch import Batch
 from sisbench.core.label_space import LabelSpace
 from sisbench.methods.base import Method
-from sisbench.methods.seeded import seeded_state
+from sisbench.methods.seeded import seeded_state as seeded
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -26,16 +25,6 @@ def shapes_of(manifest: str, module: str) -> dict[str, tuple[int, ...]]:
     """Official keys and shapes, from ``tests/fixtures/<manifest>.manifest.json``."""
     raw = json.loads((FIXTURES / f"{manifest}.manifest.json").read_text())
     return {k: tuple(v) for k, v in raw["modules"][module].items()}
-
-
-def seeded(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
-    """``seeded_state`` on two threads: a key's values depend on its own module only."""
-    groups: dict[str, dict[str, tuple[int, ...]]] = {}
-    for key, shape in shapes.items():
-        groups.setdefault(key.rpartition(".")[0], {})[key] = shape
-    with ThreadPoolExecutor(2) as pool:
-        parts = pool.map(lambda group: seeded_state(group, seed), groups.values())
-    return {key: value for part in parts for key, value in part.items()}
 
 
 @dataclass(frozen=True)

@@ -377,7 +377,8 @@ def test_pixels_may_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     nn.init.normal_(net.proj_out.weight)
     x, codes = torch.randn(2, 32, 8, 8), torch.randn(2, 5, 20)
     whole = net(x, codes)
-    monkeypatch.setattr(transformer, "_WIDE_CPU", 3 * 2 * 8 * 128)  # three pixels at a time
+    for name in ("_WIDE_CPU", "_NARROW_CPU"):
+        monkeypatch.setattr(transformer, name, 3 * 2 * 8 * 128)  # three pixels at a time
     torch.testing.assert_close(net(x, codes), whole, atol=1e-5, rtol=1e-5)
 
 

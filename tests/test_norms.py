@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sisbench.methods.layers import norms
 from sisbench.methods.layers.norms import GroupNorm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +81,21 @@ def test_group_norm_keeps_gradients_and_memory_format() -> None:
     torch.testing.assert_close(last.grad, x.grad, atol=1e-4, rtol=1e-4)
     for mine, theirs in zip(layer.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("block", [1, 1000, 1 << 16])
+def test_blocks_are_the_whole_map(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norms, "_BLOCK", block)
+    x = torch.randn(3, 64, 5, 7, generator=torch.Generator().manual_seed(0)) + 2
+    last = x.contiguous(memory_format=torch.channels_last)
+    part = torch.cat([last, last], 1)[:, 64:]  # a view that is neither contiguous nor dense
+    for layer in (affine(64), GroupNorm(32, 64, affine=False)):
+        wanted = layer(last).detach()
+        with torch.inference_mode():
+            for view in (last, part):
+                torch.testing.assert_close(layer(view), wanted, atol=2e-6, rtol=0)
+            assert layer(last).is_contiguous(memory_format=torch.channels_last)
+            assert torch.equal(layer(last)[1:2], layer(last[1:2]))
 
 
 def test_every_group_norm_of_methods_and_parsers_is_the_exact_one() -> None:

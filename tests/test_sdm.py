@@ -151,7 +151,7 @@ def test_look_ups_are_the_convolutions() -> None:
     coarse = torch.tensor([[[0, 1], [2, -1]], [[3, 3], [1, 0]]])
     label = resize_labels_torch(coarse, (32, 32))
     level = LabelPyramid(label, 5, edges=instance_edges(label)).at((32, 32))
-    assert level.mixed is not None
+    assert level.windows is not None
     norm: SPADENorm = filled(SPADENorm(32, 6), 4)
     keys = KeyMap(nn.ModuleDict({"b": norm}))
     norm.map_keys(keys, "b")
@@ -449,4 +449,4 @@ def test_cost_of_a_guided_step() -> None:
 def _at_every_pixel(norm: SPADENorm, side: int) -> Modulation:
     """A modulation without any look-up: the step itself costs the same."""
     level = Level(torch.zeros(1, side, side, dtype=torch.int64), 19, 3, None, dense=True)
-    return Modulation(level, torch.zeros(1, 1), torch.zeros(2 * norm.branch.channels, side**2))
+    return Modulation(level, torch.zeros(2 * norm.branch.channels, side**2))

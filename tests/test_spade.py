@@ -168,9 +168,12 @@ def test_equals_the_plain_form(options: dict[str, object], cell: int) -> None:
     torch.testing.assert_close(out, plain, atol=2e-5, rtol=0)
 
 
-def test_levels_are_looked_up_only_where_the_map_is_plain() -> None:
-    assert LabelPyramid(blobs(5, size=128, cell=64), 5).at((128, 128)).mixed is not None
-    assert LabelPyramid(blobs(5, size=64, cell=1), 5).at((64, 64)).mixed is None
+def test_windows_are_shared_only_where_they_repeat_and_without_gradients() -> None:
+    plain, busy = blobs(5, size=128, cell=64), blobs(5, size=64, cell=1)
+    with torch.inference_mode():
+        assert LabelPyramid(plain, 5).at((128, 128)).windows is not None
+        assert LabelPyramid(busy, 5).at((64, 64)).windows is None
+    assert LabelPyramid(plain, 5).at((128, 128)).windows is None
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:

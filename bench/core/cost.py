@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,9 +43,55 @@ def operations(call: Callable[[], Any]) -> float:
     multiply-add); element-wise ones are not counted."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_formulas_torch_lacks()) as counter:
         call()
     return float(counter.get_total_flops())
+
+
+_ATTENTION = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_fused_attention_overrideable",
+    "_scaled_dot_product_attention_math_for_mps",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+)
+"""Fused attentions: torch counts an operator that it has no formula for as 0."""
+
+
+def _formulas_torch_lacks() -> dict[Any, Callable[..., int]]:
+    """Formulas of the fused attentions that torch's counter does not know (2.6 to 2.14: that of
+    CPUs), forward and backward."""
+    import torch
+    from torch.utils.flop_counter import flop_registry
+
+    formulas: dict[Any, Callable[..., int]] = {}
+    for name in _ATTENTION:
+        formulas[getattr(torch.ops.aten, name, None)] = attention_flops
+        formulas[getattr(torch.ops.aten, f"{name}_backward", None)] = _attention_backward_flops
+    return {op: f for op, f in formulas.items() if op is not None and op not in flop_registry}
+
+
+def attention_flops(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Both products of scaled dot-product attention, from the shapes (B, heads, N, d),
+    (B, heads, M, d) and (B, heads, M, e): 2 B heads N M (d + e)."""
+    batch, heads, rows, width = query
+    return 2 * batch * heads * rows * key[2] * (width + value[3])
+
+
+def _attention_backward_flops(
+    _: Sequence[int],
+    query: Sequence[int],
+    key: Sequence[int],
+    value: Sequence[int],
+    *__: Any,
+    **___: Any,
+) -> int:
+    """Five products: the scores once more, and the gradients of values, weights, queries, keys."""
+    batch, heads, rows, width = query
+    return 2 * batch * heads * rows * key[2] * (3 * width + 2 * value[3])
 
 
 def parameters(method: Any) -> float | None:

@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 
+from sisbench.perf.methods import MAPS, compare_methods
+
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -24,8 +26,14 @@ def main(arguments: list[str] | None = None) -> int:
     speed = commands.add_parser("methods", help="seconds, memory, GMAC and size of every method")
     speed.add_argument("cases", nargs="*", help="parts of the names of the cases (default: all)")
     speed.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="batch sizes")
-    speed.add_argument("--rounds", type=int, default=3, help="timed calls; the median counts")
+    speed.add_argument(
+        "--maps", nargs="+", choices=MAPS, default=["faces"], help="label maps (default: faces)"
+    )
+    speed.add_argument("--rounds", type=int, default=3, help="timed calls; the best counts")
     speed.add_argument("--device", default="cpu", help="torch device")
+    speed.add_argument(
+        "--plain", metavar="FOLDER", help="also the plain forms: the folder tests of a checkout"
+    )
     parsers = commands.add_parser("parsers", help="parsers and identity networks on the CPU")
     parsers.add_argument("names", nargs="*", help="networks (default: all but mit_ade20k)")
     parsers.add_argument("--images", type=int, default=8, help="pictures (default 8)")
@@ -40,10 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"no network {', '.join(unknown)}; known: {', '.join(CASES)}")
         return compare_parsers(chosen.names, chosen.images, chosen.size, chosen.rounds, sys.stdout)
     if chosen.command == "methods":
-        from sisbench.perf.methods import compare_methods
-
         return compare_methods(
-            chosen.cases, chosen.batches, chosen.rounds, chosen.device, sys.stdout
+            chosen.cases,
+            chosen.maps,
+            chosen.batches,
+            chosen.rounds,
+            chosen.device,
+            chosen.plain,
+            sys.stdout,
         )
     for name in _THREADS:  # before torch and NumPy start their threads
         os.environ[name] = "1"

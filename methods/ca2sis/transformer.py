@@ -12,6 +12,7 @@ from sisbench.methods.layers.norms import GroupNorm
 from sisbench.methods.layers.res_block import norm_groups
 
 _WIDE_CPU, _WIDE = 1 << 22, 1 << 28  # numbers of the feed-forward layer held at a time
+_SMALL, _NARROW_CPU = 1 << 17, 1 << 18  # on a CPU, where its matrix leaves room in the cache
 
 
 class Attention(nn.Module):
@@ -226,28 +227,35 @@ class StyleTransformer(nn.Module):
         centred = basis - basis.mean(2, keepdim=True)
         norms = torch.linalg.vector_norm(few @ centred, dim=2, keepdim=True)
         normed = few * (norms.square() / self.dim + norm.eps).rsqrt()
-        matrix = (centred * norm.weight) @ first.weight.t()  # (B, channels + heads * M, 8 D)
-        bias = first.bias + first.weight @ norm.bias
+        # The bias is a row of the matrix, for a number that is always 1: no copies of it are added.
+        normed = F.pad(normed, (0, 1), value=1.0)
+        bias = (first.bias + first.weight @ norm.bias).expand(len(centred), 1, -1)
+        matrix = torch.cat([(centred * norm.weight) @ first.weight.t(), bias], 1)
         direct = torch.baddbmm(
             cast(Tensor, self.proj_out.bias) + out @ second.bias, few, basis @ out.t()
         )
-        return direct + self._gated(normed, matrix, bias, out @ second.weight)
+        return direct + self._gated(normed, matrix, None, out @ second.weight)
 
-    def _gated(self, x: Tensor, first: Tensor, bias: Tensor, second: Tensor) -> Tensor:
+    def _gated(self, x: Tensor, first: Tensor, bias: Tensor | None, second: Tensor) -> Tensor:
         """Gated GELU between two linear layers, some pixels at a time.
 
         So the wide layer stays in the cache (CPU) or within 1 GiB.
 
         Args:
-            x: (B, h*w, K); first: (B, K, 8 D); bias: (8 D); second: (out, 4 D).
+            x: (B, h*w, K); first: (B, K, 8 D); bias: (8 D) or None; second: (out, 4 D).
 
         Returns:
             (B, h*w, out)
         """
-        budget = _WIDE_CPU if x.device.type == "cpu" else _WIDE
+        budget = _WIDE
+        if x.device.type == "cpu":
+            budget = _NARROW_CPU if first[0].numel() <= _SMALL else _WIDE_CPU
         rows = max(1, budget // (first.shape[2] * x.shape[0]))
         parts = []
         for part in x.split(rows, 1):
-            value, gate = torch.baddbmm(bias, part, first).chunk(2, 2)
-            parts.append(F.linear(value * F.gelu(gate), second))
+            wide = part @ first if bias is None else torch.baddbmm(bias, part, first)
+            value, gate = wide.chunk(2, 2)
+            gate = F.gelu(gate)
+            gated = value * gate if torch.is_grad_enabled() else gate.mul_(value)
+            parts.append(F.linear(gated, second))
         return torch.cat(parts, 1)

@@ -47,12 +47,10 @@ class StyleBranch(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(2 * channels))
 
-    def forward(
-        self, codes: Tensor, level: Level, kept: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """codes (B, K, length) -> (B, K + 1, 2C) by class and (P, 2C) at the mixed pixels, as
-        ``Level.spread`` takes them; gamma first. ``kept`` (K,) says which linear layers they are
-        for, if not the first K."""
+    def forward(self, codes: Tensor, level: Level, kept: Tensor | None = None) -> Tensor:
+        """codes (B, K, length) -> values by window (U, 2C), as ``Level.spread`` of a level per
+        sample takes them; gamma first. ``kept`` (K,) says which linear layers they are for, if not
+        the first K."""
         batch, count, _ = codes.shape
         chosen = slice(count) if kept is None else kept
         weight, bias = self.fc_weight[chosen], self.fc_bias[chosen]
@@ -61,10 +59,9 @@ class StyleBranch(nn.Module):
         )  # (K, B, S)
         rows = vectors.transpose(0, 1).reshape(batch * count, self.length) @ self.weight.flatten(1)
         table = rows.view(batch, count, *self.weight.shape[1:])
-        by_class = F.pad(table.sum(2), (0, 0, 0, 1)) + self.bias
-        offset = level.mixed_samples * ((count + 1) * self.weight.shape[1])
-        taps = level.mixed_taps + offset[:, None]
-        return by_class, F.embedding_bag(taps, with_empty(table), mode="sum") + self.bias
+        offset = level.centre_samples * ((count + 1) * self.weight.shape[1])
+        taps = level.centre_taps + offset[:, None]
+        return F.embedding_bag(taps, with_empty(table), mode="sum") + self.bias
 
     def map_keys(
         self,

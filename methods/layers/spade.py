@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sisbench.core.errors import UserError
+from sisbench.methods.layers.conv import Conv2d
 from sisbench.methods.layers.label_maps import Level
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ class LabelConv(nn.Module):
         nn.init.normal_(self.weight, std=(channels * kernel * kernel) ** -0.5)
 
     def forward(self, level: Level) -> Tensor:
-        """(n, out) for the pixels of ``level.taps``."""
-        if torch.is_grad_enabled() and self.weight.requires_grad and level.mixed is None:
+        """(n, out), a row for each of ``level.taps``."""
+        if torch.is_grad_enabled() and self.weight.requires_grad and level.windows is None:
             return self._convolved(level)  # the gradient of a look-up is the slower one
         rows = F.embedding_bag(level.taps, with_empty(self.weight[: level.classes]), mode="sum")
         if level.edge_taps is not None:
@@ -84,11 +85,6 @@ class LabelConv(nn.Module):
         weight = self.weight.permute(2, 0, 1).reshape(shape)
         planes = F.conv2d(level.planes(), weight, self.bias, padding=self.kernel // 2)
         return planes.permute(0, 2, 3, 1).flatten(0, 2)
-
-    def flat(self, level: Level) -> Tensor:
-        """(K + 1, out): the value far from every outline, by class."""
-        sums = self.weight[: level.classes].sum(1)
-        return torch.cat([sums, sums.new_zeros(1, sums.shape[1])]) + self.bias
 
     def map_keys(self, keys: KeyMap, ours: str, official: str) -> None:
         """Cover ``ours``.weight and .bias by the official convolution's."""
@@ -121,30 +117,21 @@ class MaskBranch(nn.Module):
         super().__init__()
         self.channels = channels
         self.shared = LabelConv(label_channels, hidden, kernel)
-        self.modulation = nn.Conv2d(hidden, 2 * channels, kernel, padding=kernel // 2)
+        self.modulation = Conv2d(hidden, 2 * channels, kernel)
 
-    def forward(self, level: Level) -> tuple[Tensor, Tensor]:
-        """Values by class (1, K + 1, 2C) and at the mixed pixels (P, 2C), as ``Level.spread``
-        takes them; gamma first."""
-        hidden = F.relu(self.shared(level))
-        flat = None if level.mixed is None else F.relu(self.shared.flat(level))[None]
-        return self.modulated(level, hidden, flat)
+    def forward(self, level: Level) -> Tensor:
+        """Values by window (U, 2C), as ``Level.spread`` takes them; gamma first."""
+        return self.modulated(level, F.relu(self.shared(level)))
 
-    def modulated(self, level: Level, hidden: Tensor, flat: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The second convolution, over the outputs of the first: ``hidden`` (n, D) at the pixels of
-        ``level.taps`` and, on a level that is not dense, ``flat`` (1 or B, K + 1, D) by class."""
-        weight, bias = self.modulation.weight, self.modulation.bias
-        assert bias is not None
-        if level.mixed is None or flat is None:
+    def modulated(self, level: Level, hidden: Tensor) -> Tensor:
+        """The second convolution, over the outputs of the first for ``level.taps``, (n, D)."""
+        if level.around is None:
             planes = hidden.view(level.batch, level.height, level.width, -1).permute(0, 3, 1, 2)
-            dense = self.modulation(planes).permute(0, 2, 3, 1).flatten(0, 2)
-            return dense[:1, None], dense
-        by_class = flat @ weight.sum((2, 3)).T + bias
+            return self.modulation(planes).permute(0, 2, 3, 1).flatten(0, 2)
         padded = F.pad(hidden, (0, 0, 0, 1))
         patches = padded.index_select(0, level.around.flatten())
-        matrix = weight.permute(2, 3, 1, 0).flatten(0, 2)
-        mixed = torch.addmm(bias, patches.view(-1, matrix.shape[0]), matrix)
-        return by_class, mixed
+        matrix = self.modulation.weight.permute(0, 2, 3, 1).flatten(1)  # (2C, k^2 * D)
+        return F.linear(patches.view(-1, matrix.shape[1]), matrix, self.modulation.bias)
 
     def map_keys(
         self,
@@ -167,7 +154,7 @@ def join_pair(keys: KeyMap, ours: str, official: list[str]) -> None:
     keys.join(ours, shapes, lambda found: torch.cat([found[k] for k in official]))
 
 
-def modulate(x: Tensor, norm: nn.Module, level: Level, by_class: Tensor, mixed: Tensor) -> Tensor:
+def modulate(x: Tensor, norm: nn.Module, level: Level, values: Tensor) -> Tensor:
     """norm(x) * (1 + gamma) + beta.
 
     In eval mode a batch norm is an affine map; it is applied to the few distinct gammas and betas
@@ -177,27 +164,16 @@ def modulate(x: Tensor, norm: nn.Module, level: Level, by_class: Tensor, mixed: 
         x: (B, C, h, w).
         norm: the parameter-free normalisation of C channels.
         level: the label map at this size.
-        by_class, mixed: gamma and beta, see ``Level.spread``.
+        values: (U, 2C) gamma and beta, see ``Level.spread``.
     """
-    channels = x.shape[1]
-    if level.mixed is None or norm.training or not isinstance(norm, nn.BatchNorm2d):
-        gamma, beta = (
-            level.spread(by_class[..., part], mixed[..., part]) for part in halves(channels)
-        )
+    gamma, beta = values.chunk(2, 1)
+    if level.windows is None or norm.training or not isinstance(norm, nn.BatchNorm2d):
         x = norm(x)
-        return torch.addcmul(x + beta, x, gamma)
+        return torch.addcmul(x + level.spread(beta), x, level.spread(gamma))
     scale, shift = frozen_affine(norm)
-    gammas, betas = [], []
-    for part in (by_class, mixed):
-        gamma = 1 + part[..., :channels]
-        gammas.append(gamma * scale)
-        betas.append(torch.addcmul(part[..., channels:], gamma, shift))
-    return torch.addcmul(level.spread(*betas), x, level.spread(*gammas))
-
-
-def halves(channels: int) -> tuple[slice, slice]:
-    """Where gamma and beta lie in 2C values."""
-    return slice(channels), slice(channels, 2 * channels)
+    gamma = 1 + gamma
+    shifts = level.spread(torch.addcmul(beta, gamma, shift))  # a map of its own
+    return shifts.addcmul_(x, level.spread(gamma * scale))
 
 
 def frozen_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -232,8 +208,8 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         middle, self.slope = min(fin, fout), slope
-        self.conv_0 = nn.Conv2d(fin + extra, middle, 3, padding=1)
-        self.conv_1 = nn.Conv2d(middle + extra, fout, 3, padding=1)
+        self.conv_0 = Conv2d(fin + extra, middle, 3)
+        self.conv_1 = Conv2d(middle + extra, fout, 3)
         self.norm_0, self.norm_1 = make(fin), make(middle)
         self.conv_s = nn.Conv2d(fin + extra, fout, 1, bias=False) if fin != fout else None
         self.norm_s = make(fin) if fin != fout else None

@@ -53,8 +53,8 @@ class NoisyLabelConv(LabelConv):
         return self.weight + part.unflatten(2, self.weight.shape[1:])
 
     def joined(self, level: Level, codes: Tensor) -> Tensor:
-        """(n, out) for the pixels of ``level.taps``; codes (B, K, planes)."""
-        if torch.is_grad_enabled() and self.weight.requires_grad and level.mixed is None:
+        """(n, out), a row for each of ``level.taps``; codes (B, K, planes)."""
+        if torch.is_grad_enabled() and self.weight.requires_grad and level.windows is None:
             return self._joined_convolved(level, codes)
         rows = (level.classes + 1) * self.kernel**2
         taps = level.taps + (level.tap_samples * rows)[:, None]
@@ -69,11 +69,6 @@ class NoisyLabelConv(LabelConv):
         weight = weight.unflatten(2, (self.kernel, self.kernel))
         out = F.conv2d(planes, weight, self.bias, padding=self.kernel // 2)
         return out.permute(0, 2, 3, 1).flatten(0, 2)
-
-    def flat_of(self, codes: Tensor) -> Tensor:
-        """(B, K + 1, out): the value far from every outline, by sample and class."""
-        sums = self.weight.sum(1) + codes @ self.noise.sum(1)
-        return F.pad(sums, (0, 0, 0, 1)) + self.bias
 
     def map_keys(self, keys: KeyMap, ours: str, official: str) -> None:
         """Cover the three tensors by the official convolution's two."""
@@ -101,11 +96,9 @@ class NoisyMaskBranch(MaskBranch):
         super().__init__(channels, classes, hidden, kernel)
         self.shared = NoisyLabelConv(classes, planes, hidden, kernel)
 
-    def forward(self, level: Level, codes: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """As ``MaskBranch``, by sample too: (B, K + 1, 2C) and (P, 2C)."""
-        hidden = F.relu(self.shared.joined(level, codes))
-        flat = None if level.mixed is None else F.relu(self.shared.flat_of(codes))
-        return self.modulated(level, hidden, flat)
+    def forward(self, level: Level, codes: Tensor) -> Tensor:  # type: ignore[override]
+        """As ``MaskBranch``, on a level per sample: (U, 2C)."""
+        return self.modulated(level, F.relu(self.shared.joined(level, codes)))
 
 
 class OasisNorm(nn.Module):
@@ -121,7 +114,7 @@ class OasisNorm(nn.Module):
     def forward(self, x: Tensor, labels: LabelPyramid, codes: Tensor) -> Tensor:
         """x (B, C, h, w), codes (B, K, planes) -> (B, C, h, w)"""
         level = labels.at((x.shape[2], x.shape[3]))
-        return modulate(x, self.norm, level, *self.mask(level, codes))
+        return modulate(x, self.norm, level, self.mask(level, codes))
 
     def map_keys(self, keys: KeyMap, name: str) -> None:
         """Cover this layer."""
@@ -157,7 +150,7 @@ class Generator(nn.Module):
 
     def forward(self, label: Tensor, codes: Tensor) -> Tensor:
         """label (B, H, W) int64, codes (B, K, planes) -> (B, 3, h, w) in [-1, 1]."""
-        labels = LabelPyramid(label, self.classes, self.kind.kernel)
+        labels = LabelPyramid(label, self.classes, self.kind.kernel, per_sample=True)
         height, width = self.start
         level = Level(resize_labels_torch(label, self.start), self.classes, 3, None, dense=True)
         x = self.fc.joined(level, codes).view(-1, height, width, self.fc.bias.shape[0])

@@ -107,7 +107,7 @@ class Block(nn.Module):
 
     def shortcut(self, x: Tensor, level: Level) -> Tensor:
         """(B, fin, h, w) -> (B, fout, h, w)"""
-        return self.conv_s(modulate(x, self.norm_s, level, *self.mask_s(level)))
+        return self.conv_s(modulate(x, self.norm_s, level, self.mask_s(level)))
 
     def map_keys(self, keys: KeyMap, prefix: str, spectral: bool) -> None:
         """Cover this block, whose keys start with ``prefix``."""

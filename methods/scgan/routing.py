@@ -173,7 +173,7 @@ class Routing(nn.Module):
         if torch.is_grad_enabled() and conv.weight.requires_grad:
             return conv(torch.cat([x, one_hot(label, self.pyramid.classes)], 1))
         size = (x.shape[2], x.shape[3])
-        level = LabelPyramid(label, self.pyramid.classes).at(size)
+        level = LabelPyramid(label, self.pyramid.classes, convs=1).at(size)
         out = F.conv2d(x, conv.weight[:, :channels], conv.bias, padding=1)
         return out + looked_up(conv.weight[:, channels:], level)
 
@@ -199,9 +199,7 @@ class Routing(nn.Module):
 def looked_up(weight: Tensor, level: Level) -> Tensor:
     """A 3x3 convolution of the one-hot map, without bias: (out, K, 3, 3) -> (B, out, h, w)."""
     table = weight.permute(1, 2, 3, 0).flatten(1, 2)  # (K, 9, out)
-    flat = F.pad(table.sum(1), (0, 0, 0, 1))[None]
-    rows = F.embedding_bag(level.mixed_taps, with_empty(table), mode="sum")
-    return level.spread(flat, rows)
+    return level.spread(F.embedding_bag(level.centre_taps, with_empty(table), mode="sum"))
 
 
 def pool_channels(x: Tensor, bins: int) -> Tensor:

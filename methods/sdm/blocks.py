@@ -26,22 +26,18 @@ class Modulation:
 
     Attributes:
         level: the label map at this size.
-        by_class: (2D, K + 1), far from every outline.
-        mixed: (2D, P) at the mixed pixels of ``level``; on a dense level, at every pixel.
+        values: (2D, U) by window of ``level``; on a dense level, at every pixel.
     """
 
     level: Level
-    by_class: Tensor
-    mixed: Tensor
+    values: Tensor
 
     def maps(self) -> tuple[Tensor, Tensor]:
         """Both, (B, D, h, w) each."""
         level = self.level
-        if level.mixed is None:
-            rows = self.mixed
-        else:
-            index = level.index % self.by_class.shape[1]  # every sample has the same table
-            rows = self.by_class.index_select(1, index).index_copy_(1, level.mixed, self.mixed)
+        rows = self.values
+        if level.windows is not None:
+            rows = rows.index_select(1, level.windows)
         maps = rows.view(-1, level.batch, level.height, level.width).transpose(0, 1)
         gain, shift = maps.chunk(2, 1)
         return gain, shift
@@ -62,11 +58,10 @@ class SPADENorm(nn.Module):
 
     def modulation(self, level: Level) -> Modulation:
         """What a label map makes of this layer."""
-        by_class, mixed = self.branch(level)
-        ones = torch.ones_like(by_class[0, :1])
+        values = self.branch(level)
+        ones = torch.ones_like(values[:1])
         ones[:, self.branch.channels :] = 0  # gamma comes first
-        by_class, mixed = (by_class[0] + ones).T, (mixed + ones).T
-        return Modulation(level, by_class.contiguous(), mixed.contiguous())
+        return Modulation(level, (values + ones).T.contiguous())
 
     def forward(self, x: Tensor, terms: Sequence[Modulation], batch: int) -> Tensor:
         """(B or branches * B, D, h, w) -> (branches * B, D, h, w); see ``over_branches``."""

@@ -63,13 +63,11 @@ class Ace(nn.Module):
         if not isinstance(noise, ZeroNoise):
             drawn = draw(noise, name, x.shape[0], 1, *x.shape[2:], like=x)
             x = torch.addcmul(x, drawn, self.noise_var[:, None, None])
-        by_class, mixed = self.mask(level)
+        values = self.mask(level)
         if self.style is not None:
             share = torch.sigmoid(self.blend).repeat_interleave(x.shape[1])  # (2C,)
-            styled_class, styled_mixed = self.style(codes, level)
-            by_class = torch.lerp(by_class.expand_as(styled_class), styled_class, share)
-            mixed = torch.lerp(mixed, styled_mixed, share)
-        return modulate(x, self.norm, level, by_class, mixed)
+            values = torch.lerp(values, self.style(codes, level), share)
+        return modulate(x, self.norm, level, values)
 
     def map_keys(self, keys: KeyMap, name: str, ours: str) -> None:
         """Cover this layer; the batch norm inside of the official mask branch is never used."""
@@ -137,7 +135,7 @@ class Generator(nn.Module):
 
     def forward(self, label: Tensor, codes: Tensor, noise: NoiseSource) -> Tensor:
         """label (B, H, W) int64, codes (B, K, length) -> (B, 3, h, w) in [-1, 1]."""
-        labels = LabelPyramid(label, self.classes, KERNEL)
+        labels = LabelPyramid(label, self.classes, KERNEL, per_sample=True)
         height, width = self.start
         level = Level(
             resize_labels_torch(label, self.start), self.classes, KERNEL, None, dense=True

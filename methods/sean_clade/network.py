@@ -51,7 +51,7 @@ class Present:
             0, kept, torch.arange(len(kept), device=label.device)
         )
         renamed = torch.where(label < 0, label, number[label.clamp_min(0)])
-        labels = LabelPyramid(renamed, len(kept), KERNEL, convs=1)
+        labels = LabelPyramid(renamed, len(kept), KERNEL, convs=1, per_sample=True)
         return Present(labels, kept, codes[:, kept])
 
 
@@ -81,21 +81,17 @@ class SeanCladeNorm(nn.Module):
         if not isinstance(noise, ZeroNoise):
             drawn = draw(noise, name, x.shape[0], 1, *x.shape[2:], like=x)
             x = torch.addcmul(x, drawn, self.noise_var[:, None, None])
-        by_class, mixed = self._table(level, maps.kept)
+        values = self._table(level, maps.kept)
         if self.style is not None:
             share = torch.sigmoid(self.blend).repeat_interleave(x.shape[1])  # (2C,)
-            styled_class, styled_mixed = self.style(maps.codes, level, maps.kept)
-            by_class = torch.lerp(by_class.expand_as(styled_class), styled_class, share)
-            mixed = torch.lerp(mixed, styled_mixed, share)
-        return modulate(x, self.norm, level, by_class, mixed)
+            values = torch.lerp(values, self.style(maps.codes, level, maps.kept), share)
+        return modulate(x, self.norm, level, values)
 
-    def _table(self, level: Level, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Values by class (1, U + 1, 2C) and at the mixed pixels (P, 2C); the last row is that of a
-        pixel without a class: class 0's, as the argmax of an all-zero one-hot column."""
+    def _table(self, level: Level, kept: Tensor) -> Tensor:
+        """Values by window, 2C each; a pixel without a class has class 0's, as the argmax of an
+        all-zero one-hot column."""
         table = torch.cat([self.weight, self.bias], 1)
-        rows = torch.cat([table[kept], table[:1]])  # (U + 1, 2C)
-        which = level.index - level.samples * (level.classes + 1)
-        return rows[None], rows[which if level.mixed is None else which[level.mixed]]
+        return torch.cat([table[kept], table[:1]])[level.centre_index]
 
     def map_keys(self, keys: KeyMap, ours: str, official: str) -> None:
         """Cover this layer."""

@@ -37,7 +37,7 @@ class SpadeNorm(nn.Module):
     def forward(self, x: Tensor, labels: LabelPyramid) -> Tensor:
         """x (B, C, h, w) -> the same shape."""
         level = labels.at((x.shape[2], x.shape[3]))
-        return modulate(x, self.norm, level, *self.mask(level))
+        return modulate(x, self.norm, level, self.mask(level))
 
     def map_keys(self, keys: KeyMap, ours: str, official: str) -> None:
         """Cover this layer."""

@@ -14,6 +14,7 @@ from sisbench.core.resize import Filter
 from sisbench.core.tasks import TASKS
 from sisbench.data.base import Dataset, Sample
 from sisbench.data.toyfaces.appearance import Appearance, draw_appearance
+from sisbench.data.toyfaces.kept import Kept
 from sisbench.data.toyfaces.labels import label_map
 from sisbench.data.toyfaces.layout import FaceLayout, draw_layout
 from sisbench.data.toyfaces.render import fine, render, render_label
@@ -26,6 +27,8 @@ SPLITS = {"train": 2000, "val": 100, "test": 200}
 """Splits and their usual sizes."""
 
 SMALLEST = 16
+
+_KEPT = Kept(limit=256 << 20)  # every data set of the process draws from it
 
 
 class ToyFaces(Dataset):
@@ -74,9 +77,16 @@ class ToyFaces(Dataset):
         Raises:
             UserError: unknown id.
         """
-        face = self.layout(sample_id)
-        image = render(face, self.appearance(sample_id), self.size)
-        return Sample(sample_id, image, label_map(face, self.size).astype(np.int64))
+
+        def draw() -> tuple[np.ndarray, np.ndarray]:
+            face = self.layout(sample_id)
+            image = render(face, self.appearance(sample_id), self.size)
+            return image, label_map(face, self.size)
+
+        self._checked_id(sample_id)
+        content = (self.seed, self.split, self._index[sample_id], self.size)
+        image, label = _KEPT.get(content, draw)
+        return Sample(sample_id, image, label.astype(np.int64))
 
     def fingerprint(self) -> str:
         """sha256 of the generator's version and every parameter."""
@@ -181,12 +191,15 @@ class ToyFaces(Dataset):
     def _checked(self, classes: Sequence[int]) -> frozenset[int]:
         return frozenset(self.space.indices(int(c) for c in classes))
 
-    def _generator(self, sample_id: str, what: str) -> np.random.Generator:
+    def _checked_id(self, sample_id: str) -> None:
         if sample_id not in self._index:
             raise UserError(
                 f"toyfaces '{self.split}' has no sample '{sample_id}'",
                 f"ids run from {self.ids[0]} to {self.ids[-1]}",
             )
+
+    def _generator(self, sample_id: str, what: str) -> np.random.Generator:
+        self._checked_id(sample_id)
         key = f"{self.seed}\0{self.split}\0{self._index[sample_id]}\0{what}"
         digest = hashlib.sha256(key.encode()).digest()
         return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
