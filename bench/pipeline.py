@@ -37,7 +37,7 @@ def run_all(
     """Make what is missing, score it, write the report, by the engine that ``config`` names.
 
     Args:
-        only: ``kind=value``: restricts what is made (``sisbench.run.plan.restricted``).
+        only: ``kind=value``: restricts what is made (``sisbench.run.only.restricted``).
         all_columns: tables keep columns of which no method has a score.
 
     Returns:
@@ -80,7 +80,8 @@ def run_here(
         patience: seconds to wait for shards that are about to end.
     """
     from sisbench.run.locks import run_lock
-    from sisbench.run.plan import make_plan, restricted
+    from sisbench.run.only import restricted
+    from sisbench.run.plan import make_plan
     from sisbench.run.runner import generate
 
     plan = restricted(make_plan(config), only)

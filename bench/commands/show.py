@@ -52,7 +52,7 @@ def _method(name: str) -> dict[str, Any]:
     from sisbench.core import weights
     from sisbench.core.tasks import TASKS
     from sisbench.methods.editor import no_task
-    from sisbench.run.plan import is_editor, method_class
+    from sisbench.run.method_entry import is_editor, method_class
 
     cls, editor = method_class(name), is_editor(name)
     if editor:

@@ -83,7 +83,7 @@ def init(
     from sisbench.core.tasks import TASKS
     from sisbench.data.starter import Wanted, starter
     from sisbench.protocol import get_protocol
-    from sisbench.run.plan import method_class
+    from sisbench.run.method_entry import method_class
 
     if file.exists() and not force:
         raise UserError(f"{file} is there already", "give another FILE, or --force to replace it")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sisbench.core.adapter_file import described
 from sisbench.core.errors import UserError
 from sisbench.run.loading import Unable, by_method, size_misfit
-from sisbench.run.plan import Cell, Plan, check_kind, method_class
+from sisbench.run.method_entry import check_kind, method_class
+from sisbench.run.plan import Cell, Plan
 from sisbench.run.stored import pending
 
 if TYPE_CHECKING:

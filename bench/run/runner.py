@@ -16,7 +16,8 @@ from sisbench.run.engines.local import spread
 from sisbench.run.images import Timer
 from sisbench.run.imported import fill_cell
 from sisbench.run.loading import Unable, by_method, load_editor, load_method, unable
-from sisbench.run.plan import Cell, Plan, method_class
+from sisbench.run.method_entry import method_class
+from sisbench.run.plan import Cell, Plan
 from sisbench.run.preflight import check_disk, preflight
 from sisbench.run.stored import finished, merge_items, pending
 
