@@ -145,17 +145,15 @@ def score(
     shard: ShardText = "",
 ) -> None:
     """Score the images that a run has stored; no method is needed. With --shard, only keep the rows
-    of that share; score again without it to join them."""
-    from sisbench.commands.work import shard_of
-    from sisbench.pipeline import score_run
+    of that share; score again without it to join them.
 
-    named = split(protocol), split(parsers)
-    one = shard_of(shard, strict)
-    given = tuple(real_stats or ())
-    progress = Progress(quiet=quiet)
-    score_run(run, metric, *named, progress, strict, device, compiled, given, one)
-    if one is None:
-        print_tables(run, protocols=named[0], all_columns=all_columns)
+    Exit codes: 0, at least one score was made and nothing failed that was asked for; 1, something
+    failed, or no score could be had; 2, bad input."""
+    from sisbench.commands.work import score as work_off
+
+    named = (metric, split(protocol), split(parsers))
+    more = (strict, quiet, device, compiled, tuple(real_stats or ()), all_columns, shard)
+    raise typer.Exit(work_off(run, *named, *more))
 
 
 @app.command()
@@ -191,15 +189,20 @@ def report(
     ] = None,
     all_columns: AllColumns = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="of several runs: exit with 1 where any is refused")
+        bool,
+        typer.Option("--strict", help="exit with 1 where a run is refused or lacks something"),
     ] = False,
 ) -> None:
     """Tables, charts, grids and one self-contained page from a scored run (needs no torch).
 
     What a run has lost (images, a damaged file) is named, and the rest is reported. Several runs
     stand in the same tables as far as data, protocols and bases agree (see merge); their report is
-    written where --out says."""
+    written where --out says.
+
+    Exit codes: 0, the report was made; 1, with --strict alone, where the run lacks something
+    that was asked for (by the rule of `run`), or one of several is refused; 2, bad input."""
     from sisbench.pipeline import write_report
+    from sisbench.report.outcome import outcome
     from sisbench.share.merged import one_run
 
     protocols, named = split(protocol), tuple(split(formats))
@@ -210,8 +213,12 @@ def report(
         if merged is None or to is not None:
             page = write_report(run, protocols, paper, named, uncertainty, to, note, all_columns)
         print_tables(run, paper, protocols, uncertainty, all_columns)
+        found = outcome(run, protocols=protocols)
+    for text in found.lines():
+        line(text)
     line(f"report: {page}" if page else "no report is kept; --out DIR writes it")
-    raise typer.Exit(1 if strict and merged is not None and merged.refused else 0)
+    refused = merged is not None and bool(merged.refused)
+    raise typer.Exit(1 if strict and (refused or not found.complete) else 0)
 
 
 for _command in (score_images, commands.merge, commands.bundle, commands.verify):

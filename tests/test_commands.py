@@ -26,7 +26,7 @@ def test_a_run_ends_with_tables_and_a_summary(
     code, text = run(capsys, "run", str(config), "-q")
     assert code == 0
     assert "PSNR (dB)" in text
-    assert "2 cells: 2 done; 1 scores, 0" not in text
+    assert "2 cells: 2 done; 1 score, 0" not in text
     assert re.search(r"2 cells: 2 done; \d+ scores", text)
 
 
@@ -241,3 +241,46 @@ def test_a_path_that_is_a_file_or_no_home(
     monkeypatch.setenv("SISBENCH_CACHE", str(tmp_path / "file"))
     monkeypatch.delenv("HOME", raising=False)
     assert run(capsys, "run", str(config), "-q")[0] == 0, "scores go on without a cache"
+
+
+def test_score_ends_with_the_summary_and_the_exit_code_of_a_run(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    folder = str(config.parent / "run")
+    assert run(capsys, "run", str(config), "-q", "--generate-only")[0] == 0
+    code, text = run(capsys, "score", folder, "-q", "-m", "psnr")
+    assert code == 0
+    assert "2 cells: 2 done; 2 scores\n" in text
+    code, text = run(capsys, "score", folder, "-q", "-m", "fid")
+    assert code == 1, "the PSNR that is there was not asked for now"
+    assert "2 cells: 2 done; 0 scores, 2 absent\n" in text
+    assert "absent: 2 scores (fid): " in text
+    code, text = run(capsys, "score", folder, "-q", "-m", "psnr", "-m", "s_fid_typo")
+    assert code == 2
+    code, text = run(capsys, "score", folder, "-q", "-m", "psnr", "-m", "fid_sh")
+    assert code == 1
+    assert "undefined: 1 metric (fid_sh): no task of this run defines it" in text
+    code, text = run(capsys, "score", folder, "-q")
+    assert code == 0, "no metric is named: those without weights may be absent"
+
+
+def test_report_ends_with_the_summary_and_strict_with_the_code_of_the_run(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    changed(config, metrics=["psnr", "fid"])
+    folder = str(config.parent / "run")
+    assert run(capsys, "run", str(config), "-q")[0] == 1
+    code, text = run(capsys, "report", folder, "--formats", "md")
+    assert code == 0
+    assert "2 cells: 2 done; 2 scores, 2 absent" in text
+    assert run(capsys, "report", folder, "--formats", "md", "--strict")[0] == 1
+    changed(config, metrics=["psnr"])
+    assert run(capsys, "run", str(config), "-q")[0] == 0
+    assert run(capsys, "report", folder, "--formats", "md", "--strict")[0] == 0
+
+
+def test_help_says_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("run", "score", "report"):
+        code, text = run(capsys, command, "--help")
+        assert code == 0
+        assert "Exit codes: 0" in text, command

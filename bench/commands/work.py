@@ -1,4 +1,4 @@
-"""``sisbench run`` and ``sisbench init``."""
+"""``sisbench run``, ``score`` and ``init``."""
 
 from __future__ import annotations
 
@@ -50,6 +50,35 @@ def run(
     for text in found.lines():
         line(text)
     line(f"report: {page}" if page is not None else f"images: {chosen.folder / 'cells'}")
+    return found.exit_code
+
+
+def score(
+    run: Path,
+    metrics: Sequence[str] | None,
+    protocols: Sequence[str],
+    parsers: Sequence[str],
+    strict: bool,
+    quiet: bool,
+    device: str,
+    compiled: bool,
+    real_stats: Sequence[str],
+    all_columns: bool,
+    shard: str = "",
+) -> int:
+    """Score a run, print tables and what became of it; returns the exit code."""
+    from sisbench.pipeline import score_run
+    from sisbench.report.outcome import outcome
+
+    one = shard_of(shard, strict)
+    named = (metrics, protocols, parsers, Progress(quiet=quiet))
+    score_run(run, *named, strict, device, compiled, real_stats, one)
+    if one is not None:
+        return 0
+    print_tables(run, protocols=protocols, all_columns=all_columns)
+    found = outcome(run, metrics=metrics, protocols=protocols)
+    for text in found.lines():
+        line(text)
     return found.exit_code
 
 
