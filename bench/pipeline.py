@@ -318,7 +318,7 @@ def describe(name: str, cls: Any) -> MetricFacts:
     """What a report needs to know of a metric, taken from its class."""
     parser = name.partition("@")[2]
     return MetricFacts(
-        title=cls.title + (f" ({parser})" if parser else ""),
+        title=(cls.title or name) + (f" ({parser})" if parser and cls.title else ""),
         direction=cls.direction,
         bounds=tuple(cls.bounds),
         unit=cls.unit,
@@ -332,9 +332,11 @@ def metric_facts() -> dict[str, MetricFacts]:
     from sisbench import metrics
 
     found = {}
-    for name in metrics.registry.names():
-        cls = metrics.registry.get(name)
-        maker = metrics.maker_of(cls)
+    for name, cls in metrics.registry.all()[0].items():  # a broken package's say so where scored
+        try:
+            maker = metrics.maker_of(cls)
+        except UserError:  # as above
+            continue
         parsed = {"parser": bool(maker and maker.uses_parser)}
         found[name] = describe(name, cls).model_copy(update=parsed)
     return found

@@ -31,6 +31,7 @@ registry = Registry(
         "codiff": "sisbench.methods.codiff:CoDiff",
         "semantic-stylegan": "sisbench.methods.semantic_stylegan:SemanticStyleGAN",
     },
+    "sisbench.methods.base:Method",
 )
 
 editors = Registry(
@@ -39,6 +40,7 @@ editors = Registry(
         "semantic-vae": "sisbench.methods.semantic_vae:SemanticVAE",
         "frankenmask": "sisbench.methods.frankenmask:FrankenMask",
     },
+    "sisbench.methods.editor:LayoutEditor",
 )
 
 

@@ -37,6 +37,7 @@ registry = Registry(
         "parameters": "sisbench.metrics.efficiency:Parameters",
         "flops": "sisbench.metrics.efficiency:Flops",
     },
+    "sisbench.metrics.base:Metric",
 )
 makers = Registry(
     "sisbench.row_makers",
@@ -54,6 +55,7 @@ makers = Registry(
         "reid": "sisbench.metrics.identity:REIDRows",
         "locality": "sisbench.metrics.locality:LocalityRows",
     },
+    "sisbench.metrics.base:RowMaker",
 )
 
 

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from test_cli import config, run
+from typer.testing import CliRunner
 
+from sisbench import cli
+from sisbench.commands import work
 from sisbench.core.store import RunStore
 from sisbench.diagnose.explain import _prose
 
@@ -284,3 +288,71 @@ def test_help_says_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
         code, text = run(capsys, command, "--help")
         assert code == 0
         assert "Exit codes: 0" in text, command
+
+
+def asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answers: str, *options: str
+) -> tuple[int, str, Path]:
+    """(exit code, output, file) of ``init`` on a terminal where somebody types ``answers``."""
+    monkeypatch.setattr(work, "on_terminal", lambda: True)
+    file = tmp_path / "mine.yaml"
+    done = CliRunner().invoke(cli.app, ["init", str(file), *options], input=answers)
+    return done.exit_code, done.output, file
+
+
+def test_init_asks_on_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers = "spade=bundled:toy-spade, sean\n\nreconstruct\n"
+    code, text, file = asked(monkeypatch, tmp_path, answers)
+    assert code == 0, text
+    found = yaml.safe_load(file.read_text())
+    assert [m["name"] for m in found["methods"]] == ["spade", "sean"]
+    assert found["methods"][0]["weights"] == "bundled:toy-spade"
+    assert found["datasets"][0]["name"] == "toyfaces"
+    assert found["tasks"] == ["reconstruct"]
+    assert "sean needs its weights" in text
+
+
+def test_init_takes_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code, text, file = asked(monkeypatch, tmp_path, "\n\n\n")
+    assert code == 0, text
+    found = yaml.safe_load(file.read_text())
+    assert [m["name"] for m in found["methods"]] == ["sean"]
+    assert found["tasks"] == ["reconstruct", "transfer"]
+
+
+def test_init_asks_again_for_what_it_does_not_understand(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    for folder, mode in (("images", "RGB"), ("labels", "L")):
+        (data / folder).mkdir(parents=True)
+        Image.new(mode, (32, 32)).save(data / folder / "a.png")
+    answers = f"spad\nspade\n{tmp_path}/nowhere\n{data}\ntransfr\ntransfer\n"
+    code, text, file = asked(monkeypatch, tmp_path, answers)
+    assert code == 0, text
+    assert "did you mean 'spade'" in text
+    assert "did you mean 'transfer'" in text
+    assert text.count("folder of the data set") == 2
+    found = yaml.safe_load(file.read_text())
+    assert found["datasets"][0]["root"] == str(data)
+    assert found["tasks"] == ["transfer"]
+
+
+def test_init_asks_only_for_what_no_option_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, text, _ = asked(monkeypatch, tmp_path, "sean\n\n", "--task", "reconstruct")
+    assert code == 0, text
+    assert "tasks, with commas" not in text
+    code, text, _ = asked(monkeypatch, tmp_path, "", "--method", "sean", "--force")
+    assert code == 0, text
+    assert "methods, as NAME" not in text
+
+
+def test_init_left_unanswered_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, text, file = asked(monkeypatch, tmp_path, "sean\n")
+    assert code != 0
+    assert "Traceback" not in text
+    assert not file.exists()

@@ -31,6 +31,10 @@ class Unavailable(UserError):
     """
 
 
+class Broken(Unavailable):
+    """Code of somebody else's that is there and cannot be imported, or is of another kind."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``"did you mean 'sean'?"``, or the list of what is known when nothing is near."""
     options = sorted(known)

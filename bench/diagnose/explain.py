@@ -25,7 +25,9 @@ def explain(metric: str, protocol: str) -> str:
     """
     chosen = get_protocol(protocol)
     if not metric:
-        rows = [(n, metrics.registry.get(n).title) for n in metrics.registry.names()]
+        classes, broken = metrics.registry.all()
+        rows = [(n, cls.title) for n, cls in classes.items()]
+        rows += [(n, error.message) for n, error in broken.items()]
         width = max(len(n) for n, _ in rows)
         return "\n".join(f"{name:<{width}}  {title}" for name, title in rows)
     cls = metrics.registry.get(metric)

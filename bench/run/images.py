@@ -117,6 +117,7 @@ class CellRunner:
         self.parameters = parameters(method)
         self.profiled = not plan.config.engine.profile or share[0] > 0
         self.able = False
+        self.tries = self.tried = self.made = 0
         self.size = 1 if method.device.type == "cpu" else self._begun_with()
 
     def _begun_with(self) -> int:
@@ -136,9 +137,15 @@ class CellRunner:
         """What the last bits of an image depend on beside its content."""
         return f"{self.method.device.type}:{self.size}"
 
-    def run(self) -> str:
+    def run(self, tries: int = 0) -> str:
         """Work off what is pending; safe to be killed at any moment. Returns why the method turned
-        out to be unable to do the task, "" where it is able to."""
+        out to be unable to do the task, "" where it is able to.
+
+        Args:
+            tries: stop at the first image that is made, or once so many were tried, far apart from
+                each other; 0 works off all. ``tried`` and ``made`` count.
+        """
+        self.tries = tries
         while True:
             try:
                 self._run()
@@ -160,6 +167,8 @@ class CellRunner:
         own = self.destinations[0].missing
         mine = groups_of(self.cell.items, self.size)[self.share[0] :: self.share[1]]
         groups = [group for group in mine if any(item.id in own for item in group)]
+        if self.tries:
+            groups = spaced(groups, self.tries)
         wanted = [[x for i in g for x in (i.target, i.reference) if x] for g in groups]
         label = f"{self.cell.method.shown} {self.cell.task.slug} on {self.cell.dataset.shown}"
         if len(self.plan.protocols) > 1:
@@ -174,6 +183,8 @@ class CellRunner:
                 ThreadPoolExecutor(1) as pool,
             ):
                 for group in groups:
+                    if self.tries and (self.made or self.tried >= self.tries):
+                        break
                     with self.timer.stage("decode"):
                         samples = next(loaded)
                     batches = self._draw(group, samples)
@@ -205,7 +216,7 @@ class CellRunner:
     ) -> list[tuple[Destination, list[Drawn]]]:
         """What of one group goes where."""
         drawn: dict[str, list[Drawn]] = {}
-        usable = []
+        usable: list[Item] = []
         for item in group:
             faults = [samples[x] for x in (item.target, item.reference) if x]
             fault = next((f for f in faults if isinstance(f, UserError)), None)
@@ -222,6 +233,8 @@ class CellRunner:
                     drawn[item.id] = [failed] * len(self.destinations)
             else:
                 drawn |= self._quantised(part, result, cost, counted)
+        self.tried += len(usable)
+        self.made += sum(ones[0].image is not None for ones in drawn.values())
         return [
             (destination, own)
             for k, destination in enumerate(self.destinations)
@@ -342,6 +355,12 @@ class CellRunner:
             "parameters": self.parameters,
             "error": error,
         }
+
+
+def spaced(groups: Sequence[list[Item]], count: int) -> list[list[Item]]:
+    """``count`` of the groups, evenly spaced from the first on; all where there are no more."""
+    count = min(count, len(groups))
+    return [groups[k * len(groups) // count] for k in range(count)]
 
 
 def _write(batches: Sequence[tuple[Destination, Sequence[Drawn]]]) -> None:

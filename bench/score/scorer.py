@@ -11,7 +11,7 @@ import numpy as np
 from sisbench import metrics, segmenters
 from sisbench.config import DatasetConfig
 from sisbench.core.adapter_file import as_user_error
-from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.errors import Broken, Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.log import CEILING, SEEDED, ItemRow, ScoreRecord
 from sisbench.core.progress import Progress
@@ -23,7 +23,7 @@ from sisbench.protocol import Protocol
 from sisbench.score.given import GivenStatistics, rows_of
 from sisbench.score.match import cells_under
 from sisbench.score.rows import Mapped, map_rows
-from sisbench.score.scores import basis_of, filled, resized_basis
+from sisbench.score.scores import basis_of, conventional, filled, resized_basis
 from sisbench.score.sources import Photographs, cell_source, in_groups, real_source
 
 CEILING_LABEL, CEILING_TITLE = "(photographs)", "Real photographs"
@@ -66,12 +66,14 @@ class _Column:
         name: of its column: the metric's, with ``@PARSER`` for a parser beyond the first.
         cls, context: the metric, and what it and its row maker may know.
         maker: class of its row maker, or None.
+        fault: why the metric cannot be had at all, "" where it can.
     """
 
     name: str
     cls: type[Metric]
     context: Context
     maker: type[RowMaker] | None
+    fault: str = ""
 
 
 class Scorer:
@@ -84,6 +86,7 @@ class Scorer:
         self._makers: dict[tuple[type[RowMaker], Context], RowMaker | UserError] = {}
         self._reals: dict[tuple[str, str, str], Mapped | UserError | None] = {}
         self._named: set[tuple[str, str]] = set()
+        self._classes: dict[str, dict[str, type[Metric] | UserError]] = {}
         self.used: dict[str, type[Metric]] = {}
 
     def scores(self) -> list[ScoreRecord]:
@@ -151,8 +154,8 @@ class Scorer:
         entry = cell.entry
         photos = self._opened(cell)
         if isinstance(photos, UserError):
-            for name in self._names(protocol):
-                if entry.task.name in metrics.registry.get(name).tasks:
+            for name, cls in self._names(protocol).items():
+                if isinstance(cls, UserError) or entry.task.name in cls.tasks:
                     yield self._record(cell, protocol, name, None, reason_of(photos))
             return
         items = in_groups([r for r in cell.item_rows() if not r.error])
@@ -169,6 +172,9 @@ class Scorer:
         self._tell(cell, rows.values())
         everything = Mapped(tuple(r.id for r in items), {}, {})
         for column in chosen:
+            if column.fault:
+                yield self._record(cell, protocol, column.name, None, column.fault)
+                continue
             if column.maker is None:
                 yield self._reduce(cell, protocol, column, None, everything, items)
                 continue
@@ -205,36 +211,69 @@ class Scorer:
         self, task: str, photos: Photographs, items: Sequence[ItemRow], protocol: Protocol
     ) -> Iterator[_Column]:
         """The scores that a cell has."""
-        space = photos.dataset.space
-        for name in self._names(protocol):
-            cls = metrics.registry.get(name)
-            if find_task(task).by == "editor":
-                maker = metrics.layout_maker_of(cls)
-                if maker is not None:  # two label maps, no parser in between
-                    yield _Column(name, cls, self._context(protocol, space), maker)
-                continue
-            maker = metrics.maker_of(cls)
-            if task not in cls.tasks and not _paired(cls, maker, task, photos, items):
-                continue
-            if maker is None or not maker.uses_parser:
-                yield _Column(name, cls, self._context(protocol, space), maker)
-                continue
-            for k, parser in enumerate(self._parsers(space.name, protocol)):
-                shown = name if k == 0 else f"{name}@{parser}"
-                yield _Column(shown, cls, self._context(protocol, space, parser), maker)
+        for name, cls in self._names(protocol).items():
+            fault = reason_of(cls) if isinstance(cls, UserError) else ""
+            if isinstance(cls, type):
+                try:
+                    yield from list(self._columns_of(name, cls, task, photos, items, protocol))
+                except Exception as error:  # a metric of anybody's: its own empty cell
+                    fault = reason_of(as_user_error(error))
+            if fault:
+                context = self._context(protocol, photos.dataset.space)
+                yield _Column(name, Metric, context, None, fault)
 
-    def _names(self, protocol: Protocol) -> list[str]:
-        names = list(self.request.metrics or metrics.registry.names())
-        classes = {name: metrics.registry.get(name) for name in names}  # an unknown one ends here
-        if self.request.metrics is None:
-            names = [name for name, cls in classes.items() if unasked(cls, protocol)]
-        return names
+    def _columns_of(
+        self,
+        name: str,
+        cls: type[Metric],
+        task: str,
+        photos: Photographs,
+        items: Sequence[ItemRow],
+        protocol: Protocol,
+    ) -> Iterator[_Column]:
+        """The scores that a cell has of one metric: one a parser where it uses one."""
+        space = photos.dataset.space
+        if find_task(task).by == "editor":
+            maker = metrics.layout_maker_of(cls)
+            if maker is not None:  # two label maps, no parser in between
+                yield _Column(name, cls, self._context(protocol, space), maker)
+            return
+        maker = metrics.maker_of(cls)
+        if task not in cls.tasks and not _paired(cls, maker, task, photos, items):
+            return
+        if maker is None or not maker.uses_parser:
+            yield _Column(name, cls, self._context(protocol, space), maker)
+            return
+        for k, parser in enumerate(self._parsers(space.name, protocol)):
+            shown = name if k == 0 else f"{name}@{parser}"
+            yield _Column(shown, cls, self._context(protocol, space, parser), maker)
+
+    def _names(self, protocol: Protocol) -> dict[str, type[Metric] | UserError]:
+        """The metrics that are asked for, or else those that are shown unasked: their classes, or
+        why one that is there cannot be had.
+
+        Raises:
+            UserError: an unknown name.
+        """
+        if protocol.id not in self._classes:
+            found: dict[str, type[Metric] | UserError] = {}
+            for name in self.request.metrics or ():
+                try:
+                    found[name] = metrics.registry.get(name)
+                except Broken as error:
+                    found[name] = error
+            shown = self.request.metrics is None
+            self._classes[protocol.id] = metrics_shown(protocol) if shown else found
+        return self._classes[protocol.id]
 
     def _parsers(self, space: str, protocol: Protocol) -> list[str]:
         """Parsers of a label space; [""] when none is named: no score, with the reason."""
         given = list(self.request.parsers.get(space, ()))
         for name in given:
-            segmenters.registry.get(name)  # an unknown one ends here, with the nearest one
+            try:
+                segmenters.registry.get(name)  # an unknown one ends here, with the nearest one
+            except Broken:  # its makers say so, each in its own empty cell
+                continue
         default = protocol.parsers.get(space)
         return given or ([default] if default else [""])
 
@@ -365,6 +404,9 @@ class Scorer:
             metric = cls.from_context(column.context)
             seed = protocol.seed
             score = metric.reduce(columns, None if real is None else real.columns, seed=seed)
+            if not isinstance(score, Score):
+                raise TypeError(f"reduce returned {type(score).__name__}, expected a Score")
+            score = conventional(metric, score, columns, protocol)
         except Exception as error:  # a metric of anybody's: its own empty cell, and no other's
             return self._record(cell, protocol, name, None, reason_of(as_user_error(error)))
         self.used[name] = cls
@@ -373,11 +415,14 @@ class Scorer:
         extra = resized_basis(extra, cell.entry.method.resized) | rows_of(rows, real)
         if split:
             extra["real_split"] = split
-        if score.values is not None and len(score.values) == len(rows.ids):
-            self._keep_values(cell, name, protocol, rows.ids, score.values)
-        return self._record(
-            cell, protocol, name, score, "", extra, _lost(cell, items, rows, real), cls
-        )
+        lost = _lost(cell, items, rows, real)
+        try:
+            record = self._record(cell, protocol, name, score, "", extra, lost)
+            if score.values is not None and len(score.values) == len(rows.ids):
+                self._keep_values(cell, name, protocol, rows.ids, score.values)
+        except Exception as error:  # as above
+            return self._record(cell, protocol, name, None, reason_of(as_user_error(error)))
+        return record
 
     def _keep_values(
         self,
@@ -401,9 +446,10 @@ class Scorer:
         reason: str,
         extra: Mapping[str, Any] | None = None,
         marks: tuple[str, ...] = (),
-        cls: type[Metric] = Metric,
     ) -> ScoreRecord:
-        self.used.setdefault(name, metrics.registry.get(name.split("@")[0]))
+        if name not in self.used:
+            found = self._names(protocol).get(name.split("@")[0], Metric)
+            self.used[name] = found if isinstance(found, type) else Metric
         editor = cell.entry.editor
         if cell.entry.method.seeded or (editor is not None and editor.seeded):
             marks = (SEEDED, *marks)
@@ -421,7 +467,7 @@ class Scorer:
             marks=marks,
             cell=cell.key,
         )
-        return base if score is None else filled(base, score, extra or {}, cls, protocol)
+        return base if score is None else filled(base, score, extra or {})
 
     def _ceilings(self, cells: Sequence[CellView], protocol: Protocol) -> Iterator[ScoreRecord]:
         """The parser's own score on the real photographs, above each column of a parser's."""
@@ -451,7 +497,7 @@ class Scorer:
                     value=None,
                     marks=(CEILING,),
                 )
-                yield filled(base, score, basis, column.cls, protocol)
+                yield filled(base, score, basis)
 
     def _ceiling(
         self, cell: CellView, protocol: Protocol, column: _Column, photos: Photographs
@@ -467,6 +513,7 @@ class Scorer:
         try:
             metric = column.cls.from_context(column.context)
             score = metric.reduce(rows.columns, seed=protocol.seed)
+            score = conventional(metric, score, rows.columns, protocol)
         except Exception as error:  # a metric of anybody's
             self.progress.say(
                 f"{column.name} of the photographs: {reason_of(as_user_error(error))}"
@@ -474,6 +521,16 @@ class Scorer:
             return None
         basis = basis_of(maker, column.cls, protocol, photos.dataset.size)
         return score, basis | rows_of(None, rows)
+
+
+def metrics_shown(protocol: Protocol) -> dict[str, type[Metric] | UserError]:
+    """The metrics that are shown unasked: their classes, or why one of a package cannot be had."""
+    classes, broken = metrics.registry.all()
+    shown: dict[str, type[Metric] | UserError] = {}
+    for name, cls in classes.items():
+        if unasked(cls, protocol):
+            shown[name] = cls
+    return shown | broken
 
 
 def unasked(cls: type[Metric], protocol: Protocol) -> bool:
