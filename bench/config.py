@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.layout_edits import LAYOUT_EDITS
@@ -23,6 +23,26 @@ IMAGES = "images"
 """In place of a method's name: images made elsewhere (``sisbench.run.elsewhere``)."""
 _SBATCH = re.compile(r"--[a-z][a-z0-9-]*(=.+)?")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
+
+
+def options_of_file(given: Any) -> Any:
+    """Options that a file holds (YAML or JSON, as an official option file), by its path; anything
+    else as it is.
+
+    Raises:
+        UserError: no such file; no mapping in it.
+    """
+    if not isinstance(given, str):
+        return given
+    path = Path(expanded(given))
+    found = read_yaml(path, "option file", "'options' is a mapping, or the path of a YAML or JSON")
+    if not isinstance(found, Mapping):
+        raise UserError(f"{path}: expected options by name, got {type(found).__name__}")
+    return dict(found)
+
+
+OptionMap = Annotated[dict[str, Any], BeforeValidator(options_of_file)]
+"""Construction options by name, or the path of a file that holds them."""
 
 
 class DatasetConfig(Strict):
@@ -75,7 +95,7 @@ class MethodConfig(Strict):
     name: PathText
     label: str = ""
     weights: PathText | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: OptionMap = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -159,7 +179,7 @@ class EditorConfig(Strict):
 
     name: PathText
     weights: PathText | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: OptionMap = Field(default_factory=dict)
     edit: str = "reconstruct"
     classes: tuple[str | int, ...] | None = None
     alpha: float = Field(0.5, ge=0, le=1)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sisbench.config import DatasetConfig, RunConfig
-from sisbench.core.errors import UserError
+from sisbench.core.adapter_file import as_user_error
+from sisbench.core.errors import Broken, UserError
 from sisbench.core.log import MetricFacts, ProtocolEntry, ScoreRecord, ScoresFile
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
@@ -84,6 +85,7 @@ def run_here(
     from sisbench.run.plan import make_plan
     from sisbench.run.runner import generate
 
+    check_names(config)
     plan = restricted(make_plan(config), only)
     for label, dataset in plan.datasets.items():
         for remark in dataset.remarks():
@@ -100,6 +102,26 @@ def run_here(
             return None
         score_run(config.folder, None, [], [], progress, strict)
         return write_report(config.folder, say=progress.say, all_columns=all_columns)
+
+
+def check_names(config: RunConfig) -> None:
+    """Look for the metrics and parsers of a configuration before any image is made. One that is
+    there and broken costs itself alone, when it is scored.
+
+    Raises:
+        UserError: there is none of that name; the nearest one is named.
+    """
+    from sisbench import metrics, segmenters
+
+    for registry, names in (
+        (metrics.registry, config.metrics or ()),
+        (segmenters.registry, config.parsers.values()),
+    ):
+        for name in names:
+            try:
+                registry.get(name)
+            except Broken:
+                continue
 
 
 def run_shard(config: RunConfig, shard: Shard, progress: Progress, patience: float = 1.0) -> None:
@@ -342,17 +364,32 @@ def metric_facts() -> dict[str, MetricFacts]:
     return found
 
 
-def sample_loader() -> Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]:
-    """(data set entry of the manifest, id) -> (photograph, label map), for the report's grids."""
+def sample_loader(run: Path) -> Callable[[Mapping[str, Any], str], tuple[np.ndarray, np.ndarray]]:
+    """(data set entry of the manifest, id) -> (photograph, label map), for the report's grids; a
+    UserError where the data are not those that the run's images were made from."""
     from sisbench.data import Dataset, open_dataset
 
-    opened: dict[str, Dataset] = {}
+    opened: dict[str, Dataset | UserError] = {}
+    made_from = {c.entry.dataset.label: c.entry.dataset.fingerprint for c in RunStore(run).cells()}
+
+    def opening(parsed: DatasetConfig) -> Dataset | UserError:
+        try:
+            dataset = open_dataset(parsed.name, **parsed.arguments)
+            before, now = made_from.get(parsed.shown), dataset.fingerprint()
+        except Exception as error:  # a data set is anybody's: its pictures are left out
+            return as_user_error(error)
+        if before and before != now:
+            return UserError(f"the data set '{parsed.shown}' changed since the images were made")
+        return dataset
 
     def load(config: Mapping[str, Any], sample_id: str) -> tuple[np.ndarray, np.ndarray]:
         parsed = validated(DatasetConfig, config, "run.json")
         if parsed.shown not in opened:
-            opened[parsed.shown] = open_dataset(parsed.name, **parsed.arguments)
-        sample = opened[parsed.shown].load(sample_id)
+            opened[parsed.shown] = opening(parsed)
+        dataset = opened[parsed.shown]
+        if isinstance(dataset, UserError):
+            raise dataset
+        sample = dataset.load(sample_id)
         return sample.image, sample.label
 
     return load
@@ -380,7 +417,7 @@ def write_report(
         run,
         formats=tuple(formats),
         versus=versus,
-        load_sample=sample_loader(),
+        load_sample=sample_loader(run),
         protocols=tuple(protocols),
         uncertainty=uncertainty,
         out=out,
