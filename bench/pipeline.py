@@ -236,6 +236,11 @@ def score_run(
     fields = {
         p.id: ProtocolEntry.model_validate(p.model_dump(mode="json") | {"id": p.id}) for p in chosen
     }
+    if scorer.closed:
+        made = [c.entry for c in store.cells() if c.entry.status not in ("impossible", "failed")]
+        if made and all(entry.dataset.label in scorer.closed for entry in made):
+            raise scorer.closed[made[0].dataset.label]  # no image can be scored: nothing changes
+        scores = _kept(scores, scorer.closed, _earlier(store, progress), progress)
     before = _earlier(store, progress) if metrics or protocols or parsers else None
     if before is not None:
         scores = _joined(before.scores, scores, {cell.key for cell in store.cells()})
@@ -300,6 +305,28 @@ def _earlier(store: RunStore, progress: Progress) -> ScoresFile | None:
     except UserError as error:
         progress.say(f"{error.message}; scores that were not asked for now are gone")
         return None
+
+
+def _kept(
+    scores: Sequence[ScoreRecord],
+    closed: Mapping[str, UserError],
+    before: ScoresFile | None,
+    progress: Progress,
+) -> list[ScoreRecord]:
+    """``scores``, and where a data set could not be opened those that were made before of the same
+    images; what became of each such data set is said."""
+    earlier = {
+        (s.cell, s.metric, s.protocol): s for s in (before.scores if before else ()) if s.cell
+    }
+    found = []
+    for score in scores:
+        stays = earlier.get((score.cell, score.metric, score.protocol))
+        found.append(stays if score.dataset in closed and stays is not None else score)
+    for label, error in closed.items():
+        stay = sum(s.dataset == label and s.value is not None for s in found)
+        more = f"; {stay} scores from before stay" if stay else ""
+        progress.say(f"data set {label}: {error.message}{more}")
+    return found
 
 
 def _joined(
@@ -389,7 +416,10 @@ def sample_loader(run: Path) -> Callable[[Mapping[str, Any], str], tuple[np.ndar
         dataset = opened[parsed.shown]
         if isinstance(dataset, UserError):
             raise dataset
-        sample = dataset.load(sample_id)
+        try:
+            sample = dataset.load(sample_id)
+        except Exception as error:  # as above
+            raise as_user_error(error) from error
         return sample.image, sample.label
 
     return load

@@ -13,6 +13,7 @@ from sisbench import data, methods, metrics, segmenters
 from sisbench.core import registry
 from sisbench.core.errors import Broken, UserError
 from sisbench.core.store import RunStore
+from sisbench.score import scorer
 
 __all__ = ["config"]
 
@@ -191,3 +192,31 @@ def test_a_file_without_the_class_is_an_error_before_anything(
     assert "did you mean 'Own'" in text
     with pytest.raises(UserError, match="no such file"):
         metrics.registry.get(f"{config.parent}/nowhere.py:Own")
+
+
+def test_a_data_set_that_is_gone_when_it_is_scored_costs_its_scores(
+    capsys: pytest.CaptureFixture[str], config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = config.read_text().replace(
+        "datasets:\n", "datasets:\n- {name: toyfaces, label: other, size: 32, n: 2}\n"
+    )
+    config.write_text(text)
+    folder = config.parent / "run"
+    assert run(capsys, "run", str(config), "-q")[0] == 0
+    before = {(s.dataset, s.task, s.metric): s.value for s in RunStore(folder).scores()[0]}
+    real = scorer.open_dataset
+
+    def opens(name: str, **arguments: object) -> object:
+        if arguments["n"] == 2:
+            raise ImportError("its package is gone")
+        return real(name, **arguments)
+
+    monkeypatch.setattr(scorer, "open_dataset", opens)
+    for metric, value in (("psnr", before["other", "transfer", "psnr"]), ("ssim", None)):
+        code, text = run(capsys, "score", str(folder), "-m", metric)
+        assert code == (0 if value is not None else 1)
+        assert "data set other: ImportError: its package is gone" in text
+        found = {(s.dataset, s.task, s.metric): s for s in RunStore(folder).scores()[0]}
+        assert found["other", "transfer", metric].value == value
+        assert found["toyfaces", "transfer", metric].value is not None
+    assert "its package is gone" in found["other", "transfer", "ssim"].reason

@@ -82,7 +82,7 @@ class Scorer:
     def __init__(self, run: RunStore, request: Request, progress: Progress) -> None:
         self.run, self.request, self.progress = run, request, progress
         self._photos: dict[str, Photographs] = {}
-        self._closed: dict[str, UserError] = {}
+        self.closed: dict[str, UserError] = {}
         self._makers: dict[tuple[type[RowMaker], Context], RowMaker | UserError] = {}
         self._reals: dict[tuple[str, str, str], Mapped | UserError | None] = {}
         self._named: set[tuple[str, str]] = set()
@@ -130,9 +130,9 @@ class Scorer:
         protocol: Protocol,
         share: tuple[int, int],
     ) -> None:
-        photos = self._photographs(cell.entry.dataset.config)
+        photos = self._opened(cell)
         items = in_groups([r for r in cell.item_rows() if not r.error])
-        if not items:
+        if not items or isinstance(photos, UserError):
             return
         self._check_data(cell, photos)
         chosen = list(self._chosen(cell.entry.task.name, photos, items, protocol))
@@ -306,17 +306,15 @@ class Scorer:
         return self._makers[key]
 
     def _opened(self, cell: CellView) -> Photographs | UserError:
-        """The photographs of a cell. Where none of its images could be made, a data set that cannot
-        be opened is the reason; what was scored before is not given up for it."""
+        """The photographs of a cell; a data set that cannot be opened is the reason why its scores
+        are not made, and no other's."""
         label = cell.entry.dataset.label
-        if label not in self._closed:
+        if label not in self.closed:
             try:
                 return self._photographs(cell.entry.dataset.config)
             except Exception as error:  # a data set is anybody's
-                if cell.entry.status not in ("impossible", "failed"):
-                    raise
-                self._closed[label] = as_user_error(error)
-        return self._closed[label]
+                self.closed[label] = as_user_error(error)
+        return self.closed[label]
 
     def _photographs(self, config: Mapping[str, Any]) -> Photographs:
         parsed = DatasetConfig.model_validate(config)
@@ -375,7 +373,11 @@ class Scorer:
             config = DatasetConfig(name=config.name, label=label, arguments=merged, train=None)
         key = (config.shown, name, maker.fingerprint())
         if key not in self._reals:
-            photos = self._photographs(config.model_dump())
+            try:
+                photos = self._photographs(config.model_dump())
+            except Exception as error:  # a data set is anybody's: its own empty cells
+                self._reals[key] = as_user_error(error)
+                return self._reals[key]
             source, workers = real_source(photos), self.request.workers
             found = map_rows(source, {name: maker}, self.progress, workers, share).get(name)
             self._reals[key] = found
