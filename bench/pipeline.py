@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sisbench.config import DatasetConfig, RunConfig
 from sisbench.core.adapter_file import as_user_error
 from sisbench.core.errors import Broken, UserError
-from sisbench.core.log import MetricFacts, ProtocolEntry, ScoreRecord, ScoresFile
+from sisbench.core.log import MetricFacts, ProtocolEntry, ScoreRecord
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
 from sisbench.core.shard import Shard
@@ -202,6 +202,7 @@ def score_run(
     from sisbench.core.devices import exact_arithmetic, pick_devices
     from sisbench.report import write_scores_csv
     from sisbench.run.locks import shard_lock
+    from sisbench.score.earlier import earlier, joined, kept
     from sisbench.score.scorer import Request, Scorer
     from sisbench.share.stats import given_statistics
 
@@ -240,10 +241,10 @@ def score_run(
         made = [c.entry for c in store.cells() if c.entry.status not in ("impossible", "failed")]
         if made and all(entry.dataset.label in scorer.closed for entry in made):
             raise scorer.closed[made[0].dataset.label]  # no image can be scored: nothing changes
-        scores = _kept(scores, scorer.closed, _earlier(store, progress), progress)
-    before = _earlier(store, progress) if metrics or protocols or parsers else None
+        scores = kept(scores, scorer.closed, earlier(store, progress), progress)
+    before = earlier(store, progress) if metrics or protocols or parsers else None
     if before is not None:
-        scores = _joined(before.scores, scores, {cell.key for cell in store.cells()})
+        scores = joined(before.scores, scores, {cell.key for cell in store.cells()})
         about = before.metrics | about
         fields = {p.id: p for p in before.protocols} | fields
     used = {s.protocol for s in scores}
@@ -294,52 +295,6 @@ def score_folders(
         device=pick_devices(device)[0],
     )
     return scores_of(request, progress or Progress(quiet=True))
-
-
-def _earlier(store: RunStore, progress: Progress) -> ScoresFile | None:
-    """The scores that are there; None where there are none, or they are damaged (it says so)."""
-    if not (store.root / "scores.json").is_file():
-        return None
-    try:
-        return store.scores_file()
-    except UserError as error:
-        progress.say(f"{error.message}; scores that were not asked for now are gone")
-        return None
-
-
-def _kept(
-    scores: Sequence[ScoreRecord],
-    closed: Mapping[str, UserError],
-    before: ScoresFile | None,
-    progress: Progress,
-) -> list[ScoreRecord]:
-    """``scores``, and where a data set could not be opened those that were made before of the same
-    images; what became of each such data set is said."""
-    earlier = {
-        (s.cell, s.metric, s.protocol): s for s in (before.scores if before else ()) if s.cell
-    }
-    found = []
-    for score in scores:
-        stays = earlier.get((score.cell, score.metric, score.protocol))
-        found.append(stays if score.dataset in closed and stays is not None else score)
-    for label, error in closed.items():
-        stay = sum(s.dataset == label and s.value is not None for s in found)
-        more = f"; {stay} scores from before stay" if stay else ""
-        progress.say(f"data set {label}: {error.message}{more}")
-    return found
-
-
-def _joined(
-    before: Sequence[ScoreRecord], new: Sequence[ScoreRecord], cells: set[str]
-) -> list[ScoreRecord]:
-    """``new`` in the places of the scores that they replace, then the rest; earlier scores of
-    images that the run no longer has are left out."""
-
-    def key(score: ScoreRecord) -> tuple[str, ...]:
-        return score.method, score.dataset, score.task, score.metric, score.protocol
-
-    found = {key(s): s for s in before if not s.cell or s.cell in cells}
-    return list((found | {key(s): s for s in new}).values())
 
 
 def _named(name: str, own: Sequence[Protocol]) -> Protocol:

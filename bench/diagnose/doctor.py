@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sisbench import segmenters
+from sisbench import metrics, segmenters
 from sisbench.config import RunConfig, load_config
 from sisbench.core.adapter_file import as_user_error
 from sisbench.core.devices import pick_devices
@@ -62,6 +62,7 @@ def examine(
     yield from datasets_of(loaded, quick, progress or Progress(quiet=True), datasets)
     yield from methods_of(loaded, datasets, quick)
     yield from _weights(loaded)
+    yield from _metrics(loaded)
     yield from _parsers(loaded, datasets)
     yield from _disk(loaded)
     yield from _anchors(loaded, anchor)
@@ -110,6 +111,19 @@ def _device() -> Iterator[Finding]:
     for i in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(i)
         yield Finding("ok", f"cuda:{i} {about.name}, {about.total_memory / 2**30:.0f} GiB")
+
+
+def _metrics(config: RunConfig) -> Iterator[Finding]:
+    """Whether the metrics that are asked for are there, and those of packages can be had."""
+    _, broken = metrics.registry.all()
+    for name in config.metrics or ():
+        try:
+            metrics.registry.get(name)
+        except UserError as error:
+            yield Finding("fail", f"metric {name}: {error.message}", error.hint)
+    for name, error in broken.items():
+        if name not in (config.metrics or ()):
+            yield Finding("warn", f"metric {name}: {error.message}", error.hint)
 
 
 def _parsers(config: RunConfig, datasets: Mapping[str, Dataset]) -> Iterator[Finding]:
