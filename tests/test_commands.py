@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from test_cli import config, run
@@ -356,3 +357,22 @@ def test_init_left_unanswered_writes_nothing(
     assert code != 0
     assert "Traceback" not in text
     assert not file.exists()
+
+
+def test_the_doctor_tries_what_the_scores_need(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    code, text = run(capsys, "doctor", str(config))
+    assert code == 0
+    assert "scores: 1 networks and measures read an image of the data" in text
+    foreign = config.parent / "foreign.pth"
+    torch.save({"conv.weight": torch.zeros(3)}, foreign)
+    changed(config, metrics=["fid", "psnr", "pnsr"], weights={"inception": str(foreign)})
+    code, text = run(capsys, "doctor", str(config))
+    assert code == 1
+    assert re.search(r"fail fid on toyfaces: .*foreign\.pth", text)
+    assert "did you mean 'psnr'" in text
+    code, text = run(capsys, "run", str(config), "-q")
+    assert code == 2, "before any image is made"
+    assert "did you mean 'psnr'" in text
+    assert not (config.parent / "run").exists()

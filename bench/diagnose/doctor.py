@@ -17,6 +17,7 @@ from sisbench.core.provenance import library_versions
 from sisbench.data import Dataset, open_dataset
 from sisbench.diagnose.audit import datasets_of, methods_of
 from sisbench.diagnose.finding import Finding
+from sisbench.diagnose.scores import scores_of
 from sisbench.run.plan import run_protocols
 from sisbench.run.preflight import existing
 
@@ -64,6 +65,8 @@ def examine(
     yield from _weights(loaded)
     yield from _metrics(loaded)
     yield from _parsers(loaded, datasets)
+    if not quick:
+        yield from scores_of(loaded, datasets)
     yield from _disk(loaded)
     yield from _anchors(loaded, anchor)
 

@@ -126,17 +126,19 @@ def bytes_needed(plan: Plan, cells: Sequence[Cell]) -> int:
 
 
 def check_disk(plan: Plan, cells: Sequence[Cell], progress: Progress) -> None:
-    """Compare what the run will take with what is free; a warning where it may not be enough.
+    """Say what the run will take and what is free; a warning where it may not be enough.
 
     Raises:
         UserError: clearly too little: less than half of the estimate is free.
     """
     needed = bytes_needed(plan, cells)
     free = shutil.disk_usage(existing(plan.config.folder)).free
-    if free >= needed:
-        return
     text = f"the images take about {size_text(needed)}, {size_text(free)} are free at "
     text += f"{existing(plan.config.folder).resolve()}"
+    if free >= needed:
+        if needed:
+            progress.say(text)
+        return
     if free < needed / 2:
         raise UserError(text, "make room, give another 'output', or fewer items (--limit)")
     progress.say(f"note: {text}")
