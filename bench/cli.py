@@ -151,9 +151,9 @@ def score(
     failed, or no score could be had; 2, bad input."""
     from sisbench.commands.work import score as work_off
 
-    named = (metric, split(protocol), split(parsers))
-    more = (strict, quiet, device, compiled, tuple(real_stats or ()), all_columns, shard)
-    raise typer.Exit(work_off(run, *named, *more))
+    named, given = (split(protocol), split(parsers)), tuple(real_stats or ())
+    how = (strict, quiet, device, compiled)
+    raise typer.Exit(work_off(run, metric, *named, *how, given, all_columns, shard))
 
 
 @app.command()

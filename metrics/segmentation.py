@@ -229,13 +229,6 @@ def conventions(
     return {name: float(value) for name, value in values.items()}
 
 
-def _sums(confusion: np.ndarray, ignored: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(TP, truth, found, ignored) by class of (..., K, K) and (..., K) counts."""
-    tp = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
-    truth, found = confusion.sum(-1, dtype=np.float64), confusion.sum(-2, dtype=np.float64)
-    return tp, truth, found, ignored.astype(np.float64)
-
-
 def _pooled(
     name: str,
     tp: np.ndarray,
@@ -302,18 +295,20 @@ def values_under(
         name, confusion, ignored, ignore: as of ``conventions``.
     """
     keep = np.arange(confusion.shape[1]) != (-1 if ignore is None else ignore)
-    own = _sums(confusion, ignored)
+    tp = np.diagonal(confusion, axis1=1, axis2=2).astype(np.float64)  # (n, K)
+    truth, found = confusion.sum(2, dtype=np.float64), confusion.sum(1, dtype=np.float64)
     n = len(confusion)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = _of_images(name, *own[:3], keep)
+        mean = _of_images(name, tp, truth, found, keep)
         if mean is not None:
             total, count = mean
             value = total.sum() / count.sum()
             values = value + n * (total - value * count) / count.sum()
         else:
-            pooled = tuple(part.sum(0) for part in own)
-            value = _pooled(name, *pooled, keep)
-            without = _pooled(name, *(p - part for p, part in zip(pooled, own, strict=True)), keep)
+            parts = (tp, truth, found, ignored.astype(np.float64))
+            a, b, c, d = (part.sum(0) for part in parts)
+            value = _pooled(name, a, b, c, d, keep)
+            without = _pooled(name, *(x - y for x, y in zip((a, b, c, d), parts)), keep=keep)
             values = n * value - (n - 1) * without
             values += value - values.mean()
     return values if np.isfinite(values).all() else None

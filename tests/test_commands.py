@@ -364,7 +364,7 @@ def test_the_doctor_tries_what_the_scores_need(
 ) -> None:
     code, text = run(capsys, "doctor", str(config))
     assert code == 0
-    assert "scores: 1 networks and measures read an image of the data" in text
+    assert "scores: an image of the data was measured in each way (1)" in text
     foreign = config.parent / "foreign.pth"
     torch.save({"conv.weight": torch.zeros(3)}, foreign)
     changed(config, metrics=["fid", "psnr", "pnsr"], weights={"inception": str(foreign)})

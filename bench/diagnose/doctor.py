@@ -124,9 +124,9 @@ def _metrics(config: RunConfig) -> Iterator[Finding]:
             metrics.registry.get(name)
         except UserError as error:
             yield Finding("fail", f"metric {name}: {error.message}", error.hint)
-    for name, error in broken.items():
+    for name, fault in broken.items():
         if name not in (config.metrics or ()):
-            yield Finding("warn", f"metric {name}: {error.message}", error.hint)
+            yield Finding("warn", f"metric {name}: {fault.message}", fault.hint)
 
 
 def _parsers(config: RunConfig, datasets: Mapping[str, Dataset]) -> Iterator[Finding]:

@@ -47,7 +47,7 @@ def scores_of(config: RunConfig, datasets: Mapping[str, Dataset]) -> Iterator[Fi
                     yield Finding("fail", f"{name} on {label}: {described(error)}")
                 tried += 1
     if tried and not failed:
-        yield Finding("ok", f"scores: {tried} networks and measures read an image of the data")
+        yield Finding("ok", f"scores: an image of the data was measured in each way ({tried})")
 
 
 def _makers(

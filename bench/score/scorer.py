@@ -27,6 +27,8 @@ from sisbench.score.scores import basis_of, conventional, filled, resized_basis
 from sisbench.score.sources import Photographs, cell_source, in_groups, real_source
 
 CEILING_LABEL, CEILING_TITLE = "(photographs)", "Real photographs"
+NO_METRIC: Any = Metric
+"""Stands for a metric that cannot be had: no title, no row maker."""
 _NAMED = 5
 """Left-out items that the console names for a cell; more are counted."""
 
@@ -220,7 +222,7 @@ class Scorer:
                     fault = reason_of(as_user_error(error))
             if fault:
                 context = self._context(protocol, photos.dataset.space)
-                yield _Column(name, Metric, context, None, fault)
+                yield _Column(name, NO_METRIC, context, None, fault)
 
     def _columns_of(
         self,
@@ -450,8 +452,8 @@ class Scorer:
         marks: tuple[str, ...] = (),
     ) -> ScoreRecord:
         if name not in self.used:
-            found = self._names(protocol).get(name.split("@")[0], Metric)
-            self.used[name] = found if isinstance(found, type) else Metric
+            found = self._names(protocol).get(name.split("@")[0])
+            self.used[name] = found if isinstance(found, type) else NO_METRIC
         editor = cell.entry.editor
         if cell.entry.method.seeded or (editor is not None and editor.seeded):
             marks = (SEEDED, *marks)

@@ -21,8 +21,9 @@ def conventional(metric: Metric, score: Score, rows: Rows, protocol: Protocol) -
     if not wanted or wanted == cls.convention:
         return score
     value, values = score.extra.get(wanted, math.nan), metric.values_under(wanted, rows)
-    known = {} if value == score.value else {"se": None, "ci": None}
-    return replace(score, value=value, values=values, **known)
+    if value == score.value:
+        return replace(score, values=values)
+    return replace(score, value=value, values=values, se=None, ci=None)
 
 
 def filled(base: ScoreRecord, score: Score, extra: Mapping[str, Any]) -> ScoreRecord:
