@@ -204,6 +204,7 @@ def score_run(
     from sisbench.run.locks import shard_lock
     from sisbench.score.earlier import earlier, joined, kept
     from sisbench.score.scorer import Request, Scorer
+    from sisbench.score.scores import describe
     from sisbench.share.stats import given_statistics
 
     exact_arithmetic()
@@ -318,31 +319,19 @@ def _check_images(wanted: Protocol, store: RunStore) -> None:
     )
 
 
-def describe(name: str, cls: Any) -> MetricFacts:
-    """What a report needs to know of a metric, taken from its class."""
-    parser = name.partition("@")[2]
-    return MetricFacts(
-        title=(cls.title or name) + (f" ({parser})" if parser and cls.title else ""),
-        direction=cls.direction,
-        bounds=tuple(cls.bounds),
-        unit=cls.unit,
-        scale=cls.scale,
-        digits=cls.digits,
-    )
-
-
 def metric_facts() -> dict[str, MetricFacts]:
     """What papers' tables need to know of every metric, used in a run or not."""
     from sisbench import metrics
+    from sisbench.score.scores import describe
 
     found = {}
     for name, cls in metrics.registry.all()[0].items():  # a broken package's say so where scored
         try:
             maker = metrics.maker_of(cls)
-        except UserError:  # as above
+            parsed = {"parser": bool(maker and maker.uses_parser)}
+            found[name] = describe(name, cls).model_copy(update=parsed)
+        except Exception:  # as above
             continue
-        parsed = {"parser": bool(maker and maker.uses_parser)}
-        found[name] = describe(name, cls).model_copy(update=parsed)
     return found
 
 

@@ -153,6 +153,8 @@ class Own(Metric):
         ("maker = Rows", 'maker = "nowhere"', "no row_maker is called 'nowhere'"),
         ('return "1" * 16', "return None", "TypeError"),
         ('tasks = ("reconstruct", "transfer")', "tasks = 3", "TypeError"),
+        ("maker = Rows", "maker = Rows; bounds = 3", "Error"),
+        ("maker = Rows", "maker = Rows; direction = 'sideways'", "Error"),
         ("class Own(Metric):", "class Own:", "no subclass of Metric"),
         ("class Own(Metric):", "raise OSError(5, 'x')\\nclass Own(Metric):", "OSError"),
     ],

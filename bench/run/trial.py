@@ -36,6 +36,8 @@ def trials(
 
     Methods of sisbench's are passed over, and cells that have an image already.
     """
+    import torch
+
     found: dict[str, Unable] = {}
     for _, group in by_method([c for c in cells if is_anybodys(plan, c)]):
         untried = [c for c in group if not finished(CellFolder(plan.config.folder / c.folder))]
@@ -57,7 +59,10 @@ def trials(
             if why is not None:
                 found[cell.key] = why
                 tell_failures(plan.config.folder, cell, progress)
+        on_gpu = method.device.type == "cuda"
         del method, editor
+        if on_gpu:  # the long work may be other processes'
+            torch.cuda.empty_cache()
     return found
 
 

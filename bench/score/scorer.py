@@ -23,7 +23,7 @@ from sisbench.protocol import Protocol
 from sisbench.score.given import GivenStatistics, rows_of
 from sisbench.score.match import cells_under
 from sisbench.score.rows import Mapped, map_rows
-from sisbench.score.scores import basis_of, conventional, filled, resized_basis
+from sisbench.score.scores import basis_of, conventional, describe, filled, resized_basis
 from sisbench.score.sources import Photographs, cell_source, in_groups, real_source
 
 CEILING_LABEL, CEILING_TITLE = "(photographs)", "Real photographs"
@@ -217,10 +217,12 @@ class Scorer:
             fault = reason_of(cls) if isinstance(cls, UserError) else ""
             if isinstance(cls, type):
                 try:
+                    describe(name, cls)  # its class attributes are what they should be
                     yield from list(self._columns_of(name, cls, task, photos, items, protocol))
                 except Exception as error:  # a metric of anybody's: its own empty cell
                     fault = reason_of(as_user_error(error))
             if fault:
+                self.used[name] = NO_METRIC
                 context = self._context(protocol, photos.dataset.space)
                 yield _Column(name, NO_METRIC, context, None, fault)
 
@@ -532,8 +534,11 @@ def metrics_shown(protocol: Protocol) -> dict[str, type[Metric] | UserError]:
     classes, broken = metrics.registry.all()
     shown: dict[str, type[Metric] | UserError] = {}
     for name, cls in classes.items():
-        if unasked(cls, protocol):
-            shown[name] = cls
+        try:
+            if unasked(cls, protocol):
+                shown[name] = cls
+        except Exception as error:  # a metric of anybody's
+            broken[name] = as_user_error(error)
     return shown | broken
 
 

@@ -7,9 +7,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from sisbench.core.log import ScoreRecord
+from sisbench.core.log import MetricFacts, ScoreRecord
 from sisbench.metrics.base import Metric, RowMaker, Rows, Score
 from sisbench.protocol import Protocol
+
+
+def describe(name: str, cls: Any) -> MetricFacts:
+    """What a report needs to know of a metric, taken from its class."""
+    parser = name.partition("@")[2]
+    return MetricFacts(
+        title=(cls.title or name) + (f" ({parser})" if parser and cls.title else ""),
+        direction=cls.direction,
+        bounds=tuple(cls.bounds),
+        unit=cls.unit,
+        scale=cls.scale,
+        digits=cls.digits,
+    )
 
 
 def conventional(metric: Metric, score: Score, rows: Rows, protocol: Protocol) -> Score:
