@@ -121,7 +121,9 @@ def in_another_order(cells: Cells) -> None:
     for (data, task, rule), cell in cells.items():
         if data == "plain":
             other = cells["renamed", task, rule]
-            assert same(other, "", cell), (task, rule, "order and names of instances")
+            for row in cell.items():  # sums by instance may run in another order
+                a, b = (one.image(row["id"]).astype(int) for one in (cell, other))
+                assert np.abs(a - b).max() <= 1, (task, rule, "order and names of instances")
             ids = [row["target"] for row in cell.items()]
             assert [row["target"] for row in other.items()] != ids
 
