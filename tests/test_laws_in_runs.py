@@ -102,9 +102,12 @@ def test_the_laws_hold_in_a_stored_run(name: str, tmp_path: Path) -> None:
         ],
     }
     found = run(method, tmp_path / "run", tasks_of(can), size, **more)
-    assert [c.entry.reason for c in found if c.entry.status != "done"] == []
+    wrong = [c.entry.reason for c in found if c.entry.status not in ("done", "impossible")]
+    assert not wrong
+    done = [c for c in found if c.entry.status == "done"]
+    can &= {c.entry.task.name for c in done}  # without a file of its own, Pix2PixHD samples nothing
     cells: Cells = {}
-    for cell in found:
+    for cell in done:
         rule = cell.entry.generation.get("absent", "")
         cells[cell.entry.dataset.label, cell.entry.task.slug, rule] = cell
     in_another_order(cells)
@@ -112,6 +115,7 @@ def test_the_laws_hold_in_a_stored_run(name: str, tmp_path: Path) -> None:
         algebra(cells, can, model.class_groups is not None)
         of_twins(cells, can)
     alone = {"datasets": more["datasets"][:1], "engine": {"device": "cpu", "batch_size": 1}}
+    assert can
     (first, *_) = run(method, tmp_path / "alone", tasks_of(can)[:1], size, **(more | alone))
     assert same(first, "", cells["plain", first.entry.task.slug, ""]), "batch of one"
 
