@@ -17,9 +17,10 @@ from sisbench.core.store import RunStore
 from sisbench.data.toyfaces import ToyFaces
 from sisbench.diagnose.explain import explain
 from sisbench.metrics.efficientnet import STAGES, load_efficientnet_lite0, normalise
-from sisbench.metrics.frechet import FrechetReference, frechet
+from sisbench.metrics.frechet import frechet
 from sisbench.metrics.kid import kid
 from sisbench.metrics.neighbours import covered, radii
+from sisbench.metrics.reference import FrechetReference
 from sisbench.share.bundle import write_bundle
 from sisbench.share.verify import verify
 
