@@ -179,7 +179,8 @@ def score_run(
     from sisbench.core.devices import exact_arithmetic, pick_devices
     from sisbench.report import write_scores_csv
     from sisbench.run.locks import shard_lock
-    from sisbench.score.scorer import Request, Scorer
+    from sisbench.score.columns import Request
+    from sisbench.score.scorer import Scorer
     from sisbench.share.stats import given_statistics
 
     exact_arithmetic()
