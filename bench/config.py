@@ -251,7 +251,7 @@ class EngineConfig(Strict):
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps"; several make
             images by a process each: "cuda:0,cuda:1", or "all" GPUs.
         batch_size: images a forward; halved when the device runs out of memory.
-        workers: threads that decode images ahead.
+        workers: threads that decode images ahead, and on a GPU as many that write them.
         compile: run scoring's Inception through torch.compile (a minute once, then faster).
         profile: count the operations of one image a cell (makes that image twice).
     """

@@ -202,8 +202,9 @@ def score_run(
     from sisbench.core.devices import exact_arithmetic, pick_devices
     from sisbench.report import write_scores_csv
     from sisbench.run.locks import shard_lock
+    from sisbench.score.columns import Request
     from sisbench.score.earlier import earlier, joined, kept
-    from sisbench.score.scorer import Request, Scorer
+    from sisbench.score.scorer import Scorer
     from sisbench.score.scores import describe
     from sisbench.share.stats import given_statistics
 
@@ -238,11 +239,13 @@ def score_run(
     fields = {
         p.id: ProtocolEntry.model_validate(p.model_dump(mode="json") | {"id": p.id}) for p in chosen
     }
-    if scorer.closed:
+    if scorer.sets.closed:
         made = [c.entry for c in store.cells() if c.entry.status not in ("impossible", "failed")]
-        if made and all(entry.dataset.label in scorer.closed for entry in made):
-            raise scorer.closed[made[0].dataset.label]  # no image can be scored: nothing changes
-        scores = kept(scores, scorer.closed, earlier(store, progress), progress)
+        if made and all(entry.dataset.label in scorer.sets.closed for entry in made):
+            raise scorer.sets.closed[
+                made[0].dataset.label
+            ]  # no image can be scored: nothing changes
+        scores = kept(scores, scorer.sets.closed, earlier(store, progress), progress)
     before = earlier(store, progress) if metrics or protocols or parsers else None
     if before is not None:
         scores = joined(before.scores, scores, {cell.key for cell in store.cells()})

@@ -105,6 +105,7 @@ class RowMaker(ABC):
             ...); nothing else is decoded.
         uses: further fields that are read where a task has them.
         weights: name of its file in the weights registry, or "".
+        bundled: its file where that comes with sisbench, or "".
         uses_parser: its rows depend on a parser; each parser of a run gives a column of its own.
         resize: what becomes of the images before the network, or that by the value of the
             protocol's field ``resize_field``.
@@ -115,6 +116,7 @@ class RowMaker(ABC):
     needs: ClassVar[frozenset[str]] = frozenset({"image"})
     uses: ClassVar[frozenset[str]] = frozenset()
     weights: ClassVar[str] = ""
+    bundled: ClassVar[str] = ""
     uses_parser: ClassVar[bool] = False
     resize: ClassVar[str | Mapping[str, str]] = "none: images at their own size"
     resize_field: ClassVar[str] = ""

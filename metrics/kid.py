@@ -7,7 +7,7 @@ import numpy as np
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.estimates import normal_interval
 from sisbench.metrics.base import Metric, Rows, Score
-from sisbench.metrics.frechet import check_features
+from sisbench.metrics.reference import check_features
 
 _BLOCK = 1024
 _SUBSET_SEED = 2020
@@ -146,11 +146,14 @@ class KID(Metric):
     def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         if real is not None and "factor" in real:
             raise Unavailable(
-                "KID needs the features of the real set; given are its mean and covariance alone",
+                f"{self.title} needs the features of the real set; given are its mean and "
+                "covariance alone",
                 "export them with features, or compare with the photographs",
             )
         if real is None or "features" not in real:
-            raise UserError("kid needs the features of a real set", "map the reference set first")
+            raise UserError(
+                f"{self.name} needs the features of a real set", "map the reference set first"
+            )
         x, y = rows["features"], real["features"]
         value, u, v = kid(x, y)
         fakes = float(u.var(ddof=1) / len(u))

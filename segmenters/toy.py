@@ -55,12 +55,17 @@ class ToyNet(nn.Module):
         self.up_full = Stage(48, 24)
         self.final = nn.Conv2d(24, CLASSES, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Maps on the way down: (B, c, H / s, W / s) with c = 16, 32, 48, 56, 56 and s = 1, 2, 4,
+        8, 16; the last one is the deepest."""
         full = self.down_full(x)
         half = self.down_half(F.max_pool2d(full, 2))
         quarter = self.down_quarter(F.max_pool2d(half, 2))
         eighth = self.down_eighth(F.max_pool2d(quarter, 2))
-        y = self.bottom(F.max_pool2d(eighth, 2))
+        return [full, half, quarter, eighth, self.bottom(F.max_pool2d(eighth, 2))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        full, half, quarter, eighth, y = self.features(x)
         y = self.up_eighth(_join(eighth, y))
         y = self.up_quarter(_join(quarter, y))
         y = self.up_half(_join(half, y))

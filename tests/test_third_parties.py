@@ -13,7 +13,7 @@ from sisbench import data, methods, metrics, segmenters
 from sisbench.core import registry
 from sisbench.core.errors import Broken, UserError
 from sisbench.core.store import RunStore
-from sisbench.score import scorer
+from sisbench.score import real_sets
 
 __all__ = ["config"]
 
@@ -206,14 +206,14 @@ def test_a_data_set_that_is_gone_when_it_is_scored_costs_its_scores(
     folder = config.parent / "run"
     assert run(capsys, "run", str(config), "-q")[0] == 0
     before = {(s.dataset, s.task, s.metric): s.value for s in RunStore(folder).scores()[0]}
-    real = scorer.open_dataset
+    real = real_sets.open_dataset
 
     def opens(name: str, **arguments: object) -> object:
         if arguments["n"] == 2:
             raise ImportError("its package is gone")
         return real(name, **arguments)
 
-    monkeypatch.setattr(scorer, "open_dataset", opens)
+    monkeypatch.setattr(real_sets, "open_dataset", opens)
     for metric, value in (("psnr", before["other", "transfer", "psnr"]), ("ssim", None)):
         code, text = run(capsys, "score", str(folder), "-m", metric)
         assert code == (0 if value is not None else 1)

@@ -32,6 +32,7 @@ class Weight:
     Attributes:
         name, purpose, file: registry name, what needs it, file name in the cache folder.
         kind: "metric", "training", "parser" or "method".
+        package: folder of an importable package that brings the file, or None.
         url: where ``fetch`` gets it, or None; ``where`` says in words how to get it by hand.
         sha256: its hash, where a source states one.
         sha256_prefix: first hex digits of the hash, where the file's name carries them.
@@ -43,6 +44,7 @@ class Weight:
     kind: str
     purpose: str
     file: str
+    package: str | None = None
     url: str | None = None
     where: str = ""
     sha256: str | None = None
@@ -119,6 +121,8 @@ def resolve(name: str, given: Path | str | None = None) -> Path:
 def remedy(weight: Weight) -> str:
     """How to get a file, in one sentence."""
     add = f"sisbench weights add {weight.name} FILE"
+    if weight.package:
+        return weight.where
     if weight.url:
         return f"sisbench weights fetch {weight.name}, or with a copy at hand: {add}"
     return f"{weight.where or 'no public source is known'}; then: {add}"
@@ -129,6 +133,9 @@ def _locate(weight: Weight) -> Path | None:
     expected = root / weight.file
     if expected.is_file():
         return expected
+    packaged = _in_package(weight)
+    if packaged is not None:
+        return packaged
     known = _known_hash(weight)
     if known is None or not root.is_dir():
         return None
@@ -140,6 +147,18 @@ def _locate(weight: Weight) -> Path | None:
         if sha256_of(other) == known:
             return other
     return None
+
+
+def _in_package(weight: Weight) -> Path | None:
+    """The file where an installed package brings it."""
+    if weight.package is None:
+        return None
+    package, _, inner = weight.package.partition("/")
+    try:
+        place = Path(str(files(package))) / inner / weight.file
+    except ModuleNotFoundError:
+        return None
+    return place if place.is_file() else None
 
 
 def _known_hash(weight: Weight) -> str | None:

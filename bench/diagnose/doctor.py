@@ -17,6 +17,7 @@ from sisbench.core.provenance import library_versions
 from sisbench.data import Dataset, open_dataset
 from sisbench.diagnose.audit import datasets_of, methods_of
 from sisbench.diagnose.finding import Finding
+from sisbench.diagnose.real_sets import statistics_of
 from sisbench.diagnose.scores import scores_of
 from sisbench.run.plan import run_protocols
 from sisbench.run.preflight import existing
@@ -63,6 +64,7 @@ def examine(
     yield from datasets_of(loaded, quick, progress or Progress(quiet=True), datasets)
     yield from methods_of(loaded, datasets, quick)
     yield from _weights(loaded)
+    yield from statistics_of(loaded)
     yield from _metrics(loaded)
     yield from _parsers(loaded, datasets)
     if not quick:

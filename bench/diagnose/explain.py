@@ -10,6 +10,7 @@ from sisbench import metrics
 from sisbench.core.errors import Unavailable, UserError, did_you_mean
 from sisbench.core.log import BASIS, MetricFacts, ScoreRecord
 from sisbench.core.store import CellView, RunStore
+from sisbench.data.elsewhere import some
 from sisbench.protocol import Protocol, get_protocol, presets
 
 _SECTIONS = ("Args:", "Attributes:", "Example:", "Examples:", "Raises:", "Returns:", "Yields:")
@@ -103,6 +104,8 @@ def _score_lines(score: ScoreRecord, facts: MetricFacts, cell: CellView | None) 
         about["data"] = f"{entry.dataset.name}, {entry.dataset.split}, {entry.dataset.n} items"
         about["made with"] = ", ".join(f"{k} {v}" for k, v in entry.generation.items())
         about["images in"] = str(cell.folder / "images")
+        for what, names in (("missing", entry.missing), ("no item's", entry.unused)):
+            about[what] = f"{len(names):,}: {some(names)}" if names else ""
     width = max(len(name) for name in about) + 2
     lines = [
         f"  {name.replace('_', ' '):<{width}}{value}" for name, value in about.items() if value
@@ -134,7 +137,7 @@ def _facts(cls: Any, protocol: Protocol) -> list[str]:
             ("rows", f"{maker.name}: {_first_paragraph(maker)}"),
             ("rows made in", _place(maker)),
             ("resize", resize),
-            ("weights", _weights(maker.weights)),
+            ("weights", _weights(maker.weights) or _bundled(maker.bundled)),
         ]
         facts += _parsers(protocol) if maker.uses_parser else []
     width = max(len(name) for name, _ in facts)
@@ -198,6 +201,10 @@ def _weights(name: str) -> str:
     except Unavailable:
         state = f"not here: {weights.remedy(entry)}"
     return f"{entry.file}, sha256 {digest or 'not stated'}, {state}"
+
+
+def _bundled(file: str) -> str:
+    return f"{file}, comes with sisbench; scores state its sha256" if file else ""
 
 
 def _differences(cls: Any, chosen: Protocol) -> list[str]:

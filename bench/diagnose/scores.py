@@ -16,7 +16,7 @@ from sisbench.diagnose.finding import Finding
 from sisbench.metrics.base import Context, ImageBatch, Metric, RowMaker
 from sisbench.protocol import Protocol
 from sisbench.run.plan import run_protocols
-from sisbench.score.scorer import metrics_shown
+from sisbench.score.columns import metrics_shown
 
 if TYPE_CHECKING:
     from sisbench.data import Sample

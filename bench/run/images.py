@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,14 @@ from sisbench.data.loader import prefetch, to_batch
 from sisbench.run.items import Item
 from sisbench.run.plan import Cell, Plan, same_rendering
 from sisbench.run.stored import (
+    WAITING,
     Destination,
     Drawn,
+    Writers,
     arithmetic_of,
     group_size,
     groups_of,
+    item_row,
     merge_items,
     pending,
 )
@@ -176,11 +178,10 @@ class CellRunner:
         total = sum(map(len, mine))
         left = sum(item.id in own for group in groups for item in group)
         loaded = prefetch(self.dataset, wanted, self.plan.config.engine.workers)
-        writes: list[Future[None]] = []
         try:
             with (
                 self.progress.bar(label, total, total - left) as advance,
-                ThreadPoolExecutor(1) as pool,
+                self._writers() as writers,
             ):
                 for group in groups:
                     if self.tries and (self.made or self.tried >= self.tries):
@@ -189,22 +190,26 @@ class CellRunner:
                         samples = next(loaded)
                     batches = self._draw(group, samples)
                     with self.timer.stage("write"):
-                        while len(writes) > 2:
-                            writes.pop(0).result()
-                        writes.append(pool.submit(_write, batches))
+                        for destination, drawn in batches:
+                            writers.write(destination, drawn)
                     count = sum(item.id in own for item in group)
                     self.timer.images += count
                     advance(count)
                     self.progress.count(sum(len(drawn) for _, drawn in batches))
                 with self.timer.stage("write"):
-                    for future in writes:
-                        future.result()
+                    writers.finish()
         finally:
             for destination in self.destinations:
                 destination.close()
         if self.share == (0, 1):
             for destination in self.destinations:
                 merge_items(destination.folder)
+
+    def _writers(self) -> Writers:
+        """As many threads as decode; on a CPU one, beside which the network has the other cores."""
+        threads = 1 if self.method.device.type == "cpu" else self.plan.config.engine.workers
+        waiting = max(WAITING * self.size * len(self.cells), 2 * threads)
+        return Writers(max(1, threads), waiting)
 
     def _destination(self, cell: Cell) -> Destination:
         root = self.plan.config.folder
@@ -340,20 +345,12 @@ class CellRunner:
         batch: int = 0,
         error: str = "",
     ) -> dict[str, Any]:
-        return {
-            "id": item.id,
-            "index": self.position[item.id],
-            "target": item.target,
-            "reference": item.reference,
-            "alpha": item.alpha,
-            "classes": list(classes),
-            "absent": absent,
+        return item_row(item, self.position[item.id], classes, absent, error) | {
             "seconds": cost.seconds / max(batch, 1),
             "batch": batch,
             "arithmetic": self.arithmetic,
             "peak_memory": cost.memory,
             "parameters": self.parameters,
-            "error": error,
         }
 
 
@@ -361,11 +358,6 @@ def spaced(groups: Sequence[list[Item]], count: int) -> list[list[Item]]:
     """``count`` of the groups, evenly spaced from the first on; all where there are no more."""
     count = min(count, len(groups))
     return [groups[k * len(groups) // count] for k in range(count)]
-
-
-def _write(batches: Sequence[tuple[Destination, Sequence[Drawn]]]) -> None:
-    for destination, drawn in batches:
-        destination.write(drawn)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -182,8 +182,17 @@ def _entry(plan: Plan, cell: Cell) -> CellEntry:
             "status": _status(cell.failed) if cell.reason else "partial",
             "reason": cell.reason,
         }
-        | ({"remarks": list(cell.found.remarks)} if cell.found is not None else {})
+        | _elsewhere(cell)
     )
+
+
+def _elsewhere(cell: Cell) -> dict[str, list[str]]:
+    """What the manifest says of images made elsewhere."""
+    found = cell.found
+    if found is None:
+        return {}
+    lists = {"remarks": found.remarks, "missing": found.missing, "unused": found.unused}
+    return {name: list(values) for name, values in lists.items()}
 
 
 def _settled(plan: Plan, cell: Cell, entry: CellEntry, strict: bool) -> CellEntry:

@@ -12,9 +12,9 @@ from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.log import ScoreRecord
 from sisbench.core.progress import Progress
 from sisbench.metrics.base import Context, Metric, RowMaker
+from sisbench.score.columns import maker_key, reason_of, unasked
 from sisbench.score.folder_files import BARE, FolderRequest, Folders
 from sisbench.score.rows import Mapped, as_user_error, map_rows
-from sisbench.score.scorer import maker_key, reason_of, unasked
 from sisbench.score.scores import basis_of, conventional, filled, resized_basis
 
 TASK = "images"

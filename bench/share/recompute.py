@@ -14,7 +14,7 @@ from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.log import CEILING, CellEntry, ItemRow, ScoreRecord
 from sisbench.metrics.base import Context, Metric, Rows, Score
-from sisbench.metrics.frechet import FrechetReference
+from sisbench.metrics.reference import FrechetReference
 from sisbench.protocol import Protocol
 from sisbench.score.given import REAL_ROWS, ROWS
 from sisbench.score.scores import conventional, filled

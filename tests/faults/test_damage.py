@@ -122,7 +122,7 @@ def test_every_own_file(
     ("pattern", "damage"),
     [
         ("run/cells/*/images/1.png", "half"),
-        ("run/cells/*/items/all.parquet", "gone"),
+        ("run/cells/*/items/all-*.parquet", "gone"),
         ("run/scores.json", "garbage"),
         ("run/cells/*/rows/confusion*.npz", "half"),
     ],
