@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.layout_edits import LAYOUT_EDITS
 from sisbench.core.overrides import overridden
+from sisbench.core.resize import Filter
 from sisbench.core.schema import Strict, validated
 from sisbench.core.tasks import TASKS
 from sisbench.core.yaml_file import expanded, read_yaml
@@ -90,11 +91,15 @@ class DatasetConfig(Strict):
 
 class MethodConfig(Strict):
     """A method: registry name (or ./file.py:Class), weights, construction options, label; or, by
-    the name ``images``, images made elsewhere, whose keys (root, ...) become ``options``."""
+    the name ``images``, images made elsewhere, whose keys (root, ...) become ``options``.
+
+    ``resize`` is the filter (Pillow's) that brings what it draws to the data set's size, where its
+    own is another; None refuses that."""
 
     name: PathText
     label: str = ""
     weights: PathText | None = None
+    resize: Filter | None = None
     options: OptionMap = Field(default_factory=dict)
 
     @model_validator(mode="before")

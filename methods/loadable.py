@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
+from sisbench.core.resize import Filter
 from sisbench.core.state_dict import (
     FORMAT,
     joined_hash,
@@ -36,6 +37,22 @@ _DISCRIMINATORS = ("netD", "discriminator", "discriminators")
 Self = TypeVar("Self", bound="Loadable")
 
 
+def no_steps(what: str, done: int, total: int) -> None:
+    """Where nobody watches."""
+
+
+@dataclass
+class EncodingCost:
+    """Seconds that photographs took to encode where that is apart from rendering, as an inversion.
+
+    Attributes:
+        spent: in the calls so far; whole: of all that they used, also what was kept from before.
+    """
+
+    spent: float = 0.0
+    whole: float = 0.0
+
+
 @dataclass(frozen=True)
 class NoOptions:
     """A method without options."""
@@ -47,17 +64,28 @@ class Loadable(ABC):
     Class attributes:
         name, title, paper: registry name, name in tables, citation with arXiv id or DOI.
         size: (H, W) that the official configuration draws.
+        photographs_by: Pillow's filter by which its own loader brings photographs to ``size``;
+            used where that is not the data set's.
+        stored_labels: whether it takes label maps at the size at which they are stored, as one
+            that reduces them by a path of its own.
         Options: frozen dataclass of the construction options and their official defaults.
         files: official module name -> file-name patterns in an official checkpoint folder.
         prefixes: official module name -> what its keys begin with in a file that holds several.
         sampling_options: options that no weight depends on; they may differ from a file's own.
         file_options: options that name a file; its content is part of what a run's images are.
+
+    Attributes:
+        on_step: told of each step of long work on one photograph: (what, done, total).
+        encoding_cost: what encodings took, where a method counts that; None where it is part of
+            rendering.
     """
 
     name: ClassVar[str] = ""
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     size: tuple[int, int] = (256, 256)
+    photographs_by: ClassVar[Filter] = "bicubic"
+    stored_labels: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     prefixes: Mapping[str, str] = MappingProxyType({})
@@ -72,6 +100,8 @@ class Loadable(ABC):
         self.options = parse_options(self.Options, options, self.name)
         self.given_options = frozenset(translate(options, self.Options, self.name))
         self.weights_info = {"source": "none"}
+        self.on_step: Callable[[str, int, int], None] = no_steps
+        self.encoding_cost: EncodingCost | None = None
         self.device = torch.device("cpu")
 
     # ---- construction -------------------------------------------------------------------------
@@ -123,6 +153,11 @@ class Loadable(ABC):
         """The declared test weights of an official module (``weights: seeded:N``); a method whose
         files hold constants puts them in."""
         return seeded_state(shapes, seed)
+
+    def how_encoded(self) -> str:
+        """How photographs become layouts and styles, where a reader of the scores must know: an
+        inversion with its steps; "" for an encoder."""
+        return ""
 
     def after_load(self) -> None:
         """Called once the weights are in: fold, contract or cache what is constant at inference."""

@@ -109,6 +109,7 @@ class RowMaker(ABC):
         uses_parser: its rows depend on a parser; each parser of a run gives a column of its own.
         resize: what becomes of the images before the network, or that by the value of the
             protocol's field ``resize_field``.
+        label_map: which label map a parser's reading is compared with.
         sha256, preprocess, dtype: facts of its network, or ""; captions print them.
     """
 
@@ -120,6 +121,7 @@ class RowMaker(ABC):
     uses_parser: ClassVar[bool] = False
     resize: ClassVar[str | Mapping[str, str]] = "none: images at their own size"
     resize_field: ClassVar[str] = ""
+    label_map: ClassVar[str] = ""
     sha256: str = ""
     preprocess: str = ""
     dtype: str = "float32"

@@ -82,6 +82,10 @@ class ConfusionRows(RowMaker):
     resize = "images by the parser's rule, label maps to its size by PIL's nearest rule"
     needs = frozenset({"image", "label"})
     uses_parser = True
+    label_map = (
+        "the one that was to be drawn: the target's, or what an edit made of it in pixel space "
+        "(holes left out); never a segmentation of the network's own"
+    )
 
     def __init__(
         self,

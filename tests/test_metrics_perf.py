@@ -52,3 +52,9 @@ def test_small_pipeline_agrees_with_the_usual_tools():
     out = io.StringIO()
     assert compare_scoring(Wanted(6, 64, 1, part="pipeline"), out) == 0, out.getvalue()
     assert "sisbench float32" in out.getvalue()
+
+
+def test_plain_counts_are_of_cases_that_are_measured():
+    from sisbench.perf.methods import _CASES, _PLAIN
+
+    assert _PLAIN.keys() <= _CASES.keys()

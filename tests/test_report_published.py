@@ -11,7 +11,8 @@ import yaml
 from sisbench.core.adapter_file import load_file
 from sisbench.core.errors import UserError
 from sisbench.pipeline import metric_facts
-from sisbench.report.published import RESULTS, load_published, load_specs, paper_table, paper_tables
+from sisbench.report.papers import RESULTS, load_published, load_specs
+from sisbench.report.published import paper_table, paper_tables
 from sisbench.report.quality import RunResults
 from sisbench.report.render import to_markdown
 

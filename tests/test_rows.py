@@ -236,6 +236,7 @@ def test_other_photographs_than_those_of_the_run_are_refused(
         "score/rows.py",
         "score/sources.py",
         "diagnose/explain.py",
+        "report/papers.py",
         "report/published.py",
         "core/provenance.py",
     ],

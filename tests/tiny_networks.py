@@ -458,7 +458,6 @@ METHODS: dict[str, Tiny] = {
             "timesteps": Once(500),
             "linear_start": Once(0.01),
             "linear_end": Once(0.03),
-            "size": Once(8),
             "image_size": Once(16),
             "in_channels": Once(4),
             "model_channels": Once(64),
@@ -484,7 +483,6 @@ METHODS: dict[str, Tiny] = {
         SEMANTIC_STYLEGAN,
         {
             "size": Once(32),
-            "output_size": Once(32),
             "style_dim": Once(4),
             "n_mlp": Once(3),
             "seg_dim": Once(12, along={"transparent_dims": (10,)}),

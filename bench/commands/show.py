@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,17 @@ def methods(name: str, as_json: bool) -> None:
     if as_json:
         print_json(rows + [{"name": known, "error": why} for known, why in broken.items()])
         return
-    table = Table("name", "title", "size", "can", "paper")
+    table = Table("name", "title", "size", "can", "rows of the papers' tables", "paper")
     for row in rows:
         able = [*row["tasks"]]
         if row["edits"]:
             able.append("layout_editor: " + ", ".join(row["edits"]))
         size = "x".join(map(str, row["size"]))
-        table.add_row(row["name"], row["title"], size, ", ".join(able), escape(row["paper"]))
+        fills = "; ".join(dict.fromkeys(r["cited"] for r in row["rows"])) or "none"
+        cells = (row["name"], row["title"], size, ", ".join(able), fills, escape(row["paper"]))
+        table.add_row(*cells)
     tasks = ", ".join(sorted(Images.can))
-    table.add_row(Images.name, Images.title, "any", tasks, "docs/elsewhere.md")
+    table.add_row(Images.name, Images.title, "any", tasks, "any", "docs/elsewhere.md")
     out.print(table)
     for why in broken.values():
         marked("bad", why)
@@ -81,9 +83,27 @@ def _method(name: str) -> dict[str, Any]:
         "edits": sorted(cls.can) if editor else [],
         "options": _options(cls),
         "files": {module: list(patterns) for module, patterns in cls.files.items()},
+        "rows": _rows(cls.name, names),
         "weights": [{k: r[k] for k in ("name", "purpose", "state", "remedy")} for r in files],
         "about": inspect.getdoc(cls) or "",
     }
+
+
+def _rows(name: str, known: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of the papers' tables that a method fills, and the options that each takes."""
+    from sisbench.report.papers import table_rows
+
+    return [
+        {
+            "table": row.spec,
+            "cited": row.cited,
+            "row": row.printed,
+            "options": dict(row.options),
+            "differs": row.differs,
+        }
+        for row in table_rows(known)
+        if row.method == name
+    ]
 
 
 def _options(cls: Any) -> dict[str, dict[str, str]]:
@@ -105,6 +125,8 @@ def _print_method(found: Mapping[str, Any]) -> None:
     line(f"tasks  {', '.join(found['tasks']) or 'none'}")
     if found["edits"]:
         line(f"edits  {', '.join(found['edits'])} (as layout_editor)")
+    for row in found["rows"]:
+        line(f"fills  {row['cited']}: {row['row']}{_with(row)}")
     for module, patterns in found["files"].items():
         line(f"files  {module}: {', '.join(patterns)}")
     for row in found["weights"]:
@@ -117,6 +139,15 @@ def _print_method(found: Mapping[str, Any]) -> None:
     for name, option in found["options"].items():
         table.add_row(name, escape(option["type"]), escape(option["default"]))
     out.print(table)
+
+
+def _with(row: Mapping[str, Any]) -> str:
+    """What a row takes beside the official options."""
+    said = [
+        f"{k}: {str(v).lower() if isinstance(v, bool) else v}" for k, v in row["options"].items()
+    ]
+    own = f", options {{{', '.join(said)}}}" if said else ""
+    return own + (f"; the paper's: {row['differs']}, which no option has" if row["differs"] else "")
 
 
 def datasets(name: str, root: str, split: str, as_json: bool) -> int:

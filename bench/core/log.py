@@ -24,7 +24,7 @@ CEILING = "ceiling"
 NOT_YET = "not made yet"
 """How the reason of a cell begins that was left out by ``--only``."""
 
-BASIS = ("extractor", "parser", "resize", "compare_at", "convention", "real_set")
+BASIS = ("extractor", "parser", "resize", "compare_at", "label_map", "convention", "real_set")
 """Keys of ``ScoreRecord.extra`` (strings) that say what a score rests on; captions print them, and
 scores that differ in one are not ranked against each other."""
 
@@ -56,7 +56,9 @@ class MethodEntry(Entry):
             was given.
         name: in the registry; size: (H, W); options: of its construction. The last two are known
             once it was built.
-        resized: of images made elsewhere, how they came to the data set's size, or "".
+        resized: how its images came to the data set's size, or "".
+        reads: what is done to the samples before it gets them, where that is not the data set's
+            own way, or "".
     """
 
     label: str
@@ -67,6 +69,7 @@ class MethodEntry(Entry):
     size: tuple[int, int] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     resized: str = ""
+    reads: str = ""
 
     @property
     def seeded(self) -> bool:
@@ -188,6 +191,8 @@ class ItemRow(Entry):
         target, reference: sample ids; alpha: the reference's weight in an interpolation.
         classes: ids that were really edited; absent: how many a reference did not have.
         seconds, batch: of its share of a forward of ``batch`` images.
+        encode_seconds: what the encoding of its photographs took, whenever it was done; it is not
+            in ``seconds``. None where encoding is part of these.
         arithmetic: what the cell's was when it was made.
         sha256, label_sha256: of the files of its image and drawn label map; "" where there is none.
         peak_memory: bytes; parameters, flops: of the method, of one image.
@@ -202,6 +207,7 @@ class ItemRow(Entry):
     classes: tuple[int, ...] = ()
     absent: int = 0
     seconds: float | None = None
+    encode_seconds: float | None = None
     batch: int | None = None
     arithmetic: str = ""
     sha256: str = ""

@@ -40,11 +40,20 @@ class Progress:
     def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
         self.console = console or Console(stderr=True)
         self.quiet = quiet
+        self._shown: Callable[[str], None] | None = None
 
     def say(self, text: str) -> None:
         """One line."""
         if not self.quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """One step of the long work on a single image, as of an inversion: beside the bar on a
+        terminal; elsewhere a line at each quarter."""
+        if self._shown is not None:
+            self._shown("" if done == total else f"{what}, step {done} of {total}")
+        elif done * 4 // total != (done - 1) * 4 // total:
+            self.say(f"{what}: step {done} of {total}")
 
     def count(self, images: int) -> None:
         """Images that were just made; for who watches from another process."""
@@ -75,4 +84,12 @@ class Progress:
         )
         with RichProgress(*columns, console=self.console) as bars:
             task = bars.add_task(label, total=total, completed=done)
-            yield lambda steps: bars.advance(task, steps)
+
+            def show(text: str) -> None:
+                bars.update(task, description=f"{label} ({text})" if text else label, refresh=True)
+
+            self._shown = show
+            try:
+                yield lambda steps: bars.advance(task, steps)
+            finally:
+                self._shown = None

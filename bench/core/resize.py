@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
+from PIL import Image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _BITS = 22  # fixed-point fraction of Pillow's 8-bit resampling coefficients
 Labels = TypeVar("Labels", np.ndarray, "Tensor")
+
+Filter = Literal["nearest", "bilinear", "bicubic", "lanczos", "area"]
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.BOX,
+}
+"""Pillow's filters by their usual names; all but ``nearest`` antialias where they reduce."""
 
 
 @lru_cache(maxsize=256)
@@ -67,6 +78,20 @@ def _take(label: Labels, size: tuple[int, int], rows: np.ndarray, columns: np.nd
 
     by_row = label.index_select(-2, torch.from_numpy(rows).to(label.device))
     return by_row.index_select(-1, torch.from_numpy(columns).to(label.device))
+
+
+def resize_images_pil(images: Tensor, size: tuple[int, int], by: Filter) -> Tensor:
+    """(B, 3, H, W) floating point in [-1, 1] to (B, 3, h, w) float32 by a filter of Pillow's, on
+    its 32-bit values; what a filter overshoots is clamped to [-1, 1]."""
+    import torch
+
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    planes = images.detach().float().cpu().flatten(0, 1).numpy()  # (B * 3, H, W)
+    shape = size[1], size[0]
+    resized = [np.asarray(Image.fromarray(p).resize(shape, FILTERS[by])) for p in planes]
+    whole = torch.from_numpy(np.stack(resized)).unflatten(0, images.shape[:2])
+    return whole.clamp_(-1, 1).to(images.device)
 
 
 def resize_bilinear_pil(images: Tensor, size: tuple[int, int]) -> Tensor:

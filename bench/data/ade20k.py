@@ -7,7 +7,6 @@ from pathlib import Path
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.label_space import LabelSpace
-from sisbench.data.base import short_of
 from sisbench.data.paired import PairedFolders
 
 _FOLDERS = {"train": "training", "val": "validation", "training": "training", "test": "validation"}
@@ -41,7 +40,3 @@ class ADE20K(PairedFolders):
         space = LabelSpace.named("ade20k")
         super().__init__(space, split, images, labels, None, size, limit)
         self._official = None if limit else OFFICIAL_COUNTS[folder]
-
-    def remarks(self) -> list[str]:
-        """Photographs that the download lacks."""
-        return short_of(len(self.ids), self._official, f"photographs of '{self.split}'")

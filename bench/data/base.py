@@ -9,7 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
+from sisbench.core.resize import Filter
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,22 @@ class Dataset(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Content hash of the split: ids, file contents or generator, size, label space."""
+
+    def read_at(
+        self, size: tuple[int, int], by: Filter = "bicubic", stored_labels: bool = False
+    ) -> Dataset:
+        """The same split with its files read at another size, for a method whose own it is.
+
+        Args:
+            size: (H, W) of every sample.
+            by: PIL's filter for the photographs; label maps come by its nearest rule.
+            stored_labels: label maps as they are stored, whatever ``size``; photographs are brought
+                to the size of theirs.
+
+        Raises:
+            UserError: the data set knows its own size alone.
+        """
+        raise UserError(f"data set '{self.name}' is read at its own size alone")
 
     def truth(
         self, task: str, target: str, reference: str, classes: Sequence[int]

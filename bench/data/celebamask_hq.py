@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.label_space import LabelSpace
-from sisbench.core.resize import resize_labels_pil
+from sisbench.core.resize import Filter, resize_labels_pil
 from sisbench.data.base import Dataset, Sample, short_of
 from sisbench.data.celeba_parts import compose_parts
 from sisbench.data.images import check_aspect, open_picture, read_image
@@ -53,6 +54,8 @@ class CelebAMaskHQ(Dataset):
     """
 
     name = "celebamask_hq"
+    _by: Filter = "bicubic"
+    _stored_labels = False
 
     def __init__(
         self,
@@ -101,10 +104,22 @@ class CelebAMaskHQ(Dataset):
             return self._prepared.load(sample_id)
         if sample_id not in self._images:
             raise UserError(f"no item '{sample_id}' in {self.root}")
-        image, image_size = read_image(self._images[sample_id], self.size)
         label = self.raw_label(sample_id)
-        check_aspect(image_size, (label.shape[0], label.shape[1]), self._images[sample_id])
-        return Sample(sample_id, image, resize_labels_pil(label, self.size))
+        stored = (label.shape[0], label.shape[1])
+        size = stored if self._stored_labels else self.size
+        image, image_size = read_image(self._images[sample_id], size, self._by)
+        check_aspect(image_size, stored, self._images[sample_id])
+        return Sample(sample_id, image, resize_labels_pil(label, size))
+
+    def read_at(
+        self, size: tuple[int, int], by: Filter = "bicubic", stored_labels: bool = False
+    ) -> CelebAMaskHQ:
+        """As ``Dataset.read_at``."""
+        view = copy.copy(self)
+        view.size, view._by, view._stored_labels = size, by, stored_labels
+        if self._prepared is not None:
+            view._prepared = self._prepared.read_at(size, by, stored_labels)
+        return view
 
     def remarks(self) -> list[str]:
         """Photographs that the download lacks, and files that are none of its photographs."""

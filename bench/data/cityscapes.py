@@ -9,7 +9,6 @@ import numpy as np
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.label_space import LabelSpace
-from sisbench.data.base import short_of
 from sisbench.data.paired import PairedFolders, by_stem, listed, looked_up
 
 OFFICIAL_COUNTS = {"train": 2_975, "val": 500}
@@ -62,10 +61,6 @@ class Cityscapes(PairedFolders):
     def relabelled(self, label: np.ndarray, path: Path) -> np.ndarray:
         """Raw ids as train ids where these are asked for."""
         return looked_up(label, _TABLE, path) if self._train_ids else label
-
-    def remarks(self) -> list[str]:
-        """Photographs that the download lacks."""
-        return short_of(len(self.ids), self._official, f"photographs of '{self.split}'")
 
 
 def _files(folder: Path, ending: str) -> dict[str, Path]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.label_space import LabelSpace
-from sisbench.data.base import short_of
 from sisbench.data.paired import PairedFolders
 
 OFFICIAL_COUNTS = {"train": 118_287, "val": 5_000}
@@ -44,10 +43,6 @@ class COCOStuff(PairedFolders):
         space = LabelSpace.named("coco_stuff")
         super().__init__(space, split, images, labels, instances, size, limit)
         self._official = None if limit else OFFICIAL_COUNTS[split]
-
-    def remarks(self) -> list[str]:
-        """Photographs that the download lacks."""
-        return short_of(len(self.ids), self._official, f"photographs of '{self.split}'")
 
 
 def _folders(root: Path, split: str) -> tuple[Path, Path, Path | None]:

@@ -6,23 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.resize import FILTERS
 from sisbench.data.images import read_image
 
-Filter = Literal["nearest", "bilinear", "bicubic", "lanczos", "area"]
-FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "area": Image.Resampling.BOX,
-}
-"""Pillow's filters by their usual names; all but ``nearest`` antialias where they reduce."""
 _SHOWN = 5
 Size = tuple[int, int]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import HOLE, LabelSpace
-from sisbench.core.resize import resize_labels_pil
+from sisbench.core.resize import FILTERS, Filter, resize_labels_pil
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LABEL_SUFFIXES = (".png",)
@@ -100,9 +100,12 @@ def _photograph(path: Path) -> Image.Image:
     return picture.convert("RGB")
 
 
-def read_image(path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, tuple[int, int]]:
-    """A photograph as ((H, W, 3) uint8 RGB, its size on disk (H, W)), resized to ``size`` by PIL's
-    bicubic filter, as the SPADE family's loaders do. Colour profiles are not applied, as there.
+def read_image(
+    path: Path, size: tuple[int, int] | None, by: Filter = "bicubic"
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """A photograph as ((H, W, 3) uint8 RGB, its size on disk (H, W)), resized to ``size`` by a
+    filter of PIL's: bicubic, as the SPADE family's loaders do. Colour profiles are not applied, as
+    there.
 
     Raises:
         UserError: missing or corrupt file, or no 8-bit RGB or grey picture.
@@ -110,7 +113,7 @@ def read_image(path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, tu
     picture = _photograph(path)
     original = (picture.height, picture.width)
     if size is not None and original != size:
-        picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+        picture = picture.resize((size[1], size[0]), FILTERS[by])
     return np.asarray(picture), original
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ import numpy as np
 from sisbench.core.errors import UserError
 from sisbench.core.file_hash import file_hashes
 from sisbench.core.label_space import LabelSpace
-from sisbench.data.base import Dataset, Sample
+from sisbench.core.resize import Filter
+from sisbench.data.base import Dataset, Sample, short_of
 from sisbench.data.images import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
@@ -154,6 +156,11 @@ class PairedFolders(Dataset):
         UserError: missing folders, unpaired or doubled stems.
     """
 
+    _by: Filter = "bicubic"
+    _stored_labels = False
+    _official: int | None = None
+    """Photographs of a complete download, where known; None too where ``limit`` leaves some out."""
+
     def __init__(
         self,
         space: LabelSpace,
@@ -200,20 +207,33 @@ class PairedFolders(Dataset):
         """Decode and validate one pair (see ``Dataset.load``)."""
         if sample_id not in self._images:
             raise UserError(f"no item '{sample_id}' in {self.name or 'the data set'} {self.split}")
-        image, image_size = read_image(self._images[sample_id], self.size)
         path = self._labels[sample_id]
-        label, label_size = read_ids(path, self.size)
+        label, label_size = read_ids(path, None if self._stored_labels else self.size)
+        size = label_size if self._stored_labels else self.size
+        image, image_size = read_image(self._images[sample_id], size, self._by)
         check_aspect(image_size, label_size, path)
         label = self.relabelled(label, path)
         check_label(label, self.space, path)
         instance = None
         if self._instances is not None:
-            instance, _ = read_ids(self._instances[sample_id], self.size)
+            instance, _ = read_ids(self._instances[sample_id], size)
         return Sample(sample_id, image, label, instance)
+
+    def read_at(
+        self, size: tuple[int, int], by: Filter = "bicubic", stored_labels: bool = False
+    ) -> PairedFolders:
+        """As ``Dataset.read_at``."""
+        view = copy.copy(self)
+        view.size, view._by, view._stored_labels = size, by, stored_labels
+        return view
 
     def relabelled(self, label: np.ndarray, path: Path) -> np.ndarray:
         """Stored values (H, W) int64 as class ids of ``space``; by default they are these."""
         return label
+
+    def remarks(self) -> list[str]:
+        """Photographs that the download lacks."""
+        return short_of(len(self.ids), self._official, f"photographs of '{self.split}'")
 
     def files(self, sample_id: str) -> list[Path]:
         """Every file that one sample is made of."""

@@ -21,6 +21,7 @@ from sisbench.diagnose.finding import Finding
 from sisbench.run.elsewhere import Images
 from sisbench.run.loading import Unable, by_method, load_editor, load_method, unable
 from sisbench.run.method_entry import find_weights, method_class
+from sisbench.run.native import fit
 from sisbench.run.plan import Cell, Plan, make_plan
 from sisbench.run.preflight import bytes_needed, existing, preflight, size_text
 from sisbench.run.stored import pending
@@ -191,6 +192,7 @@ def trial(plan: Plan, cell: Cell, method: Method, editor: Editor | None) -> tupl
     item, data = cell.items[0], plan.datasets[cell.dataset.shown]
     seconds = 0.0
     try:
+        data = fit(method, data, cell.method.resize).dataset
         target = to_batch([data.load(item.target)], data.space).to(method.device)
         reference = None
         if item.reference:

@@ -93,6 +93,8 @@ def _score_lines(score: ScoreRecord, facts: MetricFacts, cell: CellView | None) 
     if score.ci is not None:
         about["interval"] = f"{shown(score.ci[0])} to {shown(score.ci[1])} (95 %)"
     about |= {k: str(score.extra[k]) for k in (*BASIS, "real_split") if score.extra.get(k)}
+    if "parser" in about:
+        about.setdefault("label_map", "the target's own")
     if score.marks:
         about["remarks"] = "; ".join(score.marks)
     if cell is not None:
@@ -101,6 +103,7 @@ def _score_lines(score: ScoreRecord, facts: MetricFacts, cell: CellView | None) 
         digest = entry.method.weights.sha256 or ""
         hashed = f", sha256 {digest[:12]}" if digest and digest != source else ""
         about["weights"] = f"{source}{hashed}"
+        about["reads"] = entry.method.reads
         about["data"] = f"{entry.dataset.name}, {entry.dataset.split}, {entry.dataset.n} items"
         about["made with"] = ", ".join(f"{k} {v}" for k, v in entry.generation.items())
         about["images in"] = str(cell.folder / "images")
@@ -137,6 +140,7 @@ def _facts(cls: Any, protocol: Protocol) -> list[str]:
             ("rows", f"{maker.name}: {_first_paragraph(maker)}"),
             ("rows made in", _place(maker)),
             ("resize", resize),
+            ("label map", maker.label_map),
             ("weights", _weights(maker.weights) or _bundled(maker.bundled)),
         ]
         facts += _parsers(protocol) if maker.uses_parser else []

@@ -15,7 +15,8 @@ from sisbench.report.charts import Chart, charts
 from sisbench.report.grids import Grid, LoadSample, grids
 from sisbench.report.page import report_page
 from sisbench.report.paired import Comparison, comparisons
-from sisbench.report.published import Facts, paper_tables
+from sisbench.report.papers import Facts
+from sisbench.report.published import paper_tables
 from sisbench.report.quality import RunResults, quality_tables
 from sisbench.report.render import RENDERERS, to_rich
 from sisbench.report.tables import Table

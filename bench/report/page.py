@@ -117,20 +117,22 @@ def _summary(results: RunResults) -> list[tuple[str, str]]:
     ]
 
 
-def _methods(results: RunResults) -> list[tuple[str, str, str, str]]:
-    """(title, paper, weights, sha256) once for each method and weights."""
-    found: dict[tuple[str, str, str, str], None] = {}
+def _methods(results: RunResults) -> list[tuple[str, ...]]:
+    """(title, paper, weights, sha256, what it reads) once for each method and weights."""
+    found: dict[tuple[str, ...], None] = {}
     for cell in results.cells:
         method, weights = cell.entry.method, cell.entry.method.weights
         source, digest = (scrub(text or "–") for text in (weights.source, weights.sha256))
-        found[method.title, method.paper or "–", source, digest] = None
+        reads = scrub(method.reads or "–")
+        found[method.title, method.paper or "–", source, digest, reads] = None
     return list(found)
 
 
 def recorded(rows: Sequence[ItemRow]) -> dict[str, float | None]:
-    """Parameters, operations an image and peak memory of the item rows of one method."""
+    """Parameters, operations an image, peak memory and seconds of encoding of the item rows of one
+    method."""
     found: dict[str, float | None] = {}
-    for name in ("parameters", "flops", "peak_memory"):
+    for name in ("parameters", "flops", "peak_memory", "encode_seconds"):
         known = [float(v) for r in rows if (v := getattr(r, name)) is not None]
         middle = statistics.fmean(known) if known else None
         found[name] = max(known) if known and name == "peak_memory" else middle
@@ -149,6 +151,8 @@ def _costs(results: RunResults) -> list[tuple[str, ...]]:
             for name, scale in scales.items()
         )
         middle = f"{statistics.median(seconds):.3g}"
+        if cost["encode_seconds"] is not None:
+            middle += f" (and {cost['encode_seconds']:.3g} to encode)"
         place = f"{dataset}, {task}"
         found.append((titles.get(method, method), place, count(len(rows)), middle, *shown))
     return found

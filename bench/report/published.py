@@ -1,171 +1,25 @@
-"""Scores that papers print, and measured scores set under them; never ranked together."""
+"""Measured scores set under those that papers print; never ranked together."""
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from importlib.resources import files
-from pathlib import Path
+from dataclasses import replace
 from types import MappingProxyType
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from sisbench.core.errors import UserError, did_you_mean
-from sisbench.core.log import SEEDED, MetricFacts, ScoreRecord
+from sisbench.core.log import SEEDED, MethodEntry, MetricFacts, ScoreRecord
+from sisbench.report.papers import (
+    Facts,
+    Published,
+    Spec,
+    SpecColumn,
+    load_published,
+    load_specs,
+    plain_name,
+)
 from sisbench.report.quality import RunResults, short
 from sisbench.report.tables import Cell, Column, Row, Table, assemble, describe
 
-RESULTS = Path(str(files("sisbench.results")))
-
-PAPERS: Mapping[str, str] = MappingProxyType(
-    {"ca2sis": "CA2-SIS", "scadm": "SCA-DM", "scam": "SCAM", "semantic_vae": "Semantic-VAE"}
-)
-
-_PREFERENCE = "user_preference"
-"""What papers print of user studies, in per cent; no metric computes it."""
-_TASKS: Mapping[str, str] = MappingProxyType(
-    {"reconstruction": "reconstruct", "diversity": "sample"}
-)
 _DIFFERENCE = "Difference: measured − published"
-
-
-Facts = Mapping[str, MetricFacts]
-"""By metric name, also of metrics that a run did not use."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """One score as printed.
-
-    Attributes:
-        value: as printed (per cent for mIoU and accuracy); text: its digits in the file.
-        task: in this harness's words.
-    """
-
-    source: str
-    table: str
-    dataset: str
-    task: str
-    method: str
-    metric: str
-    value: float
-    text: str
-
-    def stored(self, facts: Facts) -> float:
-        """The value in the unit that scores are stored in (fractions for percentages)."""
-        return self.value / 100 if self.in_per_cent(facts) else self.value
-
-    def in_per_cent(self, facts: Facts) -> bool:
-        """Whether papers print it in per cent."""
-        known = facts.get(self.metric)
-        return self.metric == _PREFERENCE or (known is not None and known.unit == "%")
-
-
-@lru_cache(maxsize=4)
-def load_published(path: Path = RESULTS / "published" / "published.csv") -> tuple[Published, ...]:
-    """Every published score, in the file's order.
-
-    Raises:
-        UserError: the file is missing, lacks a column, or a value is no number.
-    """
-    if not path.is_file():
-        raise UserError(
-            f"the published scores are not at {path}",
-            "run from a checkout: results/ is no part of the installed package",
-        )
-    with path.open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        wanted = ("source", "table", "dataset", "task", "method", "metric", "value")
-        missing = [name for name in wanted if name not in (reader.fieldnames or ())]
-        if missing:
-            raise UserError(f"{path} lacks the columns {', '.join(missing)}")
-        return tuple(_figure(row, path, line) for line, row in enumerate(reader, 2))
-
-
-def _figure(row: Mapping[str, str], path: Path, line: int) -> Published:
-    try:
-        value = float(row["value"])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}:{line}: value {row['value']!r} is no number") from error
-    task = _TASKS.get(row["task"], row["task"])
-    names = {k: row[k] for k in ("source", "table", "dataset", "method", "metric")}
-    return Published(**names, task=task, value=value, text=row["value"])
-
-
-class SpecColumn(BaseModel):
-    """One column of a paper table; ``task`` is a slug, or a task whose only variant is meant."""
-
-    model_config = ConfigDict(extra="forbid")
-    dataset: str
-    task: str
-    metric: str
-
-
-class Spec(BaseModel):
-    """A paper's table: which scores stand where, and what must be said about them.
-
-    Attributes:
-        source, table: as in published.csv; title: heading.
-        columns: in the paper's order.
-        methods: published name -> label, title or registry name in a run, where they differ.
-        remarks: sentences for the caption.
-        rank_published: False where the paper's own ranking is not meaningful.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-    source: str
-    table: str
-    title: str
-    columns: list[SpecColumn] = Field(min_length=1)
-    methods: dict[str, str] = Field(default_factory=dict)
-    remarks: list[str] = Field(default_factory=list)
-    rank_published: bool = True
-
-    @property
-    def cited(self) -> str:
-        """``SCA-DM, Table 1`` or ``SCA-DM, Section 4.4``."""
-        section = self.table.removeprefix("text ")
-        place = f"Section {section}" if section != self.table else f"Table {self.table}"
-        return f"{PAPERS.get(self.source, self.source)}, {place}"
-
-
-def load_specs(versus: str, folder: Path = RESULTS / "tables") -> dict[str, Spec]:
-    """Specifications by name: all of a paper (``ca2sis``), one (``ca2sis_table1``), or a YAML file.
-
-    Raises:
-        UserError: no such paper, table or file; a file that breaks the schema.
-    """
-    if versus.endswith((".yaml", ".yml")):
-        path = Path(versus)
-        if not path.is_file():
-            raise UserError(f"no table specification {path}", "see results/tables for examples")
-        return {path.stem: _spec(path)}
-    known = sorted(folder.glob("*.yaml"))
-    paths = [p for p in known if p.stem == versus or p.stem.startswith(f"{versus}_")]
-    if not paths:
-        names = [
-            *dict.fromkeys(re.split("_(?:table|text)", p.stem)[0] for p in known),
-            *(p.stem for p in known),
-        ]
-        raise UserError(f"no published table is called '{versus}'", did_you_mean(versus, names))
-    return {p.stem: _spec(p) for p in paths}
-
-
-def _spec(path: Path) -> Spec:
-    try:
-        return Spec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{path}: '{where}': {first['msg']}", f"keys: {', '.join(Spec.model_fields)}"
-        ) from error
 
 
 def paper_table(
@@ -231,21 +85,31 @@ def _columns(spec: Spec, metrics: Mapping[str, MetricFacts]) -> list[Column]:
     return columns
 
 
-def _key(text: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", text.lower())
-
-
 def _match(spec: Spec, results: RunResults, published: str) -> str | None:
-    """Label of the run's method that a published name stands for."""
-    wanted = _key(spec.methods.get(published, published))
-    for row in results.methods:
-        names = [row.key, row.title]
-        for cell in results.cells:
-            if cell.entry.method.label == row.key:
-                names.append(cell.entry.method.name)
-        if not row.ceiling and wanted in map(_key, names):
+    """Label of the run's method that a published name stands for: by its label or title; else by
+    its registry name and options, where no other row of the table fits it better."""
+    wanted = plain_name(spec.methods.get(published, published))
+    own = [row for row in results.methods if not row.ceiling]
+    for row in own:
+        if wanted in map(plain_name, (row.key, row.title)):
+            return row.key
+    entries = {cell.entry.method.label: cell.entry.method for cell in results.cells}
+    for row in own:
+        if row.key in entries and _fitting(spec, entries[row.key]) == published:
             return row.key
     return None
+
+
+def _fitting(spec: Spec, method: MethodEntry) -> str | None:
+    """The published row that a method of a run fills, by its name and the most of its options."""
+    best, count = None, -1
+    for printed in spec.printed:
+        row = spec.row(printed)
+        alike = plain_name(row.method) == plain_name(method.name) and not row.differs
+        held = all(method.options.get(k) == v for k, v in row.options.items())
+        if alike and held and len(row.options) > count:
+            best, count = printed, len(row.options)
+    return best
 
 
 def _place(results: RunResults, where: SpecColumn) -> tuple[str, str] | str:

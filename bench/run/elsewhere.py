@@ -15,9 +15,10 @@ from pydantic import field_validator
 from sisbench.config import IMAGES, PathText, TaskConfig
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.file_hash import file_hashes
+from sisbench.core.resize import Filter
 from sisbench.core.schema import Strict, validated
 from sisbench.core.tasks import TASKS, method_tasks
-from sisbench.data.elsewhere import Filter, some
+from sisbench.data.elsewhere import some
 from sisbench.data.images import IMAGE_SUFFIXES
 from sisbench.data.paired import by_stem, listed
 from sisbench.run.items import Item

@@ -16,6 +16,7 @@ from sisbench.core.tasks import TASKS
 from sisbench.data import Dataset, Sample
 from sisbench.data.loader import prefetch, to_batch
 from sisbench.run.items import Item
+from sisbench.run.native import fit
 from sisbench.run.plan import Cell, Plan, same_rendering
 from sisbench.run.stored import (
     WAITING,
@@ -43,10 +44,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a batch took: seconds, and the peak memory in bytes where the device tells."""
+    """What a batch took: seconds, the peak memory in bytes where the device tells, and the seconds
+    of encoding where the method counts them apart."""
 
     seconds: float = 0.0
     memory: float | None = None
+    encoding: float | None = None
 
 
 @dataclass
@@ -114,9 +117,11 @@ class CellRunner:
         self.plan, self.cell, self.method, self.editor = plan, cell, method, editor
         self.timer, self.progress, self.share = timer, progress, share
         self.cells = (cell, *same_rendering(cell, plan.cells))
-        self.dataset: Dataset = plan.datasets[cell.dataset.shown]
+        dataset: Dataset = plan.datasets[cell.dataset.shown]
+        self.fit = fit(method, dataset, cell.method.resize)
         self.position = {item.id: index for index, item in enumerate(cell.items)}
         self.parameters = parameters(method)
+        method.on_step = progress.step
         self.profiled = not plan.config.engine.profile or share[0] > 0
         self.able = False
         self.tries = self.tried = self.made = 0
@@ -161,7 +166,9 @@ class CellRunner:
             return ""
 
     def _run(self) -> None:
-        about = {"method": self.method.describe(), "arithmetic": self.arithmetic}
+        reads = "; ".join(filter(None, (self.fit.reads, self.method.how_encoded())))
+        said = {k: v for k, v in (("reads", reads), ("resized", self.fit.resized)) if v}
+        about = {"method": self.method.describe() | said, "arithmetic": self.arithmetic}
         root = self.plan.config.folder
         for cell in self.cells:
             write_json(root / cell.folder / "cell.json", {"key": cell.key, **about})
@@ -177,7 +184,7 @@ class CellRunner:
             label += f" ({', '.join(p.split('@')[0] for p in self.cell.protocols)})"
         total = sum(map(len, mine))
         left = sum(item.id in own for group in groups for item in group)
-        loaded = prefetch(self.dataset, wanted, self.plan.config.engine.workers)
+        loaded = prefetch(self.fit.dataset, wanted, self.plan.config.engine.workers)
         try:
             with (
                 self.progress.bar(label, total, total - left) as advance,
@@ -251,6 +258,7 @@ class CellRunner:
     ) -> dict[str, list[Drawn]]:
         """By item id, what each destination gets of a rendered part."""
         wrong = image_faults(result.image)
+        result = self.fit.kept(result)
         rules = {d.quantise for d in self.destinations}
         eight_bit = {rule: to_uint8(result.image, rule).cpu().numpy() for rule in rules}
         edited, absent = result.edited.cpu(), result.absent.cpu().tolist()
@@ -276,7 +284,10 @@ class CellRunner:
             return {}
         self.profiled = True
         try:
-            return {items[0].id: operations(lambda: self._forward(items[:1], samples))}
+            counted = operations(lambda: self._forward(items[:1], samples))
+            if self.method.encoding_cost is not None:  # apart, and done now: the rendering alone
+                counted = operations(lambda: self._forward(items[:1], samples))
+            return {items[0].id: counted}
         except Exception as error:  # a method of anybody's: the run itself says what it raised
             self.progress.say(f"not profiled: {described(error)}")
             return {}
@@ -313,7 +324,7 @@ class CellRunner:
     def _forward(
         self, items: Sequence[Item], samples: dict[str, Sample | UserError]
     ) -> tuple[TaskResult, Cost]:
-        space, device = self.dataset.space, self.method.device
+        space, device = self.fit.dataset.space, self.method.device
 
         def batch(ids: list[str]) -> Any:
             return to_batch([s for i in ids if isinstance(s := samples[i], Sample)], space).to(
@@ -324,11 +335,15 @@ class CellRunner:
         reference = batch([i.reference for i in items]) if items[0].reference else None
         with self.timer.stage("network"):
             reset_peak(device)
+            self.method.encoding_cost = None
             start = time.perf_counter()
             result = self._call(items, target, reference)
             _synchronise(device)
             seconds = time.perf_counter() - start
-        return result, Cost(seconds, peak_memory(device))
+        cost = self.method.encoding_cost
+        if cost is None:
+            return result, Cost(seconds, peak_memory(device))
+        return result, Cost(max(0.0, seconds - cost.spent), peak_memory(device), cost.whole)
 
     def _call(self, items: Sequence[Item], target: Batch, reference: Batch | None) -> TaskResult:
         task, protocol = self.cell.task, self.cell.protocol
@@ -347,6 +362,7 @@ class CellRunner:
     ) -> dict[str, Any]:
         return item_row(item, self.position[item.id], classes, absent, error) | {
             "seconds": cost.seconds / max(batch, 1),
+            "encode_seconds": None if cost.encoding is None else cost.encoding / max(batch, 1),
             "batch": batch,
             "arithmetic": self.arithmetic,
             "peak_memory": cost.memory,

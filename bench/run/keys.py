@@ -70,6 +70,10 @@ def cell_key(
         "items": _ITEMS,
         "protocol": dict(generation),
     } | ({"editor": dict(editor)} if editor else {})
+    if method.resize is not None:
+        about["resize"] = method.resize
+    if getattr(cls, "stored_labels", False):
+        about["labels"] = "stored"
     text = json.dumps(about, sort_keys=True, default=str).replace(json.dumps(_ITEMS), items, 1)
     return hashlib.sha256(text.encode()).hexdigest()
 

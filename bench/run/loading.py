@@ -11,6 +11,7 @@ from sisbench import methods
 from sisbench.core.adapter_file import described
 from sisbench.run.elsewhere import Images
 from sisbench.run.method_entry import is_editor, method_class
+from sisbench.run.native import fit
 from sisbench.run.plan import Cell, Plan
 from sisbench.run.tasks import Editor
 
@@ -80,18 +81,8 @@ def unable(method: Method | Images, cell: Cell, plan: Plan) -> Unable | None:
     try:
         if method.space != dataset.space:
             method.load(dataset.space, cell.weights, str(method.device))
-        misfit = size_misfit(method.size, dataset.size)
-        if misfit:
-            return Unable(misfit, failed=True)
+        fit(method, dataset, cell.method.resize)
         reason = "" if is_editor(cell.method.name) else why_not(method, cell.task.name) or ""
     except Exception as error:  # as above
         return Unable(described(error), failed=True)
     return Unable(reason) if reason else None
-
-
-def size_misfit(drawn: Sequence[int], opened: Sequence[int]) -> str:
-    """Why images of one (H, W) are not compared with photographs of another; "" where they are."""
-    if tuple(drawn) == tuple(opened):
-        return ""
-    have, want = ("x".join(map(str, s)) for s in (opened, drawn))
-    return f"renders {want}, the data set is opened at {have} (set its 'size')"

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from sisbench.core.adapter_file import described
 from sisbench.core.errors import UserError
-from sisbench.run.loading import Unable, by_method, size_misfit
+from sisbench.run.loading import Unable, by_method
 from sisbench.run.method_entry import check_kind, method_class
+from sisbench.run.native import size_misfit
 from sisbench.run.plan import Cell, Plan
 from sisbench.run.stored import pending
 
@@ -42,7 +43,7 @@ def preflight(plan: Plan, cells: Sequence[Cell]) -> dict[str, Unable]:
             size = sizes[dataset.space.name]
             reason = size if isinstance(size, str) else editors[dataset.space.name]
             if not reason and isinstance(size, tuple):
-                reason = size_misfit(size, dataset.size)
+                reason = size_misfit(size, dataset.size, cell.method.resize)
             if reason:
                 found[cell.key] = Unable(reason, failed=True)
     return found

@@ -276,6 +276,7 @@ def items_bytes(rows: list[dict[str, Any]]) -> bytes:
             ("classes", pa.list_(pa.int64())),
             ("absent", pa.int64()),
             ("seconds", pa.float64()),
+            ("encode_seconds", pa.float64()),
             ("batch", pa.int64()),
             ("arithmetic", pa.string()),
             ("peak_memory", pa.float64()),

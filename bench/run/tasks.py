@@ -131,7 +131,8 @@ def run_task(
         None if editor is None else editor(target, reference, noise),
     )
     image = declared.call(method, edit)
-    check_images(method.name, image, (len(items), 3, *target.label.shape[1:]))
+    size = method.size if method.stored_labels else target.label.shape[1:]
+    check_images(method.name, image, (len(items), 3, *size))
     label = declared.label(edit)
     if label is None and edit.drawn is not None:
         label = edit.drawn.label

@@ -28,7 +28,13 @@ from sisbench.score.given import rows_of
 from sisbench.score.match import cells_under
 from sisbench.score.real_sets import NAMED, RealSets
 from sisbench.score.rows import Mapped, map_rows
-from sisbench.score.scores import basis_of, conventional, filled, resized_basis
+from sisbench.score.scores import (
+    basis_of,
+    conventional,
+    filled,
+    label_map_of,
+    resized_basis,
+)
 from sisbench.score.sources import cell_source, in_groups
 
 
@@ -181,6 +187,8 @@ class Scorer:
             return self._record(cell, protocol, name, None, reason_of(as_user_error(error)))
         size = self.sets.photographs(cell.entry.dataset.config).dataset.size
         extra = {} if made_by is None else basis_of(made_by[1], cls, protocol, size)
+        if made_by is not None and made_by[1].uses_parser and (drawn := label_map_of(cell.entry)):
+            extra["label_map"] = drawn
         extra = resized_basis(extra, cell.entry.method.resized) | rows_of(rows, real)
         if split:
             extra["real_split"] = split

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from sisbench.core.log import MetricFacts, ScoreRecord
+from sisbench.core.log import CellEntry, MetricFacts, ScoreRecord
+from sisbench.core.tasks import TASKS
 from sisbench.metrics.base import Metric, RowMaker, Rows, Score
 from sisbench.protocol import Protocol
 
@@ -75,6 +76,18 @@ def resized_basis(basis: Mapping[str, str], resized: str) -> dict[str, str]:
     if not resized:
         return dict(basis)
     return dict(basis) | {"resize": "; ".join(filter(None, (resized, basis.get("resize"))))}
+
+
+def label_map_of(entry: CellEntry) -> str:
+    """Which label map a parser's reading of a cell's images is compared with; "" for the target's
+    own."""
+    if entry.editor is not None:
+        return "the layout editor's"
+    if TASKS[entry.task.name].edits == "shape":
+        return "swapped in pixel space, not the network's own segmentation"
+    if entry.generation.get("subject_layout") == "reference":
+        return "the reference's"
+    return ""
 
 
 def basis_of(

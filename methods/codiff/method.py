@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sisbench.core.batch import Batch
@@ -52,8 +51,9 @@ class CoDiff(Method):
         "CVPR 2023, arXiv:2304.10530"
     )
     Options = CoDiffOptions
+    stored_labels = True
     sampling_options: ClassVar[frozenset[str]] = frozenset(
-        {"steps", "eta", "size", "caption", "captions", "vocabulary"}
+        {"steps", "eta", "caption", "captions", "vocabulary"}
         | {"seg_mask_schedule", "seg_mask_scale_factor"}
     )
     options: CoDiffOptions
@@ -77,7 +77,7 @@ class CoDiff(Method):
         """The networks, by official module name."""
         self._schedule()  # once more: a file may have brought options of its own
         o = self.options
-        self.size = (o.side, o.side)
+        self.size = (o.native, o.native)
 
         def unet(width: int, out: int) -> UNet:
             return UNet(
@@ -158,7 +158,7 @@ class CoDiff(Method):
 
     @torch.inference_mode()
     def render(self, layout: Layout, style: GlobalStyle, noise: NoiseSource) -> Tensor:  # type: ignore[override]
-        """(B, 3, side, side) in [-1, 1]: DDIM, the first stage's decoder, the stated reduction.
+        """(B, 3, native, native) in [-1, 1]: DDIM and the first stage's decoder.
 
         Noise: ``x_T`` of the latent's shape; with eta > 0 also ``step<i>`` of the same shape, i
         counting the steps from 0 at the largest timestep.
@@ -182,10 +182,9 @@ class CoDiff(Method):
         return self.ddim.sample(start, predict, drawn if o.eta > 0 else None)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """(B, 3, h, w) final latent -> (B, 3, side, side) in [-1, 1]."""
-        image = self.net["first_stage"].decode(latent).clamp(-1, 1)  # type: ignore[operator]
-        factor = image.shape[-1] // self.size[0]
-        return F.avg_pool2d(image, factor) if factor > 1 else image
+        """(B, 3, h, w) final latent -> (B, 3, native, native) in [-1, 1]."""
+        image: Tensor = self.net["first_stage"].decode(latent).clamp(-1, 1)  # type: ignore[operator]
+        return image
 
     # ---- the networks -------------------------------------------------------------------------
 

@@ -11,8 +11,6 @@ from sisbench.core.errors import UserError
 from sisbench.methods.codiff.dynamic import SCHEDULES
 from sisbench.methods.options import OfficialOptions
 
-LARGEST = 256
-"""Side from which on images are reduced, unless ``size`` says otherwise."""
 _LEVELS: Mapping[int, tuple[int, ...]] = {256: (1, 2, 4), 512: (1, 2, 4, 4)}
 _SCALES: Mapping[int, float] = {256: 0.058, 512: 0.141}
 
@@ -83,8 +81,6 @@ class CoDiffOptions:
         seg_mask_schedule: decay of the mask's weight with text: none, linear_decay, cosine_decay.
         seg_mask_scale_factor: with text: what multiplies the mask's weight; 1 for nothing.
         timesteps, linear_start, linear_end: the diffusion's schedule.
-        size: side of the images; None takes the native one, or 256 where that is larger. Reduced
-            by the mean of k x k pixels.
         image_size, in_channels: side and channels of the latent.
         model_channels, channel_mult, num_res_blocks, attention_resolutions, num_heads: the UNets'.
         influence_channels: base width of the influence networks.
@@ -124,7 +120,6 @@ class CoDiffOptions:
     timesteps: int = 1000
     linear_start: float = 0.0015
     linear_end: float = 0.0195
-    size: int | None = None
     image_size: int = 64
     in_channels: int = 3
     model_channels: int = 192
@@ -168,10 +163,6 @@ class CoDiffOptions:
         step = 2 ** (len(self.channel_mult) - 1)
         if self.image_size < 1 or self.image_size % step:
             raise UserError(f"codiff: image_size must be a multiple of {step}")
-        if self.size is not None and (self.size < 1 or self.native % self.size):
-            raise UserError(
-                f"codiff: size must divide the native side {self.native}, got {self.size}"
-            )
         if not self.text and (self.caption, self.captions, self.vocabulary) != (None, None, None):
             raise UserError(
                 "codiff: caption, captions and vocabulary belong to the text branch",
@@ -192,11 +183,3 @@ class CoDiffOptions:
     def native(self) -> int:
         """Side of the image that the first stage decodes."""
         return self.image_size * 2 ** (len(self.levels) - 1)
-
-    @property
-    def side(self) -> int:
-        """Side of the images."""
-        if self.size is not None:
-            return self.size
-        halvings = max(0, math.ceil(math.log2(self.native / LARGEST)))
-        return self.native // 2**halvings

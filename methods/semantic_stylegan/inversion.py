@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,12 +31,16 @@ class Inversion:
     Attributes:
         rows: (rows, D) float, W+.
         noises: its noise maps, each (1, h, w), where they were optimised.
-        tuned: the generator tuned to it, where it was.
+        seconds: that it took, where known.
+        photograph, key: (3, size, size) in [-1, 1] and its name in the store, where the generator
+            is to be tuned to it.
     """
 
     rows: Tensor
     noises: tuple[Tensor, ...] | None = None
-    tuned: Generator | None = None
+    seconds: float | None = None
+    photograph: Tensor | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,42 +136,54 @@ def similarity(
 
 
 def invert(
-    net: Networks, options: SemanticStyleGANOptions, lpips: Lpips | None, image: Tensor
+    net: Networks,
+    options: SemanticStyleGANOptions,
+    lpips: Lpips | None,
+    image: Tensor,
+    on_step: Callable[[int], None] = lambda done: None,
 ) -> Inversion:
-    """All steps of ``Descent`` on (1, 3, size, size) in [-1, 1]."""
+    """All steps of ``Descent`` on (1, 3, size, size) in [-1, 1]; ``on_step`` is told how many are
+    done."""
+    start = time.perf_counter()
     descent = Descent(net, options, lpips, image)
-    for _ in range(options.steps):
+    for done in range(1, options.steps + 1):
         descent.step()
-    return descent.found()
+        on_step(done)
+    found = descent.found()
+    float(found.rows.sum())  # a device that works behind has finished now
+    return replace(found, seconds=time.perf_counter() - start)
 
 
 def tune(
     net: Networks,
     options: SemanticStyleGANOptions,
     lpips: Lpips | None,
-    image: Tensor,
     found: Inversion,
-) -> Inversion:
+    on_step: Callable[[int], None] = lambda done: None,
+) -> Generator:
     """Pivotal tuning (Roich et al., ACM TOG 2022, arXiv:2106.05744): a copy of the generator is
     fitted to the photograph with its codes held.
 
     Args:
-        net, options, lpips, image: as for ``Descent``.
-        found: what ``invert`` gave.
+        net, options, lpips: as for ``Descent``.
+        found: what ``invert`` gave, with its photograph.
+        on_step: told how many steps are done.
     """
+    assert found.photograph is not None  # kept where the options ask for tuning
     with torch.inference_mode(False), torch.enable_grad():
         generator = copy.deepcopy(net.g_ema).requires_grad_(True)
         generator.render.unfold()
-        image, rows = image.clone(), found.rows[None].clone()
+        image, rows = found.photograph[None].clone(), found.rows[None].clone()
         noises = None if found.noises is None else [n[None].clone() for n in found.noises]
         features = None if lpips is None else lpips.features(image)
         used = [p for n, p in generator.named_parameters() if not n.startswith("style.")]
         adam = torch.optim.Adam(used, lr=TUNING_RATE)
-        for _ in range(options.finetune_steps):
+        for done in range(1, options.finetune_steps + 1):
             perceptual, mse = similarity(generator(rows, noises)[0], image, lpips, features)
             adam.zero_grad()
             (options.lambda_lpips * perceptual + options.lambda_mse * mse).backward()
             adam.step()
+            on_step(done)
         generator.requires_grad_(False)
         generator.render.fold()
-    return Inversion(found.rows, found.noises, generator)
+    return generator

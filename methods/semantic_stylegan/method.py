@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
-from sisbench.core import weights
 from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
-from sisbench.core.state_dict import read_state, sha256_of, state_hash
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.stylegan import fir_kernel
@@ -28,18 +21,13 @@ from sisbench.methods.semantic_stylegan.codes import (
     CodesLayout,
     CodesStyle,
 )
-from sisbench.methods.semantic_stylegan.inversion import Inversion, invert, tune
+from sisbench.methods.semantic_stylegan.inversion import Inversion
 from sisbench.methods.semantic_stylegan.lpips import Lpips
 from sisbench.methods.semantic_stylegan.network import LR_MUL, Networks, check_kernels
 from sisbench.methods.semantic_stylegan.options import SemanticStyleGANOptions
-from sisbench.methods.semantic_stylegan.store import InversionStore, content_key
+from sisbench.methods.semantic_stylegan.photographs import Inversions
 
 _DRAWS = 1000  # of the mean latent, at a time
-_KEPT = 1024  # inversions in memory
-_KEPT_TUNED = 16  # those with a generator each
-_OF_PICTURES = ("output_size", "truncation", "randomize_noise", "keep_inversions", "lpips_trunk")
-"""Options that the codes of a photograph (already at the network's size) do not depend on, or that
-enter their key by content."""
 
 
 class SemanticStyleGAN(Method):
@@ -56,12 +44,13 @@ class SemanticStyleGAN(Method):
     files: ClassVar = {"g_ema": ("CelebAMask-HQ-512x512.pt", "*.pt")}
     file_options: ClassVar[frozenset[str]] = frozenset({"lpips_trunk"})
     sampling_options: ClassVar[frozenset[str]] = frozenset(
-        {"output_size", "groups", "truncation", "randomize_noise", "steps", "lr"}
+        {"groups", "truncation", "randomize_noise", "steps", "lr"}
         | {"lambda_lpips", "lambda_mse", "lambda_mean", "noise_regularize", "w_plus", "no_noises"}
         | {"finetune_steps", "mean_latent_draws", "mean_latent_seed", "lpips_trunk"}
         | {"keep_inversions"}
     )
     draws_label_maps = False
+    photographs_by = "lanczos"
     options: SemanticStyleGANOptions
     net: Networks
 
@@ -75,10 +64,10 @@ class SemanticStyleGAN(Method):
         """
         o = self.options
         self.groups = _groups(o, len(space))
-        self.size = (o.output_size or o.size,) * 2
-        self._lpips: Lpips | None = None
-        self._found: OrderedDict[str, Inversion] = OrderedDict()
-        return Networks(o)
+        self.size = (o.size, o.size)
+        net = Networks(o)
+        self.inversions = Inversions(net, o)
+        return net
 
     def key_maps(self) -> Mapping[str, KeyMap]:
         """g_ema."""
@@ -109,7 +98,7 @@ class SemanticStyleGAN(Method):
     def after_load(self) -> None:
         """Folds the constant weights; the mean latent is that of seeded draws."""
         self.net.g_ema.render.fold()
-        self._found.clear()
+        self.inversions.clear()
         o = self.options
         generator = torch.Generator().manual_seed(o.mean_latent_seed)
         z = torch.randn(o.mean_latent_draws, o.style_dim, generator=generator)
@@ -129,10 +118,10 @@ class SemanticStyleGAN(Method):
         ``present`` and for what an edited map is compared with.
 
         Raises:
-            UserError: photographs of another size.
             Unavailable: the LPIPS loss has no trunk.
         """
-        found = tuple(self.invert(image) for image in batch.image)
+        pairs = zip(batch.image, batch.ids, strict=True)
+        found = tuple(self.invert(image, name) for image, name in pairs)
         return self.from_rows(torch.stack([f.rows for f in found]), batch, found)
 
     def encode_layout(self, batch: Batch) -> CodesLayout:
@@ -170,63 +159,24 @@ class SemanticStyleGAN(Method):
         pairs = torch.stack([shapes, textures], 2).flatten(1, 2)  # (B, K, 2, D) -> (B, 2K, D)
         return torch.cat([layout.base, pairs], 1)
 
-    def invert(self, image: Tensor) -> Inversion:
-        """What is found for one photograph (3, H, W) in [-1, 1]: from memory, from disk, or by
-        descent.
+    def invert(self, image: Tensor, name: str = "") -> Inversion:
+        """What is found for one photograph (3, H, W) in [-1, 1]; see ``Inversions.find``."""
+        return self.inversions.find(image, name, self.weights_info.get("sha256"), self)
 
-        Raises:
-            UserError: another size than ``size``.
-            Unavailable: the LPIPS loss has no trunk.
-        """
+    def how_encoded(self) -> str:
+        """The inversion, and what is tuned."""
         o = self.options
-        if tuple(image.shape[1:]) != self.size:
-            raise UserError(
-                f"{self.name} takes photographs of {self.size}, got {tuple(image.shape[1:])}",
-                "set the data set's size, or output_size",
-            )
-        image = image if o.output_size in (None, o.size) else _lanczos(image, o.size)
-        key = content_key(image, self._about())
-        if key in self._found:
-            self._found.move_to_end(key)
-            return self._found[key]
-        store = InversionStore() if o.keep_inversions and "sha256" in self.weights_info else None
-        found = store.read(key, (o.rows, o.style_dim), self.device) if store else None
-        if found is None:
-            found = invert(self.net, o, self.lpips(), image[None])
-            if store:
-                store.write(key, found)
+        noise = "" if o.no_noises else ", noise maps too"
+        rows = "W+" if o.w_plus else "W"
+        text = f"photographs by inversion into {rows}{noise}: {o.steps} steps from the mean of "
+        text += f"{o.mean_latent_draws} codes (seed {o.mean_latent_seed})"
         if o.finetune_steps:
-            found = tune(self.net, o, self.lpips(), image[None], found)
-        self._found[key] = found
-        while len(self._found) > (_KEPT_TUNED if o.finetune_steps else _KEPT):
-            self._found.popitem(last=False)
-        return found
+            text += f"; the generator tuned {o.finetune_steps} steps, for reconstructions alone"
+        return f"{text}; no label map is read"
 
     def lpips(self) -> Lpips | None:
-        """The perceptual loss, read once; None where its weight is 0.
-
-        Raises:
-            Unavailable: its trunk is not there.
-        """
-        if self._lpips is None and self.options.lambda_lpips:
-            path = weights.resolve("lpips-vgg", self.options.lpips_trunk)
-            with torch.inference_mode(False):
-                self._lpips = Lpips(read_state(path), str(path))
-        return None if self._lpips is None else self._lpips.to(self.device)
-
-    def _about(self) -> dict[str, Any]:
-        """What an inversion depends on, beside the photograph."""
-        o = self.options
-        options = {k: v for k, v in dataclasses.asdict(o).items() if k not in _OF_PICTURES}
-        trunk = None
-        if o.lambda_lpips:
-            trunk = sha256_of(weights.resolve("lpips-vgg", o.lpips_trunk))
-        return {
-            "weights": self.weights_info.get("sha256"),
-            "options": options,
-            "lpips": trunk,
-            "mean_latent": state_hash({"": {"mean_latent": self.net.mean_latent}}),
-        }
+        """See ``Inversions.lpips``."""
+        return self.inversions.lpips()
 
     # ---- pictures -----------------------------------------------------------------------------
 
@@ -247,10 +197,7 @@ class SemanticStyleGAN(Method):
         drawn as ``noise_<i>`` (1, h, w)."""
         if not isinstance(layout, CodesLayout):
             raise UserError(f"{self.name} draws no label maps: encode a photograph")
-        image = self._generate(layout, style, noise)[0].clamp(-1, 1)
-        if self.size[0] == self.options.size:
-            return image
-        return F.interpolate(image, self.size, mode="area")
+        return self._generate(layout, style, noise)[0].clamp(-1, 1)
 
     @torch.inference_mode()
     def segmentation(self, layout: CodesLayout, style: Style, noise: NoiseSource) -> Tensor:
@@ -275,9 +222,10 @@ class SemanticStyleGAN(Method):
         noises = self._noises(noise, len(rows), layout.inversions)
         image, seg, _ = self.net.g_ema(rows, noises)
         for i, own in enumerate(layout.inversions):
-            if own.tuned is not None and torch.equal(own.rows, rows[i]):
+            if own.photograph is not None and torch.equal(own.rows, rows[i]):
                 maps = None if noises is None else [n[i : i + 1] for n in noises]
-                image[i : i + 1], seg[i : i + 1], _ = own.tuned(rows[i : i + 1], maps)
+                generator = self.inversions.tuned_to(own, self)
+                image[i : i + 1], seg[i : i + 1], _ = generator(rows[i : i + 1], maps)
         return image, seg
 
     def _noises(
@@ -319,11 +267,3 @@ def _groups(options: SemanticStyleGANOptions, classes: int) -> tuple[int, ...]:
             f"classes, got {given}"
         )
     return given
-
-
-def _lanczos(image: Tensor, size: int) -> Tensor:
-    """(3, H, W) in [-1, 1] of 8-bit values -> (3, size, size) by Pillow's LANCZOS."""
-    levels = ((image.detach().cpu() + 1) * 127.5).round().clamp(0, 255).byte()
-    picture = Image.fromarray(levels.permute(1, 2, 0).numpy())
-    resized = np.array(picture.resize((size, size), Image.Resampling.LANCZOS))
-    return torch.from_numpy(resized).permute(2, 0, 1).to(image) / 127.5 - 1

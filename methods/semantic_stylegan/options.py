@@ -18,8 +18,6 @@ class SemanticStyleGANOptions:
 
     Attributes:
         size: width and height that the network draws.
-        output_size: width and height of the pictures that come in and go out, where they are not
-            the network's: photographs are resized by Pillow's LANCZOS, pictures by averaging areas.
         style_dim, n_mlp: length of a latent code; layers of the mapping network.
         seg_dim: local generators.
         groups: the generator of each class of the label space; officially 19 classes on 13.
@@ -54,7 +52,6 @@ class SemanticStyleGANOptions:
     )
 
     size: int = 512
-    output_size: int | None = None
     style_dim: int = 512
     n_mlp: int = 8
     seg_dim: int = 13
@@ -115,8 +112,6 @@ class SemanticStyleGANOptions:
                 f"transparent_dims {self.transparent_dims} are not among the {self.seg_dim} "
                 "generators of seg_dim"
             )
-        if self.output_size is not None and self.output_size < 1:
-            raise ValueError(f"output_size must be positive, got {self.output_size}")
 
     @property
     def rows(self) -> int:

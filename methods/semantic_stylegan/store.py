@@ -31,7 +31,8 @@ def content_key(image: Tensor, about: Mapping[str, Any]) -> str:
 
 
 class InversionStore:
-    """One safetensors file an inversion; a generator that was tuned is not kept (80 MB each).
+    """One safetensors file an inversion, with the seconds that it took; a generator that was tuned
+    is not kept (80 MB each).
 
     Args:
         folder: where they lie; by default below the cache folder.
@@ -56,17 +57,20 @@ class InversionStore:
             state = read_state(path)
         except UserError:  # cut off or damaged: it is made again
             return None
-        rows = state.pop("rows", None)
+        rows, took = state.pop("rows", None), state.pop("seconds", None)
         if rows is None or tuple(rows.shape) != shape:
             return None
         noises = tuple(state[f"noise_{i}"].to(device) for i in range(len(state)))
-        return Inversion(rows.to(device), noises or None)
+        seconds = None if took is None else float(took)
+        return Inversion(rows.to(device), noises or None, seconds)
 
     def write(self, key: str, found: Inversion) -> None:
         """Keep ``found``; a reader never sees half a file."""
         from safetensors.torch import save
 
         state = {"rows": found.rows}
+        if found.seconds is not None:
+            state["seconds"] = torch.tensor(found.seconds, dtype=torch.float64)
         state |= {f"noise_{i}": n for i, n in enumerate(found.noises or ())}
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Collection, Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.label_space import LabelSpace
+from sisbench.core.resize import Filter
 from sisbench.core.tasks import TASKS, Task
 from sisbench.data.base import Dataset, Sample
 from sisbench.data.toyfaces.appearance import Appearance, draw_appearance
@@ -87,6 +89,15 @@ class ToyFaces(Dataset):
         """sha256 of the generator's version and every parameter."""
         parts = (self.name, VERSION, self.split, len(self), self.seed, self.size, self.space.name)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def read_at(
+        self, size: tuple[int, int], by: Filter = "bicubic", stored_labels: bool = False
+    ) -> ToyFaces:
+        """The same faces drawn at another size; with ``stored_labels`` at this one, as nothing is
+        stored at any other."""
+        view = copy.copy(self)
+        view.size = self.size if stored_labels else _checked_size(size)
+        return view
 
     def layout(self, sample_id: str) -> FaceLayout:
         """The geometry of a sample.
