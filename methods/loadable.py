@@ -226,7 +226,7 @@ def _maps_for(
     return maps
 
 
-def check_weights(method: Loadable, space: LabelSpace | str, path: Path) -> None:
+def compare_keys(method: Loadable, space: LabelSpace | str, path: Path) -> None:
     """Build ``method`` for ``space`` and compare the keys of its weights with the networks, which
     stay unset: cheap, and what ``load_weights`` refuses by its keys is known before.
 

@@ -73,11 +73,11 @@ def _prepare(method: Any, space: LabelSpace, weights: str | None) -> None:
         UserError: it cannot be built so, or the weights do not fit.
     """
     from sisbench.core.unset import UnsetParameters
-    from sisbench.methods.loadable import Loadable, check_weights, needs_none
+    from sisbench.methods.loadable import Loadable, compare_keys, needs_none
 
     if weights and not weights.startswith("seeded:"):
         if type(method).load is Loadable.load:
-            check_weights(method, space, Path(weights))
+            compare_keys(method, space, Path(weights))
             return
         check_kind(method, Path(weights))
     with UnsetParameters():
