@@ -29,6 +29,7 @@ registry = Registry(
         "maskgan": "sisbench.methods.maskgan:MaskGAN",
         "sdm": "sisbench.methods.sdm:SDM",
         "codiff": "sisbench.methods.codiff:CoDiff",
+        "controlnet": "sisbench.methods.controlnet:ControlNet",
         "semantic-stylegan": "sisbench.methods.semantic_stylegan:SemanticStyleGAN",
     },
     "sisbench.methods.base:Method",

@@ -32,6 +32,7 @@ from sisbench.methods.key_map import KeyMap
 from sisbench.methods.options import parse_options, translate
 from sisbench.methods.seeded import seeded_state
 
+WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _DISCRIMINATORS = ("netD", "discriminator", "discriminators")
 
 Self = TypeVar("Self", bound="Loadable")
@@ -72,7 +73,9 @@ class Loadable(ABC):
         files: official module name -> file-name patterns in an official checkpoint folder.
         prefixes: official module name -> what its keys begin with in a file that holds several.
         sampling_options: options that no weight depends on; they may differ from a file's own.
-        file_options: options that name a file; its content is part of what a run's images are.
+        file_options: options that name a file, or a folder of ``files_in``; its content is part of
+            what a run's images are.
+        weights_hint: what to do where no weights are given.
 
     Attributes:
         on_step: told of each step of long work on one photograph: (what, done, total).
@@ -91,6 +94,7 @@ class Loadable(ABC):
     prefixes: Mapping[str, str] = MappingProxyType({})
     sampling_options: ClassVar[frozenset[str]] = frozenset()
     file_options: ClassVar[frozenset[str]] = frozenset()
+    weights_hint: str = "give a checkpoint (weights: PATH), or seeded:0 to test the code alone"
 
     net: nn.Module
     space: LabelSpace
@@ -128,6 +132,21 @@ class Loadable(ABC):
         """
         load_weights(self, space, weights)
         return self.to(device)
+
+    def check_weights(self, path: Path) -> bool:
+        """Called before any network is built, by a method that reads ``path`` in its own way: it
+        takes the options that the files state, and returns True. False: nothing is known, or they
+        are files that every method reads.
+
+        Raises:
+            UserError: ``path`` holds no weights of this method.
+        """
+        return False
+
+    @classmethod
+    def files_in(cls, folder: Path) -> dict[str, Path]:
+        """The files of a folder that images depend on, by name: those with weights in it."""
+        return {p.name: p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES}
 
     def load_state(self: Self, official: Mapping[str, Mapping[str, Tensor]]) -> Self:
         """Load official state dicts by module name, as ``{"netG": {...}, "netE": {...}}``.
@@ -291,7 +310,7 @@ def needs_none(method: Loadable) -> None:
     if any(p.numel() for p in method.net.parameters()):
         raise UserError(
             f"{method.name} needs weights and none were given",
-            "give a checkpoint (weights: PATH), or seeded:0 to test the code alone",
+            method.weights_hint,
         )
 
 

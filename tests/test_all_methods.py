@@ -35,6 +35,8 @@ def tiny(name: str) -> Tiny:
     found = {**tiny_networks.METHODS, **tiny_networks.EDITORS}.get(name)
     if found is None:
         pytest.fail(f"'{name}' is registered and has no tiny network: {ADD}['{name}']")
+    if found.library:
+        pytest.importorskip(found.library)
     return found
 
 

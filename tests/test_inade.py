@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from parity import Case, every
 from torch.utils.flop_counter import FlopCounterMode
 
 from sisbench import methods
@@ -476,3 +477,88 @@ def test_a_misfitting_state_dict_is_refused() -> None:
         method.load_state({"netG": state})
     with pytest.raises(UserError, match="takes the modules netG"):
         method.load_state({"netG": state, "netE": {}})
+
+
+# ---- the network of SCAM's table -----------------------------------------------------------------
+
+
+def scam_case(**options: object) -> tuple[Case, Method]:
+    case = Case.read("inade/scam-inade.small")
+    method = methods.create("v-inade", case.space, **case.meta["config"], **options)
+    states = {m: case.weights(m, k.official_shapes()) for m, k in method.key_maps().items()}
+    for value in states["generator"].values():
+        if value.ndim == 3:
+            value *= math.sqrt(value.numel() / value.shape[0])
+    states["generator"]["last_conv.1.weight"] *= 0.35
+    return case, method.load_state(states)
+
+
+def scam_batch(case: Case) -> Batch:
+    label = torch.from_numpy(case.arrays["label"]).long()
+    label = label.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    return Batch(("a", "b"), case.image("image_in"), label, None, case.space)
+
+
+def scam_noise(case: Case) -> GivenNoise:
+    names = {"global": "noise_start", "instance": "noise"}
+    return GivenNoise({ours: torch.from_numpy(case.arrays[n]) for ours, n in names.items()})
+
+
+def test_the_network_of_scams_table_matches() -> None:
+    case, method = scam_case()
+    batch, kept = scam_batch(case), []
+    method.net.netG.blocks[2].register_forward_hook(lambda *call: kept.append(call[2]))
+    with torch.inference_mode():
+        style, layout = method.encode_style(batch), method.encode_layout(batch)
+        for i, name in enumerate(("scale", "bias")):
+            assert case.off_by(f"z_{name}_mu", style.codes[:, :, i]) < CODES
+            assert case.off_by(f"z_{name}_logvar", style.extra["logvar"][:, :, i]) < CODES
+        image = method.render(layout, style, scam_noise(case))
+    inner = F.interpolate(kept[0], scale_factor=2.0)[:, :8]
+    assert case.off_by("act_block_2", inner, *every(1, 1, 2, 2)) < IMAGE
+    assert case.off_by("image", image, *every(1, 1, 4, 4)) < IMAGE
+    assert torch.equal(method.reconstruct(batch, scam_noise(case)), image)
+    for block in method.net.netG.blocks:  # applied once, the activation gives other pictures
+        block.slope = 0.2
+    once = method.reconstruct(batch, scam_noise(case))
+    assert case.off_by("image", once.clone(), *every(1, 1, 4, 4)) > 1e-2
+
+
+def test_scams_network_knows_classes_alone() -> None:
+    """Slot k of the noise is class k, whatever classes the sample has; instances are not read."""
+    case, method = scam_case()
+    batch, noise = scam_batch(case), scam_noise(case)
+    plain = method.reconstruct(batch, noise)
+    ids = (torch.arange(256) // 128).expand_as(batch.label)
+    assert torch.equal(method.reconstruct(replace(batch, instance=ids), noise), plain)
+    one = int(batch.label[0].max())  # the last of the sample's classes, not of its ranks
+    label = torch.where(batch.label == 0, one, batch.label)
+    changed = noise.values["instance"].clone()
+    changed[:, 0] += 1  # of a class that no pixel has
+    other = GivenNoise({**noise.values, "instance": changed})
+    edited = replace(batch, label=label)
+    assert torch.equal(method.reconstruct(edited, noise), method.reconstruct(edited, other))
+    assert not torch.equal(method.reconstruct(batch, other), plain)
+
+
+def test_scams_network_is_chosen_by_its_names() -> None:
+    space = LabelSpace.named("celebamask_hq")
+    with torch.device("meta"):
+        named = methods.create("inade", space, noise_dim=64, num_up_layers=7)
+        asked = methods.create("v-inade", space, variant="scam")
+    assert named.options.variant == "scam"
+    assert named.can == asked.can == methods.create("v-inade", space).can
+    shapes = [{m: k.official_shapes() for m, k in n.key_maps().items()} for n in (named, asked)]
+    assert shapes[0] == shapes[1]
+    counts = {
+        m: sum(math.prod(s) for k, s in found.items() if not k.endswith(("weight_u", "weight_v")))
+        for m, found in shapes[0].items()
+    }
+    assert counts == {"generator": 85_115_395, "encoder": 3_689_856}
+    for options, said in (
+        ({"crop_size": 64, "variant": "scam"}, "'crop_size' is no option of the variant 'scam'"),
+        ({"height": 64, "variant": "official"}, "'height' is no option of the variant 'official'"),
+        ({"variant": "scamm"}, "variant must be official or scam"),
+    ):
+        with pytest.raises(UserError, match=said), torch.device("meta"):
+            methods.create("v-inade", space, **options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 SCAM: dict[str, Any] = {
@@ -32,6 +33,35 @@ SCA_DM: dict[str, Any] = {
     "n_embed": 64,
     "steps": 2,
 }
+CONTROLNET: dict[str, Any] = {
+    "unet": {
+        "sample_size": 16,
+        "block_out_channels": [8, 16],
+        "layers_per_block": 1,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "cross_attention_dim": 8,
+        "norm_num_groups": 4,
+        "attention_head_dim": 2,
+    },
+    "vae": {
+        "block_out_channels": [4, 8],
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "latent_channels": 4,
+        "norm_num_groups": 2,
+    },
+    "text_encoder": {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 70,
+        "max_position_embeddings": 16,
+    },
+    "steps": 2,
+}
+_TOKENIZER = {"tokenizer": str(Path(__file__).parent / "fixtures" / "controlnet" / "tokenizer")}
 SEMANTIC_STYLEGAN: dict[str, Any] = {
     "size": 16,
     "style_dim": 8,
@@ -77,6 +107,7 @@ class Tiny:
     """The smallest network of a method on celebamask_hq, in pictures of 64 pixels at most.
 
     Attributes:
+        library: an optional one that it needs.
         options: construction options.
         once: every option of the method's ``Options``, set once.
         manifests: key layouts under ``tests/fixtures`` -> the label space they are for.
@@ -85,6 +116,7 @@ class Tiny:
     options: Mapping[str, Any]
     once: Mapping[str, Once | Refused]
     manifests: Mapping[str, str] = field(default_factory=dict)
+    library: str = ""
 
 
 _FAMILY = {
@@ -99,20 +131,6 @@ _FAMILY = {
     "num_upsampling_layers": Once("more"),
     "norm_G": Once("spadeinstance3x3"),
 }
-_INADE = {
-    "label_nc": Refused(7),
-    "contain_dontcare_label": Once(True, along={"label_nc": 18}),
-    "semantic_nc": Refused(5),
-    "ngf": Once(8),
-    "z_dim": Once(4),
-    "noise_nc": Once(2),
-    "crop_size": Once(128),
-    "aspect_ratio": Once(2.0),
-    "num_upsampling_layers": Once("more"),
-    "add_sketch": Once(True),
-}
-_INADE_OPTIONS = {"ngf": 4, "z_dim": 8, "noise_nc": 3, "crop_size": 64}
-
 _FRAME_SIZES = {"height": 64, "width": 64, "num_filters_last_layer": 2, "num_up_layers": 5}
 _AS_SCAM = {"ngf": 64, "crop_size": None, **_FRAME_SIZES}  # the official frame's are left open
 _FRAME = {
@@ -134,6 +152,27 @@ _VAE = {
     "ade_labels": Once("shifted", base={"contain_dontcare_label": True}),
 }
 _VAE_OPTIONS = {"ngf": 4, "nef": 4, "z_dim": 8, "crop_size": 64, "encoder_size": 16}
+
+_AS_SCAM_INADE = {"crop_size": None, **_FRAME_SIZES}
+_INADE = {
+    "label_nc": Refused(7),
+    "contain_dontcare_label": Once(True, along={"label_nc": 18}),
+    "semantic_nc": Refused(5),
+    "ngf": Once(8),
+    "z_dim": Once(4),
+    "noise_nc": Once(2),
+    "crop_size": Once(128),
+    "aspect_ratio": Once(2.0),
+    "num_upsampling_layers": Once("more"),
+    "add_sketch": Once(True),
+    "num_labels": Once(20, base=_AS_SCAM_INADE),
+    "height": Once(128, base=_AS_SCAM_INADE),
+    "width": Once(128, base=_AS_SCAM_INADE),
+    "num_filters_last_layer": Once(4, base=_AS_SCAM_INADE),
+    "num_up_layers": Once(4, base=_AS_SCAM_INADE),
+    "variant": Once("scam", along=_AS_SCAM_INADE),
+}
+_INADE_OPTIONS = {"ngf": 4, "z_dim": 8, "noise_nc": 3, "crop_size": 64}
 
 METHODS: dict[str, Tiny] = {
     "pix2pixhd": Tiny(
@@ -232,6 +271,8 @@ METHODS: dict[str, Tiny] = {
             "inade/inade.ade20k-vae": "ade20k",
             "inade/inade.cityscapes-vae": "cityscapes",
             "inade/inade.deepfashion-vae": "deepfashion",
+            "inade/scam-inade.celebahq": "celebamask_hq",
+            "inade/scam-inade.ade20k": "ade20k",
         },
     ),
     "scam": Tiny(
@@ -478,6 +519,38 @@ METHODS: dict[str, Tiny] = {
             "scale_factor": Once(0.5),
         },
         {},
+    ),
+    "controlnet": Tiny(
+        CONTROLNET,
+        {
+            "base": Refused("base/that/is/not/here"),
+            "prompt": Once("a face", base=_TOKENIZER),
+            "negative_prompt": Once("a face", base=_TOKENIZER),
+            "palette": Refused("ade20k"),
+            "steps": Once(3),
+            "guidance": Once(2.0, base={**_TOKENIZER, "prompt": "a face"}),
+            "strength": Once(0.5),
+            "eta": Once(1.0),
+            "size": Once((64, 32)),
+            "resolution": Once((64, 64), base={"size": 32}),
+            "tokenizer": Once(_TOKENIZER["tokenizer"]),
+            "unet": Once({**CONTROLNET["unet"], "sample_size": 8}),
+            "controlnet": Once(
+                {
+                    "block_out_channels": [8, 16],
+                    "layers_per_block": 1,
+                    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+                    "cross_attention_dim": 8,
+                    "norm_num_groups": 4,
+                    "attention_head_dim": 2,
+                    "conditioning_embedding_out_channels": [4, 8],
+                }
+            ),
+            "vae": Once({**CONTROLNET["vae"], "layers_per_block": 2}),
+            "text_encoder": Once({**CONTROLNET["text_encoder"], "num_hidden_layers": 2}),
+            "scheduler": Once({"beta_end": 0.02}),
+        },
+        library="diffusers",
     ),
     "semantic-stylegan": Tiny(
         SEMANTIC_STYLEGAN,

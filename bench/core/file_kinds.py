@@ -27,6 +27,7 @@ _OTHER = (
     (b"\x89PNG", "a PNG picture"),
     (b"\xff\xd8\xff", "a JPEG picture"),
     (b"%PDF", "a PDF document"),
+    (b"GGUF", "a GGUF file (quantised weights)"),
 )
 
 

@@ -30,7 +30,8 @@ class Weight:
     """One registered file.
 
     Attributes:
-        name, purpose, file: registry name, what needs it, file name in the cache folder.
+        name, purpose, file: registry name, what needs it, file name in the cache folder; with a
+            slash at its end it is a folder, which is not kept there, but given by its path.
         kind: "metric", "training", "parser" or "method".
         package: folder of an importable package that brings the file, or None.
         url: where ``fetch`` gets it, or None; ``where`` says in words how to get it by hand.
@@ -120,6 +121,8 @@ def resolve(name: str, given: Path | str | None = None) -> Path:
 
 def remedy(weight: Weight) -> str:
     """How to get a file, in one sentence."""
+    if weight.file.endswith("/"):
+        return f"{weight.where}; give the folder's path"
     add = f"sisbench weights add {weight.name} FILE"
     if weight.package:
         return weight.where
@@ -254,6 +257,8 @@ def add(name: str, file: Path | str) -> str:
             off, empty: it is named), or its hash is wrong.
     """
     weight = get(name)
+    if weight.file.endswith("/"):
+        raise UserError(f"'{name}' is a folder of files", "give its path as weights")
     source = Path(file).expanduser()
     if not source.exists():
         raise UserError(f"no file {source}", "give the path of the downloaded file")

@@ -33,6 +33,7 @@ _CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SCA-DM, 4 guided steps": ("sca-dm", "celebamask_hq", {"steps": 4, "scale": 1.2}),
     "SDM, 4 guided steps": ("sdm", "celebamask_hq", {"steps": 4, "scale": 1.5}),
     "CoDiff, 4 steps": ("codiff", "celebamask_hq", {"steps": 4}),
+    "ControlNet, ADE20K at 512, 2 steps": ("controlnet", "ade20k", {"steps": 2, "size": 512}),
     "SemanticStyleGAN, codes known": (  # the warm-up call inverts the photographs
         "semantic-stylegan",
         "celebamask_hq",

@@ -10,9 +10,10 @@ from typing import Any
 
 from sisbench.config import IMAGES, MethodConfig, TaskConfig
 from sisbench.core.adapter_file import class_digest
+from sisbench.core.errors import UserError
 from sisbench.core.tasks import TASKS
 from sisbench.run.items import Item
-from sisbench.run.method_entry import method_class
+from sisbench.run.method_entry import method_class, weights_hash
 
 KEY_SCHEMA = 2
 """Enters every content key: raised when the same plan makes other images than before."""
@@ -21,13 +22,17 @@ _ITEMS = "\0items"
 
 
 def by_content(cls: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` with the sha256 of each file that one of them names, in place of its path."""
-    from sisbench.core.state_dict import sha256_of
+    """``options`` with the hash of each file or folder that one of them names, in place of its
+    path."""
 
-    return {
-        k: sha256_of(Path(v)) if k in cls.file_options and v and Path(v).is_file() else v
-        for k, v in options.items()
-    }
+    def content(value: Any) -> Any:
+        path = Path(value)
+        try:
+            return weights_hash(path, cls) if path.exists() else value
+        except UserError:  # a folder of another kind: what loads it says so
+            return value
+
+    return {k: content(v) if k in cls.file_options and v else v for k, v in options.items()}
 
 
 def _of_pixels(options: Mapping[str, Any]) -> dict[str, Any]:

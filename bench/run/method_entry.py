@@ -15,7 +15,6 @@ from sisbench.core.errors import Unavailable, UserError
 from sisbench.run.elsewhere import Images
 
 BUNDLED = "bundled:"
-_WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
 def method_class(name: str) -> Any:
@@ -68,7 +67,7 @@ def find_weights(method: MethodConfig | EditorConfig) -> Weights:
         return Weights(None, "missing", described(error))
     try:
         check_kind(loadable, path)
-        return Weights(str(path), weights_hash(path))
+        return Weights(str(path), weights_hash(path, cls))
     except (UserError, OSError) as error:
         return Weights(None, "missing", described(error))
 
@@ -79,14 +78,16 @@ def check_kind(loadable: Any, path: Path) -> None:
     with a ``load`` of its own reads is not known."""
     from sisbench.core.file_kinds import refuse_foreign
     from sisbench.core.state_dict import read_metadata
-    from sisbench.methods.loadable import Loadable, adopt_options
+    from sisbench.methods.loadable import WEIGHT_SUFFIXES, Loadable, adopt_options
 
+    if isinstance(loadable, Loadable) and loadable.check_weights(path):
+        return
     if getattr(type(loadable), "load", None) is not Loadable.load:
         return
     if path.is_dir():
-        if not any(p.suffix in _WEIGHT_SUFFIXES for p in path.iterdir()):
+        if not loadable.files_in(path):
             raise UserError(
-                f"{path} holds no weights file", f"looked for {', '.join(_WEIGHT_SUFFIXES)}"
+                f"{path} holds no weights file", f"looked for {', '.join(WEIGHT_SUFFIXES)}"
             )
         return
     refuse_foreign(path)
@@ -121,12 +122,13 @@ def resolve_weights(name: str) -> Path:
     )
 
 
-def weights_hash(path: Path) -> str:
-    """sha256 of a weights file, or over the weight files of a folder."""
+def weights_hash(path: Path, cls: Any = None) -> str:
+    """sha256 of a file, or over the files of a folder that images of a method's class depend on."""
     from sisbench.core.state_dict import sha256_of
+    from sisbench.methods.loadable import Loadable
 
     if path.is_file():
         return sha256_of(path)
-    files = sorted(p for p in path.iterdir() if p.suffix in _WEIGHT_SUFFIXES)
-    joined = "".join(f"{p.name}:{sha256_of(p)};" for p in files)
+    files = getattr(cls, "files_in", Loadable.files_in)(path)
+    joined = "".join(f"{name}:{sha256_of(files[name])};" for name in sorted(files))
     return hashlib.sha256(joined.encode()).hexdigest()

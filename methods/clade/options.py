@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sisbench.methods.layers.global_vae import VaeOptions, recognise_frame
-from sisbench.methods.layers.scam_frame import FIXED
+from sisbench.methods.layers.global_vae import VaeOptions
+from sisbench.methods.layers.scam_frame import FIXED, recognise_frame
 from sisbench.methods.layers.spade import NormKind
 from sisbench.methods.options import GAN_TRAINING, OfficialOptions
 

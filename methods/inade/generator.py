@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,10 @@ from sisbench.core.resize import resize_labels_torch
 from sisbench.methods.inade.options import Config
 from sisbench.methods.inade.segments import Segments
 from sisbench.methods.layers.labels import interpolate_nearest
+from sisbench.methods.layers.scam_frame import TWICE, Frame, FrameGenerator
+
+if TYPE_CHECKING:
+    from sisbench.methods.key_map import KeyMap
 
 _SLOPE = 0.2
 
@@ -53,28 +58,30 @@ class InstanceAdaptiveNorm(nn.Module):
         self.weight = nn.Parameter(torch.rand(config.classes, channels, 2))
         self.bias = nn.Parameter(torch.zeros(config.classes, channels, 2))
         self.fc_noise = nn.Linear(config.noise_nc, channels)
-        self.param_free_norm = nn.BatchNorm2d(channels, affine=False)
+        self.param_free_norm: nn.Module = nn.BatchNorm2d(channels, affine=False)
         if config.sketch:
             self.sketch_conv = nn.Conv2d(1, channels, 3, padding=1)
             self.merge_conv = nn.Conv2d(2 * channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         """x (B, D, h, w) -> the same shape."""
-        scale, shift = self.tables(condition)
-        if self.training:
-            x = self.param_free_norm(x)
-        else:  # with running statistics batch norm is one more scale and shift
-            norm = self.param_free_norm
-            assert norm.running_var is not None
-            assert norm.running_mean is not None
-            scale = scale * torch.rsqrt(norm.running_var + norm.eps)
-            shift = shift - scale * norm.running_mean
+        x, scale, shift = self.normalised(x, *self.tables(condition))
         table = F.pad(torch.cat([scale, shift], 2), (0, 0, 0, 1)).flatten(0, 1)
         rows = condition.rows((x.shape[2], x.shape[3]))
         maps = F.embedding(rows, table).permute(0, 3, 1, 2)  # (B, 2D, h, w), channels last
         scales, shifts = maps.chunk(2, 1)
         y = torch.addcmul(shifts, scales, x)
         return y if condition.sketch is None else self.merge(y, condition.sketch)
+
+    def normalised(self, x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, scale and shift whose product and sum modulate the normalised features."""
+        norm = self.param_free_norm
+        if self.training or not isinstance(norm, nn.BatchNorm2d):
+            return norm(x), scale, shift
+        assert norm.running_var is not None  # with running statistics it is one more scale, shift
+        assert norm.running_mean is not None
+        scale = scale * torch.rsqrt(norm.running_var + norm.eps)
+        return x, scale, shift - scale * norm.running_mean
 
     def tables(self, condition: Condition) -> tuple[Tensor, Tensor]:
         """Scale and shift of each segment, (B, P, D) each."""
@@ -149,3 +156,28 @@ class Generator(nn.Module):
             x = x if name in self.same_size else interpolate_nearest(x)
             x = self.get_submodule(name)(x, condition)
         return torch.tanh(self.conv_img(F.leaky_relu(x, _SLOPE)))
+
+
+class ScamNorm(InstanceAdaptiveNorm):
+    """The same over instance normalisation, under the names of SCAM's repository."""
+
+    def __init__(self, channels: int, config: Config) -> None:
+        super().__init__(channels, config)
+        self.param_free_norm = nn.InstanceNorm2d(channels)
+
+    def map_keys(self, keys: KeyMap, ours: str, official: str) -> None:
+        """Cover this layer."""
+        for name in self.state_dict():
+            keys.take(f"{ours}.{name}", f"{official}.segmap_encoder.{name}")
+
+
+class ScamGenerator(FrameGenerator):
+    """INADE as SCAM's repository has it: the activation twice, instance normalisation."""
+
+    def __init__(self, frame: Frame, config: Config) -> None:
+        super().__init__(frame, "INADE", config.z_dim, lambda c, _: ScamNorm(c, config), TWICE)
+
+    def forward(self, start: Tensor, condition: Condition) -> Tensor:
+        """As ``Generator``."""
+        label = condition.segments.index
+        return self.draw(label, start, lambda layer, x, _: layer(x, condition))

@@ -14,12 +14,24 @@ from sisbench.core.label_space import LabelSpace
 from sisbench.core.tasks import method_tasks
 from sisbench.methods.base import Layout, Method, NoiseSource, Style, draw, present_classes
 from sisbench.methods.inade.encoder import Encoder
-from sisbench.methods.inade.generator import Condition, Generator
-from sisbench.methods.inade.options import Config, INADEOptions, VINADEOptions, resolve
-from sisbench.methods.inade.segments import dense_rank, find_segments
+from sisbench.methods.inade.generator import Condition, Generator, ScamGenerator
+from sisbench.methods.inade.options import (
+    Config,
+    INADEOptions,
+    VINADEOptions,
+    resolve,
+    resolve_frame,
+)
+from sisbench.methods.inade.segments import (
+    Segments,
+    class_segments,
+    dense_rank,
+    find_segments,
+)
 from sisbench.methods.inade.style import InstanceStyle, SketchLayout, prior_style, style_of_slots
 from sisbench.methods.key_map import KeyMap
 from sisbench.methods.layers.labels import read_labels
+from sisbench.methods.layers.scam_frame import FRAME_FILES, FRAME_PREFIXES, Frame
 
 _MAX_SLOTS = 256  # official instance maps are 8-bit files of dense ranks
 _NEEDS_ENCODER = tuple(task.name for task in method_tasks() if "style" in task.needs)
@@ -28,9 +40,9 @@ _NEEDS_ENCODER = tuple(task.name for task in method_tasks() if "style" in task.n
 class Networks(nn.Module):
     """``netG`` and, with the encoder, ``netE``."""
 
-    def __init__(self, config: Config, encoder: bool) -> None:
+    def __init__(self, config: Config, encoder: bool, frame: Frame | None = None) -> None:
         super().__init__()
-        self.netG = Generator(config)
+        self.netG = Generator(config) if frame is None else ScamGenerator(frame, config)
         if encoder:
             self.netE = Encoder(config.noise_nc, config.ngf)
 
@@ -39,7 +51,8 @@ class INADE(Method):
     """INADE: the generator alone, its instances drawn from the prior.
 
     Noise: ``global`` (z_dim) and ``instance`` (K, 2, noise_nc), slot k for instance id k of the
-    instance map; without one, for the k-th of the sample's classes in ascending order.
+    instance map; without one, for the k-th of the sample's classes in ascending order; in the
+    variant of SCAM's repository for class k.
     """
 
     name = "inade"
@@ -53,17 +66,34 @@ class INADE(Method):
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "netG": ("best_net_G.pth", "latest_net_G.pth", "*_net_G.pth"),
         "netE": ("best_net_E.pth", "best_net_IE.pth", "latest_net_E.pth", "*_net_E.pth"),
+        **FRAME_FILES,
     }
+    prefixes: Mapping[str, str] = FRAME_PREFIXES
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the networks have."""
+        return self.config.classes
 
     def build(self, space: LabelSpace) -> Networks:
         """The networks in the official configuration of ``space``, or as the options say."""
+        if self.options.variant == "scam":
+            self.config, frame = resolve_frame(self.options, space)
+            self.size = self.config.size
+            return Networks(self.config, True, frame)
         self.config = resolve(self.options, space)
         self.size = self.config.size
         return Networks(self.config, self.options.use_vae)
 
     def key_maps(self) -> Mapping[str, KeyMap]:
-        """Official names, with the spectral norm of the blocks' convolutions folded."""
+        """Official names, with the spectral norm of the blocks' convolutions folded; SCAM's
+        repository calls the networks generator and encoder."""
         generator = KeyMap(self.net.netG)
+        if isinstance(self.net.netG, ScamGenerator):
+            self.net.netG.map_keys(generator, spectral=True)
+            encoder = KeyMap(self.net.netE)
+            encoder.same()
+            return {"generator": generator, "encoder": encoder}
         for name, _ in self.net.netG.named_modules():
             if name.endswith((".conv_0", ".conv_1", ".conv_s")):
                 generator.spectral(f"{name}.weight")
@@ -80,19 +110,20 @@ class INADE(Method):
         if self.options.add_sketch:
             reason = "the sketch branch needs a sketch, which no data set of the harness brings"
             return dict.fromkeys((*_NEEDS_ENCODER, "sample"), reason)
-        if not self.options.use_vae:
+        if not self.options.encoder:
             reason = "INADE without its encoder has no style of a photograph; V-INADE has one"
             return dict.fromkeys(_NEEDS_ENCODER, reason)
         return {}
 
     def encode_layout(self, batch: Batch) -> SketchLayout:
-        """The label map and instance map, checked; label 255 becomes the don't-care class.
+        """The label map and instance map, checked; label 255 becomes the don't-care class. SCAM's
+        variant has no instance maps.
 
         Raises:
             UserError: a label outside of [-1, C), or a negative instance id.
         """
         label = self._labels(batch)
-        instance = batch.instance
+        instance = None if self.options.variant == "scam" else batch.instance
         if instance is not None:
             if int(instance.min()) < 0:
                 raise UserError("instance ids must be 0 or more", "use a dense rank of the objects")
@@ -101,6 +132,16 @@ class INADE(Method):
                 ranks, _ = dense_rank(instance, int(instance.max()) + 1)
                 instance = torch.where(wide[:, None, None], ranks, instance)
         return SketchLayout(label, present_classes(label, self.num_classes), instance)
+
+    def _segments(self, layout: Layout) -> Segments:
+        """Those of the label map and instance map; SCAM's repository knows classes alone."""
+        if self.options.variant == "scam":
+            return class_segments(layout.label, self.num_classes)
+        return find_segments(layout.label, layout.instance, self.num_classes)
+
+    @property
+    def _like(self) -> Tensor:
+        return next(self.net.netG.parameters())
 
     def _labels(self, batch: Batch) -> Tensor:
         hint = f"the label space is '{self.space.name}'"
@@ -114,9 +155,9 @@ class INADE(Method):
         Raises:
             UserError: the image's sides are no multiples of 16.
         """
-        if not self.options.use_vae:
+        if not self.options.encoder:
             return prior_style(
-                self.net.netG.fc.weight,
+                self._like,
                 present_classes(self._labels(batch), self.num_classes),
                 self.config.noise_nc,
             )
@@ -128,7 +169,7 @@ class INADE(Method):
         layout = self.encode_layout(batch)
         label, ids = layout.label, layout.instance
         if ids is None:
-            segments = find_segments(label, None, self.num_classes)
+            segments = self._segments(layout)
             slots, ids = segments.num_slots, segments.index
             ids = ids.masked_fill(label < 0, -1)
         else:
@@ -143,7 +184,7 @@ class INADE(Method):
         present = torch.ones(
             len(batch), self.num_classes, dtype=torch.bool, device=batch.label.device
         )
-        return prior_style(self.net.netG.fc.weight, present, self.config.noise_nc)
+        return prior_style(self._like, present, self.config.noise_nc)
 
     @torch.inference_mode()
     def render(self, layout: Layout, style: Style, noise: NoiseSource) -> Tensor:
@@ -164,7 +205,7 @@ class INADE(Method):
             )
         config, batch = self.config, len(layout.label)
         like = style.codes
-        segments = find_segments(layout.label, layout.instance, self.num_classes)
+        segments = self._segments(layout)
         drawn = draw(noise, "instance", batch, segments.num_slots, 2, config.noise_nc, like=like)
         row = torch.arange(batch, device=like.device)[:, None]
         mu, logvar = style.of(layout, segments)

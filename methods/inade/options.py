@@ -7,12 +7,19 @@ from typing import ClassVar
 
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
+from sisbench.methods.layers.scam_frame import (
+    FIXED,
+    Frame,
+    FrameOptions,
+    recognise_frame,
+    refuse_foreign,
+)
 from sisbench.methods.layers.spade import UPSAMPLINGS
 from sisbench.methods.options import GAN_TRAINING, OfficialOptions
 
 
 @dataclass(frozen=True)
-class INADEOptions:
+class INADEOptions(FrameOptions):
     """Construction options, by their official names; None takes the value that the label space's
     official configuration has (ours for a space without one: one square of 256 pixels).
 
@@ -20,7 +27,7 @@ class INADEOptions:
         label_nc: classes without the don't-care one.
         contain_dontcare_label: whether one more class follows, into which label 255 falls.
         semantic_nc: classes plus the edge channel (only checked: the generator never sees edges).
-        ngf: channels of the last block.
+        ngf: channels of the last block, and of the encoder's first.
         z_dim: length of the global noise.
         noise_nc: length of an instance's noise.
         crop_size: width of the image.
@@ -28,12 +35,17 @@ class INADEOptions:
         num_upsampling_layers: "normal" (5), "more" (6) or "most" (7).
         use_vae: whether the instance encoder is there.
         add_sketch: the sketch branch of the journal extension.
+        variant: the official network, or the one of SCAM's repository (scam), which takes
+            num_labels, height, width, num_filters_last_layer and num_up_layers, and always has
+            the encoder; ngf is the encoder's alone then.
     """
 
     official: ClassVar = OfficialOptions(
         training=(*GAN_TRAINING, "files"),
         # the official network cuts the edge channel blindly: it has to be there
-        fixed={"no_instance": False, "norm_G": "spectralspadesyncbatch3x3"},
+        fixed={"no_instance": False, "norm_G": "spectralspadesyncbatch3x3", **FIXED},
+        aliases={"noise_dim": "noise_nc"},
+        finish=recognise_frame,
     )
 
     label_nc: int | None = None
@@ -47,8 +59,10 @@ class INADEOptions:
     num_upsampling_layers: str | None = None
     use_vae: bool = False
     add_sketch: bool = False
+    variant: str = "official"
 
     def __post_init__(self) -> None:
+        refuse_foreign(self, frozenset({"ngf", "z_dim", "noise_nc", "use_vae"}))
         if self.num_upsampling_layers not in (None, *UPSAMPLINGS):
             raise ValueError(
                 f"num_upsampling_layers must be one of {', '.join(UPSAMPLINGS)}, "
@@ -59,6 +73,11 @@ class INADEOptions:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+
+    @property
+    def encoder(self) -> bool:
+        """Whether the instance encoder is there; SCAM's generator always needs its codes."""
+        return self.use_vae or self.variant == "scam"
 
 
 @dataclass(frozen=True)
@@ -110,6 +129,27 @@ _OFFICIAL = {
     "cityscapes": _Official(crop_size=512, aspect_ratio=2.0, upsampling="more"),
     "deepfashion": _Official(noise_nc=8),
 }
+
+
+def resolve_frame(options: INADEOptions, space: LabelSpace) -> tuple[Config, Frame]:
+    """The configuration of the network of SCAM's repository for ``space``, and its frame.
+
+    Raises:
+        UserError: see ``Frame.of``.
+    """
+    frame = Frame.of(options, space)
+    config = Config(
+        classes=frame.classes,
+        dontcare=None,
+        ngf=options.ngf,
+        z_dim=options.z_dim,
+        noise_nc=_or(options.noise_nc, _Official.noise_nc),
+        upsampling="normal",
+        start=frame.start,
+        size=frame.size,
+        sketch=False,
+    )
+    return config, frame
 
 
 def resolve(options: INADEOptions, space: LabelSpace) -> Config:

@@ -47,6 +47,12 @@ def find_segments(label: Tensor, instance: Tensor | None, num_classes: int) -> S
     return Segments(index, codes // num_slots, codes % num_slots, num_slots)
 
 
+def class_segments(label: Tensor, num_classes: int) -> Segments:
+    """Segments of label maps (B, H, W) int64 where the slot of a class is its id."""
+    index, classes = dense_rank(label, num_classes)
+    return Segments(index, classes, classes, num_classes)
+
+
 def dense_rank(values: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """The rank of each value among the distinct values of its sample.
 

@@ -3,11 +3,10 @@ interface."""
 
 from __future__ import annotations
 
-import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +25,8 @@ from sisbench.methods.layers.scam_frame import (
     Frame,
     FrameOptions,
     LabelFrameGenerator,
+    recognise_frame,
+    refuse_foreign,
 )
 from sisbench.methods.layers.semantics import Semantics
 from sisbench.methods.layers.spade import (
@@ -42,6 +43,8 @@ from sisbench.methods.options import GAN_TRAINING, OfficialOptions
 OFFICIAL_ENCODER = 256
 """Side that the official encoder brings photographs to."""
 NO_ENCODER = "no image encoder (use_vae: false): the picture follows from the label map alone"
+_SHARED = frozenset({"use_vae", "z_dim", "nef", "encoder_size", "norm_E", "nhidden"})
+"""Options that both variants have."""
 _MINIMUM = 4
 """Side of the encoder's last features."""
 
@@ -100,14 +103,6 @@ class Networks(nn.Module):
         self.netE = encoder
 
 
-def recognise_frame(flat: dict[str, Any]) -> dict[str, Any]:
-    """An option file of SCAM's repository says by its names which variant it is for."""
-    frame = {f.name for f in dataclasses.fields(FrameOptions)}
-    if "variant" not in flat and not frame.isdisjoint(flat):
-        return {**flat, "variant": "scam"}
-    return flat
-
-
 @dataclass(frozen=True)
 class VaeOptions(FrameOptions):
     """Construction options; None takes the official value of the label space.
@@ -157,18 +152,7 @@ class VaeOptions(FrameOptions):
             raise ValueError(f"ade_labels must be as_is or shifted, got {self.ade_labels!r}")
         if self.encoder_size < 8 or self.encoder_size & (self.encoder_size - 1):
             raise ValueError(f"encoder_size must be a power of two from 8 on: {self.encoder_size}")
-        if self.variant not in ("official", "scam"):
-            raise ValueError(f"variant must be official or scam, got {self.variant!r}")
-        self._refuse_foreign()
-
-    def _refuse_foreign(self) -> None:
-        """An option that the other variant alone has is an error, not ignored."""
-        frame = {f.name for f in dataclasses.fields(FrameOptions)}
-        shared = {"variant", "use_vae", "z_dim", "nef", "encoder_size", "norm_E", "nhidden"}
-        for f in dataclasses.fields(self):
-            foreign = f.name in frame if self.variant == "official" else f.name not in frame
-            if foreign and f.name not in shared and getattr(self, f.name) != f.default:
-                raise ValueError(f"'{f.name}' is no option of the variant {self.variant!r}")
+        refuse_foreign(self, _SHARED)
 
 
 class GlobalVae(Method):

@@ -1,8 +1,9 @@
 """The generator around SCAM's re-implementations of other methods: blocks that are followed by
-their enlargement, sizes and key names of its repository (SPADE, CLADE, SEAN-CLADE)."""
+their enlargement, sizes and key names of its repository (SPADE, CLADE, SEAN-CLADE, INADE)."""
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from sisbench.methods.key_map import KeyMap
 
 TWICE = SLOPE * SLOPE
-"""Slope of a leaky ReLU that is applied twice, as that repository does it for SPADE and CLADE."""
+"""Slope of a leaky ReLU that is applied twice, as that repository does it for SPADE, CLADE and
+INADE."""
 FRAME_FILES = {"generator": ("last.ckpt", "*.ckpt"), "encoder": ("last.ckpt", "*.ckpt")}
 FRAME_PREFIXES = {"generator": "generator.", "encoder": "encoder."}
 CONVS = {"conv_0": "conv_0.1", "conv_1": "conv_1.1", "conv_s": "conv_res"}
@@ -50,6 +52,29 @@ class FrameOptions:
     width: int | None = None
     num_filters_last_layer: int = 64
     num_up_layers: int = 7
+
+
+def recognise_frame(flat: dict[str, Any]) -> dict[str, Any]:
+    """An option file of SCAM's repository says by its names which variant it is for."""
+    frame = {f.name for f in dataclasses.fields(FrameOptions)}
+    if "variant" not in flat and not frame.isdisjoint(flat):
+        return {**flat, "variant": "scam"}
+    return flat
+
+
+def refuse_foreign(options: Any, shared: frozenset[str]) -> None:
+    """Raises ValueError for an unknown ``variant``, and for an option that the other variant alone
+    has: it is not ignored. ``shared`` are those of both."""
+    variant = options.variant
+    if variant not in ("official", "scam"):
+        raise ValueError(f"variant must be official or scam, got {variant!r}")
+    frame = {f.name for f in dataclasses.fields(FrameOptions)}
+    for f in dataclasses.fields(options):
+        foreign = f.name in frame if variant == "official" else f.name not in frame
+        if f.name in shared or f.name == "variant":
+            continue
+        if foreign and getattr(options, f.name) != f.default:
+            raise ValueError(f"'{f.name}' is no option of the variant {variant!r}")
 
 
 @dataclass(frozen=True)
