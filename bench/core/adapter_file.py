@@ -84,6 +84,8 @@ def described(error: BaseException) -> str:
         return f"{type(error).__name__}: {error.msg}{place}"
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if f.filename.endswith(".py") and _is_local(Path(f.filename))]
+    if not own and frames and "importlib" in frames[-1].filename:
+        frames = traceback.StackSummary()  # Python's own machinery says nothing of where
     for frame in (own or list(frames))[-1:]:
         place = f" ({Path(frame.filename).name}, line {frame.lineno})"
     first = (str(error).splitlines() or [""])[0][:300]
