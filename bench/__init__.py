@@ -78,7 +78,7 @@ def create_method(
     (64, 64)
     """
     from sisbench import methods
-    from sisbench.run.plan import resolve_weights
+    from sisbench.run.method_entry import resolve_weights
 
     method: Method = methods.registry.get(name)(**options)
     if weights is None:

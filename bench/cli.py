@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import sys
@@ -13,8 +12,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from sisbench.commands.console import line, note, options_of, out, print_tables, split
-from sisbench.core.errors import UserError
+from sisbench.commands.console import line, note, out, print_tables, split
+from sisbench.commands.score_images import score_images
+from sisbench.commands.weights import weights_app
+from sisbench.core.errors import MACHINE_FAULTS, UserError
 from sisbench.core.progress import Progress
 from sisbench.share import commands
 
@@ -24,9 +25,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-)
-weights_app = typer.Typer(
-    help="Weights: what is known, what is here, where it lies.", no_args_is_help=True
 )
 app.add_typer(weights_app, name="weights")
 app.add_typer(commands.stats_app, name="stats")
@@ -147,74 +145,15 @@ def score(
     shard: ShardText = "",
 ) -> None:
     """Score the images that a run has stored; no method is needed. With --shard, only keep the rows
-    of that share; score again without it to join them."""
-    from sisbench.commands.work import shard_of
-    from sisbench.pipeline import score_run
+    of that share; score again without it to join them.
 
-    named = split(protocol), split(parsers)
-    one = shard_of(shard, strict)
-    given = tuple(real_stats or ())
-    progress = Progress(quiet=quiet)
-    score_run(run, metric, *named, progress, strict, device, compiled, given, one)
-    if one is None:
-        print_tables(run, protocols=named[0], all_columns=all_columns)
+    Exit codes: 0, at least one score was made and nothing failed that was asked for; 1, something
+    failed, or no score could be had; 2, bad input."""
+    from sisbench.commands.work import score as work_off
 
-
-@app.command("score-images")
-def score_images(
-    images: Annotated[Path, typer.Argument(help="folder of generated images")],
-    reference: Annotated[Path, typer.Argument(help="folder of photographs")],
-    labels: Annotated[Path | None, typer.Option(help="folder of label maps (PNG), by stem")] = None,
-    space: Annotated[str, typer.Option(help="their label space, or its YAML")] = "",
-    metric: Annotated[
-        str, typer.Option("--metric", "-m", help="a,b (default: all that are defined)")
-    ] = "",
-    protocol: Annotated[str, typer.Option("--protocol", "-p", help="a preset")] = "sisbench1",
-    parsers: Annotated[str, typer.Option(help="parsers for mIoU and accuracy: a,b")] = "",
-    weights: Annotated[
-        list[str] | None, typer.Option("--weights", help="file of a metric's weights: NAME=FILE")
-    ] = None,
-    size: Annotated[int, typer.Option(help="side in pixels (default: the photographs')")] = 0,
-    resize: Annotated[
-        str, typer.Option(help="filter for other sizes: nearest, bilinear, bicubic, lanczos, area")
-    ] = "",
-    missing: Annotated[str, typer.Option(help="stems without a partner: skip or error")] = "skip",
-    pattern: Annotated[str, typer.Option(help="stem of the image of ID, as {id}_fake")] = "{id}",
-    device: Annotated[str, typer.Option(help="torch device")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Score a folder of IMAGES against one of photographs, whatever made them; no run is needed.
-
-    Exit code 1 where no score can be had, 2 for bad input."""
-    from sisbench.pipeline import score_folders
-    from sisbench.score import folder_table
-
-    scores = score_folders(
-        images,
-        reference,
-        labels,
-        space or None,
-        split(metric) or None,
-        protocol,
-        split(parsers),
-        {k: str(v) for k, v in options_of(weights or []).items()},
-        size or None,
-        resize or None,
-        missing,
-        pattern,
-        device,
-        Progress(quiet=quiet),
-    )
-    if as_json or as_csv:
-        typer.echo(
-            folder_table.as_json(scores) if as_json else folder_table.as_csv(scores).rstrip()
-        )
-    else:
-        for part in folder_table.as_table(scores):
-            out.print(part, highlight=False, soft_wrap=isinstance(part, str))
-    raise typer.Exit(0 if any(s.value is not None for s in scores) else 1)
+    named, given = (split(protocol), split(parsers)), tuple(real_stats or ())
+    how = (strict, quiet, device, compiled)
+    raise typer.Exit(work_off(run, metric, *named, *how, given, all_columns, shard))
 
 
 @app.command()
@@ -250,15 +189,20 @@ def report(
     ] = None,
     all_columns: AllColumns = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="of several runs: exit with 1 where any is refused")
+        bool,
+        typer.Option("--strict", help="exit with 1 where a run is refused or lacks something"),
     ] = False,
 ) -> None:
     """Tables, charts, grids and one self-contained page from a scored run (needs no torch).
 
     What a run has lost (images, a damaged file) is named, and the rest is reported. Several runs
     stand in the same tables as far as data, protocols and bases agree (see merge); their report is
-    written where --out says."""
+    written where --out says.
+
+    Exit codes: 0, the report was made; 1, with --strict alone, where the run lacks something
+    that was asked for (by the rule of `run`), or one of several is refused; 2, bad input."""
     from sisbench.pipeline import write_report
+    from sisbench.report.outcome import outcome
     from sisbench.share.merged import one_run
 
     protocols, named = split(protocol), tuple(split(formats))
@@ -269,12 +213,16 @@ def report(
         if merged is None or to is not None:
             page = write_report(run, protocols, paper, named, uncertainty, to, note, all_columns)
         print_tables(run, paper, protocols, uncertainty, all_columns)
+        found = outcome(run, protocols=protocols)
+    for text in found.lines():
+        line(text)
     line(f"report: {page}" if page else "no report is kept; --out DIR writes it")
-    raise typer.Exit(1 if strict and merged is not None and merged.refused else 0)
+    refused = merged is not None and bool(merged.refused)
+    raise typer.Exit(1 if strict and (refused or not found.complete) else 0)
 
 
-for _command in (commands.merge, commands.bundle, commands.verify):
-    app.command()(_command)
+for _command in (score_images, commands.merge, commands.bundle, commands.verify):
+    app.command(_command.__name__.replace("_", "-"))(_command)
 
 
 @app.command()
@@ -417,74 +365,6 @@ def demo(
     line(f"\nreport: {page.resolve()}")
 
 
-@weights_app.command("list")
-def weights_list(as_json: Json = False) -> None:
-    """Every known file: what for, licence, whether it is here, how to get it."""
-    from sisbench.commands import show
-
-    show.weights(as_json)
-
-
-@weights_app.command("fetch")
-def weights_fetch(
-    names: Annotated[list[str], typer.Argument(help="one or several")],
-    offline: Annotated[bool, typer.Option("--offline")] = False,
-) -> None:
-    """Download files and check their hashes."""
-    from sisbench.core import weights
-
-    for name in names:
-        line(str(weights.fetch(name, progress=True, offline=offline)))
-
-
-@weights_app.command("add")
-def weights_add(name: str, file: Path) -> None:
-    """Take in a file that you fetched yourself; a first one pins its hash in your lock file."""
-    from sisbench.core import weights
-
-    line(weights.add(name, file))
-
-
-@weights_app.command("verify")
-def weights_verify() -> None:
-    """Check the hash of every file that is here."""
-    from sisbench.core import weights
-
-    bad = 0
-    for name, right, detail in weights.verify():
-        line(f"{'ok  ' if right else 'BAD '} {name} {detail}")
-        bad += not right
-    raise typer.Exit(1 if bad else 0)
-
-
-@weights_app.command("path")
-def weights_path(name: str) -> None:
-    """Where a file lies."""
-    from sisbench.core import weights
-
-    line(str(weights.path(name)))
-
-
-_MACHINE_FAULTS = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-        errno.EIO,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.EEXIST,
-        errno.ENAMETOOLONG,
-        errno.EMFILE,
-        errno.ENFILE,
-    }
-)
-"""What a disk or a system says no with: no bug of ours."""
-
-
 def main() -> None:
     """Entry point: a ``UserError``, and a disk or a system that says no, is one message and exit
     code 2; Ctrl-C keeps what is done."""
@@ -501,7 +381,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno not in _MACHINE_FAULTS:
+        if error.errno not in MACHINE_FAULTS:
             raise
         where = f"{error.filename}: " if error.filename else ""
         text = f"{where}{error.strerror}\n  -> what is done is kept; mend this, then run it again"

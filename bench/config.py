@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.layout_edits import LAYOUT_EDITS
@@ -24,6 +24,26 @@ IMAGES = "images"
 """In place of a method's name: images made elsewhere (``sisbench.run.elsewhere``)."""
 _SBATCH = re.compile(r"--[a-z][a-z0-9-]*(=.+)?")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
+
+
+def options_of_file(given: Any) -> Any:
+    """Options that a file holds (YAML or JSON, as an official option file), by its path; anything
+    else as it is.
+
+    Raises:
+        UserError: no such file; no mapping in it.
+    """
+    if not isinstance(given, str):
+        return given
+    path = Path(expanded(given))
+    found = read_yaml(path, "option file", "'options' is a mapping, or the path of a YAML or JSON")
+    if not isinstance(found, Mapping):
+        raise UserError(f"{path}: expected options by name, got {type(found).__name__}")
+    return dict(found)
+
+
+OptionMap = Annotated[dict[str, Any], BeforeValidator(options_of_file)]
+"""Construction options by name, or the path of a file that holds them."""
 
 
 class DatasetConfig(Strict):
@@ -80,7 +100,7 @@ class MethodConfig(Strict):
     label: str = ""
     weights: PathText | None = None
     resize: Filter | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: OptionMap = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -164,7 +184,7 @@ class EditorConfig(Strict):
 
     name: PathText
     weights: PathText | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: OptionMap = Field(default_factory=dict)
     edit: str = "reconstruct"
     classes: tuple[str | int, ...] | None = None
     alpha: float = Field(0.5, ge=0, le=1)
@@ -236,7 +256,7 @@ class EngineConfig(Strict):
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps"; several make
             images by a process each: "cuda:0,cuda:1", or "all" GPUs.
         batch_size: images a forward; halved when the device runs out of memory.
-        workers: threads that decode images ahead.
+        workers: threads that decode images ahead, and on a GPU as many that write them.
         compile: run scoring's Inception through torch.compile (a minute once, then faster).
         profile: count the operations of one image a cell (makes that image twice).
     """

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sisbench.config import DatasetConfig, RunConfig
-from sisbench.core.errors import UserError
-from sisbench.core.log import ItemRow, MetricFacts, ProtocolEntry, ScoreRecord, ScoresFile
+from sisbench.core.adapter_file import as_user_error
+from sisbench.core.errors import Broken, UserError
+from sisbench.core.log import ItemRow, MetricFacts, ProtocolEntry, ScoreRecord
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
 from sisbench.core.shard import Shard
@@ -40,7 +41,7 @@ def run_all(
     """Make what is missing, score it, write the report, by the engine that ``config`` names.
 
     Args:
-        only: ``kind=value``: restricts what is made (``sisbench.run.plan.restricted``).
+        only: ``kind=value``: restricts what is made (``sisbench.run.only.restricted``).
         all_columns: tables keep columns of which no method has a score.
 
     Returns:
@@ -83,9 +84,11 @@ def run_here(
         patience: seconds to wait for shards that are about to end.
     """
     from sisbench.run.locks import run_lock
-    from sisbench.run.plan import make_plan, restricted
+    from sisbench.run.only import restricted
+    from sisbench.run.plan import make_plan
     from sisbench.run.runner import generate
 
+    check_names(config)
     plan = restricted(make_plan(config), only)
     for label, dataset in plan.datasets.items():
         for remark in dataset.remarks():
@@ -102,6 +105,26 @@ def run_here(
             return None
         score_run(config.folder, None, [], [], progress, strict)
         return write_report(config.folder, say=progress.say, all_columns=all_columns)
+
+
+def check_names(config: RunConfig) -> None:
+    """Look for the metrics and parsers of a configuration before any image is made. One that is
+    there and broken costs itself alone, when it is scored.
+
+    Raises:
+        UserError: there is none of that name; the nearest one is named.
+    """
+    from sisbench import metrics, segmenters
+
+    for registry, names in (
+        (metrics.registry, config.metrics or ()),
+        (segmenters.registry, config.parsers.values()),
+    ):
+        for name in names:
+            try:
+                registry.get(name)
+            except Broken:
+                continue
 
 
 def run_shard(config: RunConfig, shard: Shard, progress: Progress, patience: float = 1.0) -> None:
@@ -182,7 +205,10 @@ def score_run(
     from sisbench.core.devices import exact_arithmetic, pick_devices
     from sisbench.report import write_scores_csv
     from sisbench.run.locks import shard_lock
-    from sisbench.score.scorer import Request, Scorer
+    from sisbench.score.columns import Request
+    from sisbench.score.earlier import earlier, joined, kept
+    from sisbench.score.scorer import Scorer
+    from sisbench.score.scores import describe
     from sisbench.share.stats import given_statistics
 
     exact_arithmetic()
@@ -216,9 +242,16 @@ def score_run(
     fields = {
         p.id: ProtocolEntry.model_validate(p.model_dump(mode="json") | {"id": p.id}) for p in chosen
     }
-    before = _earlier(store, progress) if metrics or protocols or parsers else None
+    if scorer.sets.closed:
+        made = [c.entry for c in store.cells() if c.entry.status not in ("impossible", "failed")]
+        if made and all(entry.dataset.label in scorer.sets.closed for entry in made):
+            raise scorer.sets.closed[
+                made[0].dataset.label
+            ]  # no image can be scored: nothing changes
+        scores = kept(scores, scorer.sets.closed, earlier(store, progress), progress)
+    before = earlier(store, progress) if metrics or protocols or parsers else None
     if before is not None:
-        scores = _joined(before.scores, scores, {cell.key for cell in store.cells()})
+        scores = joined(before.scores, scores, {cell.key for cell in store.cells()})
         about = before.metrics | about
         fields = {p.id: p for p in before.protocols} | fields
     used = {s.protocol for s in scores}
@@ -271,30 +304,6 @@ def score_folders(
     return scores_of(request, progress or Progress(quiet=True))
 
 
-def _earlier(store: RunStore, progress: Progress) -> ScoresFile | None:
-    """The scores that are there; None where there are none, or they are damaged (it says so)."""
-    if not (store.root / "scores.json").is_file():
-        return None
-    try:
-        return store.scores_file()
-    except UserError as error:
-        progress.say(f"{error.message}; scores that were not asked for now are gone")
-        return None
-
-
-def _joined(
-    before: Sequence[ScoreRecord], new: Sequence[ScoreRecord], cells: set[str]
-) -> list[ScoreRecord]:
-    """``new`` in the places of the scores that they replace, then the rest; earlier scores of
-    images that the run no longer has are left out."""
-
-    def key(score: ScoreRecord) -> tuple[str, ...]:
-        return score.method, score.dataset, score.task, score.metric, score.protocol
-
-    found = {key(s): s for s in before if not s.cell or s.cell in cells}
-    return list((found | {key(s): s for s in new}).values())
-
-
 def _named(name: str, own: Sequence[Protocol]) -> Protocol:
     """The run's own protocol of this name or id, else the preset."""
     return next((p for p in own if name in (p.name, p.id)), None) or get_protocol(name)
@@ -316,54 +325,75 @@ def _check_images(wanted: Protocol, store: RunStore) -> None:
     )
 
 
-def describe(name: str, cls: Any) -> MetricFacts:
-    """What a report needs to know of a metric, taken from its class."""
-    parser = name.partition("@")[2]
-    return MetricFacts(
-        title=cls.title + (f" ({parser})" if parser else ""),
-        direction=cls.direction,
-        bounds=tuple(cls.bounds),
-        unit=cls.unit,
-        scale=cls.scale,
-        digits=cls.digits,
-    )
-
-
 def metric_facts() -> dict[str, MetricFacts]:
     """What papers' tables need to know of every metric, used in a run or not."""
     from sisbench import metrics
+    from sisbench.score.scores import describe
 
     found = {}
-    for name in metrics.registry.names():
-        cls = metrics.registry.get(name)
-        maker = metrics.maker_of(cls)
-        parsed = {"parser": bool(maker and maker.uses_parser)}
-        found[name] = describe(name, cls).model_copy(update=parsed)
+    for name, cls in metrics.registry.all()[0].items():  # a broken package's say so where scored
+        try:
+            maker = metrics.maker_of(cls)
+            parsed = {"parser": bool(maker and maker.uses_parser)}
+            found[name] = describe(name, cls).model_copy(update=parsed)
+        except Exception:  # as above
+            continue
     return found
 
 
 class Photographs:
-    """Data sets of a manifest, opened once, for the report's grids."""
+    """Data sets of a run, opened once, for the report's grids.
 
-    def __init__(self) -> None:
-        self._opened: dict[str, Dataset] = {}
+    Args:
+        run: its folder.
+
+    Raises:
+        UserError: by its methods, where a data set cannot be opened, or is not the one that the
+            run's images were made from.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._opened: dict[str, Dataset | UserError] = {}
+        cells = RunStore(run).cells()
+        self._made_from = {c.entry.dataset.label: c.entry.dataset.fingerprint for c in cells}
 
     def sample(self, config: Mapping[str, Any], sample_id: str) -> tuple[np.ndarray, np.ndarray]:
         """(data set entry of the manifest, id) -> (photograph, label map)."""
-        sample = self._dataset(config).load(sample_id)
+        dataset = self._dataset(config)
+        try:
+            sample = dataset.load(sample_id)
+        except Exception as error:  # a data set is anybody's: its pictures are left out
+            raise as_user_error(error) from error
         return sample.image, sample.label
 
     def truth(self, config: Mapping[str, Any], task: str, item: ItemRow) -> np.ndarray | None:
         """The true image of an edit, where the data set knows it."""
-        return self._dataset(config).truth(task, item.sample, item.reference, item.classes)
+        dataset = self._dataset(config)
+        try:
+            return dataset.truth(task, item.sample, item.reference, item.classes)
+        except Exception as error:  # as above
+            raise as_user_error(error) from error
 
     def _dataset(self, config: Mapping[str, Any]) -> Dataset:
-        from sisbench.data import open_dataset
-
         parsed = validated(DatasetConfig, config, "run.json")
         if parsed.shown not in self._opened:
-            self._opened[parsed.shown] = open_dataset(parsed.name, **parsed.arguments)
-        return self._opened[parsed.shown]
+            self._opened[parsed.shown] = self._opening(parsed)
+        found = self._opened[parsed.shown]
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    def _opening(self, parsed: DatasetConfig) -> Dataset | UserError:
+        from sisbench.data import open_dataset
+
+        try:
+            dataset = open_dataset(parsed.name, **parsed.arguments)
+            before, now = self._made_from.get(parsed.shown), dataset.fingerprint()
+        except Exception as error:  # as above
+            return as_user_error(error)
+        if before and before != now:
+            return UserError(f"the data set '{parsed.shown}' changed since the images were made")
+        return dataset
 
 
 def write_report(
@@ -384,7 +414,7 @@ def write_report(
     """
     from sisbench.report import build_report
 
-    photographs = Photographs()
+    photographs = Photographs(run)
     return build_report(
         run,
         formats=tuple(formats),

@@ -32,6 +32,7 @@ registry = Registry(
         "controlnet": "sisbench.methods.controlnet:ControlNet",
         "semantic-stylegan": "sisbench.methods.semantic_stylegan:SemanticStyleGAN",
     },
+    "sisbench.methods.base:Method",
 )
 
 editors = Registry(
@@ -40,6 +41,7 @@ editors = Registry(
         "semantic-vae": "sisbench.methods.semantic_vae:SemanticVAE",
         "frankenmask": "sisbench.methods.frankenmask:FrankenMask",
     },
+    "sisbench.methods.editor:LayoutEditor",
 )
 
 

@@ -124,16 +124,42 @@ class KeyMap:
         """Every key and shape of the official state dict, as its manifest lists them."""
         return self._expected(self._entries.values())
 
+    def renamed(self, official: Mapping[str, Tensor], where: str) -> Mapping[str, Tensor]:
+        """The tensors of a file by the names that this map knows; a map whose files name them
+        otherwise overrides it.
+
+        Raises:
+            UserError: the file does not hold what was asked for.
+        """
+        return official
+
+    def check(self, official: Mapping[str, Tensor], where: str) -> None:
+        """Compare a file's keys with the expected ones; nothing is filled.
+
+        Raises:
+            UserError: as ``load``.
+        """
+        self._fitting(self.renamed(official, where), where)
+
     def load(self, official: Mapping[str, Tensor], where: str) -> None:
         """Fill the module; floats of another width become float32 before anything is folded.
 
         Raises:
             UserError: lists missing, unexpected, mis-shaped and mistyped keys, and a likely cause.
         """
+        official = plain_state(self.renamed(official, where))
+        entries = self._fitting(official, where)
+        state = self.module.state_dict()
+        for entry in entries:
+            if entry.official.keys() <= official.keys():  # else optional: the initial value stays
+                state[entry.ours] = entry.join(official).to(state[entry.ours].dtype)
+        self.module.load_state_dict(state)
+
+    def _fitting(self, official: Mapping[str, Tensor], where: str) -> list[_Entry]:
+        """How each of our tensors is made of this file's, which were compared."""
         uncovered = self._shapes.keys() - self._entries.keys() - self._analytic
         if uncovered:
             raise KeyError(f"key map does not cover {sorted(uncovered)[:6]}")
-        official = plain_state(official)
         entries = [_folded(entry, official) for entry in self._entries.values()]
         expected = self._expected(entries)
         whole = {k for e in entries if e.ours in self._whole for k in e.official}
@@ -147,11 +173,7 @@ class KeyMap:
             ),
             whole_numbers=whole | self._unused.keys(),
         )
-        state = self.module.state_dict()
-        for entry in entries:
-            if entry.official.keys() <= official.keys():  # else optional: the initial value stays
-                state[entry.ours] = entry.join(official).to(state[entry.ours].dtype)
-        self.module.load_state_dict(state)
+        return entries
 
     def _expected(self, entries: Iterable[_Entry]) -> dict[str, Shape]:
         shapes: dict[str, Shape] = {}

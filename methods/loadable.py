@@ -238,6 +238,16 @@ def load_official(method: Loadable, official: Mapping[str, Mapping[str, Tensor]]
 
 def _fill(method: Loadable, official: Mapping[str, Mapping[str, Tensor]]) -> None:
     official = {m: plain_state(state) for m, state in official.items()}
+    for module, key_map in _maps_for(method, official).items():
+        key_map.load(official[module], f"{method.name}: {module}")
+    require_set(method.net, method.name)
+    method.after_load()
+
+
+def _maps_for(
+    method: Loadable, official: Mapping[str, Mapping[str, Tensor]]
+) -> Mapping[str, KeyMap]:
+    """The key maps of a method that was adapted to state dicts, one for each of its modules."""
     method.adapt_to(official)
     maps = method.key_maps()
     unknown = [m for m in official if m not in maps and m not in _DISCRIMINATORS]
@@ -247,10 +257,27 @@ def _fill(method: Loadable, official: Mapping[str, Mapping[str, Tensor]]) -> Non
             f"{method.name} takes the modules {', '.join(maps) or 'none'}; "
             f"got {', '.join(official) or 'none'}"
         )
-    for module, key_map in maps.items():
-        key_map.load(official[module], f"{method.name}: {module}")
-    require_set(method.net, method.name)
-    method.after_load()
+    return maps
+
+
+def compare_keys(method: Loadable, space: LabelSpace | str, path: Path) -> None:
+    """Build ``method`` for ``space`` and compare the keys of its weights with the networks, which
+    stay unset: cheap, and what ``load_weights`` refuses by its keys is known before.
+
+    Raises:
+        UserError: the file is missing, or does not fit.
+    """
+    about = read_metadata(path)
+    if about:
+        adopt_options(method, about, path)
+    with UnsetParameters():
+        method.setup(space)
+    if about:
+        _own_keys(method).check(read_state(path, mapped=True), str(path))
+        return
+    official = split_official(method, official_files(method, path), mapped=True)
+    for module, key_map in _maps_for(method, official).items():
+        key_map.check(official[module], f"{method.name}: {module}")
 
 
 def load_weights(method: Loadable, space: LabelSpace | str, weights: Path | str | None) -> None:
@@ -320,10 +347,7 @@ def adopt_options(method: Loadable, about: Mapping[str, Any], path: Path | None)
 
 
 def _load_own(method: Loadable, path: Path) -> None:
-    state = read_state(path)
-    key_map = KeyMap(method.net)
-    key_map.same()
-    key_map.load(state, str(path))
+    _own_keys(method).load(read_state(path), str(path))
     require_set(method.net, str(path))
     method.weights_info = {
         "source": "sisbench",
@@ -332,6 +356,13 @@ def _load_own(method: Loadable, path: Path) -> None:
         "about": read_metadata(path),
     }
     method.after_load()
+
+
+def _own_keys(method: Loadable) -> KeyMap:
+    """The keys of a file that sisbench wrote."""
+    key_map = KeyMap(method.net)
+    key_map.same()
+    return key_map
 
 
 def official_files(method: Loadable, path: Path) -> dict[str, Path]:
@@ -364,9 +395,12 @@ def official_files(method: Loadable, path: Path) -> dict[str, Path]:
     return found
 
 
-def split_official(method: Loadable, files: Mapping[str, Path]) -> dict[str, dict[str, Tensor]]:
-    """Read each file once and cut it into the method's modules by their official key prefixes."""
-    states = {path: read_state(path) for path in set(files.values())}
+def split_official(
+    method: Loadable, files: Mapping[str, Path], mapped: bool = False
+) -> dict[str, dict[str, Tensor]]:
+    """Read each file once and cut it into the method's modules by their official key prefixes;
+    ``mapped`` as of ``read_state``."""
+    states = {path: read_state(path, mapped) for path in set(files.values())}
     result = {}
     for module, path in files.items():
         prefix = method.prefixes.get(module, "")

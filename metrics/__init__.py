@@ -45,6 +45,7 @@ registry = Registry(
         "parameters": "sisbench.metrics.efficiency:Parameters",
         "flops": "sisbench.metrics.efficiency:Flops",
     },
+    "sisbench.metrics.base:Metric",
 )
 makers = Registry(
     "sisbench.row_makers",
@@ -64,6 +65,7 @@ makers = Registry(
         "reid": "sisbench.metrics.identity:REIDRows",
         "locality": "sisbench.metrics.locality:LocalityRows",
     },
+    "sisbench.metrics.base:RowMaker",
 )
 
 

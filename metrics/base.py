@@ -261,6 +261,11 @@ class Metric(ABC):
         """The metric as a run uses it."""
         return cls()
 
+    def values_under(self, convention: str, rows: Rows) -> np.ndarray | None:
+        """``Score.values`` where another convention of ``Score.extra`` is the value; None where
+        they are not known."""
+        return None
+
     @abstractmethod
     def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
         """The score of ``rows``; ``real`` are the reference set's rows for set-level distances."""

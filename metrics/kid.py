@@ -7,7 +7,7 @@ import numpy as np
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.estimates import normal_interval
 from sisbench.metrics.base import Metric, Rows, Score
-from sisbench.metrics.frechet import check_features
+from sisbench.metrics.reference import check_features
 
 _BLOCK = 1024
 _SUBSET_SEED = 2020

@@ -9,7 +9,7 @@ import numpy as np
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.estimates import bootstrap_mean
 from sisbench.metrics.base import Metric, Rows, Score
-from sisbench.metrics.frechet import check_features
+from sisbench.metrics.reference import check_features
 
 NEIGHBOURS = 3
 _BLOCK = 512

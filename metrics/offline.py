@@ -6,6 +6,7 @@ carry names of their own and may be compared within a run, with no published sco
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -163,8 +164,6 @@ class _FD(FID):
 
 def _with_marks(score: Score, d: int) -> Score:
     """Says where a covariance cannot have full rank."""
-    from dataclasses import replace
-
     n = min(score.n, score.n_real or score.n)
     if n > d:
         return score

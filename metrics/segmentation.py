@@ -233,6 +233,91 @@ def conventions(
     return {name: float(value) for name, value in values.items()}
 
 
+def _pooled(
+    name: str,
+    tp: np.ndarray,
+    truth: np.ndarray,
+    found: np.ndarray,
+    ignored: np.ndarray,
+    keep: np.ndarray,
+) -> np.ndarray:
+    """A convention of ``conventions`` of (..., K) pooled counts -> (...)."""
+    iou = np.where(keep, _iou(tp, truth, found), np.nan)
+    valid = truth.sum(-1)
+    if name == "miou_dataset_all_absent0":
+        return np.asarray(np.nan_to_num(iou[..., keep]).mean(-1))
+    if name == "miou_dataset_gt":
+        return _mean(iou, truth > 0)
+    if name == "miou_dataset_union_nobg":
+        return _mean(iou, np.arange(len(keep)) != 0)
+    if name == "miou_dataset_union_ignored_as_fp":
+        return _mean(np.where(keep, _iou(tp, truth, found + ignored), np.nan))
+    if name == "acc_pixel_dataset":
+        return np.asarray(tp.sum(-1) / valid)
+    if name == "acc_pixel_ignored_as_wrong":
+        return np.asarray(tp.sum(-1) / (valid + ignored.sum(-1)))
+    if name == "acc_class_mean_gt":
+        recall = np.divide(tp, truth, out=np.full(np.shape(tp), np.nan), where=truth > 0)
+        return _mean(np.where(keep, recall, np.nan))
+    if name == "fwiou":
+        return np.asarray((truth * np.nan_to_num(iou)).sum(-1) / valid)
+    return _mean(iou)
+
+
+def _of_images(
+    name: str, tp: np.ndarray, truth: np.ndarray, found: np.ndarray, keep: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """(sum, count) of each image for a convention that is a mean over images, or over pairs of
+    image and class, of (n, K) counts; None for one of pooled pixels."""
+    each = np.where(keep, _iou(tp, truth, found), np.nan)
+    if name == "miou_pooled_pairs":
+        return np.nansum(each, 1), np.isfinite(each).sum(1).astype(np.float64)
+    values = {
+        "miou_image_union": lambda: _mean(each),
+        "miou_image_gt": lambda: _mean(each, truth > 0),
+        "miou_image_absent1": lambda: np.nan_to_num(each[:, keep], nan=1.0).mean(1),
+        "miou_image_absent0": lambda: np.nan_to_num(each[:, keep]).mean(1),
+        "miou_image_union_nobg": lambda: _mean(each, np.arange(len(keep)) != 0),
+        "acc_pixel_image_mean": lambda: (
+            tp.sum(1) / np.where(truth.sum(1) > 0, truth.sum(1), np.nan)
+        ),
+    }.get(name)
+    if values is None:
+        return None
+    known = values()
+    return np.nan_to_num(known), np.isfinite(known).astype(np.float64)
+
+
+def values_under(
+    name: str, confusion: np.ndarray, ignored: np.ndarray, ignore: int | None = None
+) -> np.ndarray | None:
+    """(n,) values an image whose mean is a convention of ``conventions``: pseudo-values of the
+    jackknife, about the convention's value; for a mean over images the values themselves. None
+    where one image less leaves it undefined.
+
+    Args:
+        name, confusion, ignored, ignore: as of ``conventions``.
+    """
+    keep = np.arange(confusion.shape[1]) != (-1 if ignore is None else ignore)
+    tp = np.diagonal(confusion, axis1=1, axis2=2).astype(np.float64)  # (n, K)
+    truth, found = confusion.sum(2, dtype=np.float64), confusion.sum(1, dtype=np.float64)
+    n = len(confusion)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = _of_images(name, tp, truth, found, keep)
+        if mean is not None:
+            total, count = mean
+            value = total.sum() / count.sum()
+            values = value + n * (total - value * count) / count.sum()
+        else:
+            parts = (tp, truth, found, ignored.astype(np.float64))
+            a, b, c, d = (part.sum(0) for part in parts)
+            value = _pooled(name, a, b, c, d, keep)
+            without = _pooled(name, *(x - y for x, y in zip((a, b, c, d), parts)), keep=keep)
+            values = n * value - (n - 1) * without
+            values += value - values.mean()
+    return values if np.isfinite(values).all() else None
+
+
 class _FromConfusion(Metric):
     """What the three scores share: one confusion, a label space, every convention in ``extra``."""
 
@@ -278,6 +363,10 @@ class _FromConfusion(Metric):
             extra=extra,
             values=self._pseudo_values(confusion, keep),
         )
+
+    def values_under(self, convention: str, rows: Rows) -> np.ndarray | None:
+        ignore = None if self.space is None else self.space.ignore
+        return values_under(convention, rows["confusion"], rows["ignored"], ignore)
 
     def _value(
         self, tp: np.ndarray, truth: np.ndarray, found: np.ndarray, keep: np.ndarray

@@ -19,6 +19,7 @@ registry = Registry(
         "mit_ade20k": "sisbench.segmenters.mit_ade20k:MITADE20K",
         "segformer": "sisbench.segmenters.segformer:SegFormer",
     },
+    "sisbench.segmenters.base:Segmenter",
 )
 
 

@@ -189,8 +189,14 @@ def embeddings(n: int) -> dict[str, np.ndarray]:
     return {k: draw.normal(size=(n, 8)) for k in ("embedding", "target_embedding")}
 
 
-FEATURES = {  # rows of makers whose weights are never at hand in a test
-    "inception": lambda n: {"features": np.random.default_rng(0).normal(size=(n, 4))},
+def four_features(n: int) -> dict[str, np.ndarray]:
+    return {"features": np.random.default_rng(0).normal(size=(n, 4))}
+
+
+FEATURES = {  # rows of makers whose weights are never at hand in a test, or of any width
+    "inception": four_features,
+    "toy-features": four_features,
+    "efficientnet-lite0": four_features,
     "lpips-alex": lambda n: {"lpips": np.linspace(0.1, 0.3, n)},
     "lpips-vgg": lambda n: {"lpips": np.linspace(0.1, 0.3, n)},
     "lpips-squeeze": lambda n: {"lpips": np.linspace(0.1, 0.3, n)},

@@ -7,9 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from PIL import Image
 from test_cli import config, run
+from typer.testing import CliRunner
 
+from sisbench import cli
+from sisbench.commands import work
 from sisbench.core.store import RunStore
 from sisbench.diagnose.explain import _prose
 
@@ -26,7 +31,7 @@ def test_a_run_ends_with_tables_and_a_summary(
     code, text = run(capsys, "run", str(config), "-q")
     assert code == 0
     assert "PSNR (dB)" in text
-    assert "2 cells: 2 done; 1 scores, 0" not in text
+    assert "2 cells: 2 done; 1 score, 0" not in text
     assert re.search(r"2 cells: 2 done; \d+ scores", text)
 
 
@@ -241,3 +246,133 @@ def test_a_path_that_is_a_file_or_no_home(
     monkeypatch.setenv("SISBENCH_CACHE", str(tmp_path / "file"))
     monkeypatch.delenv("HOME", raising=False)
     assert run(capsys, "run", str(config), "-q")[0] == 0, "scores go on without a cache"
+
+
+def test_score_ends_with_the_summary_and_the_exit_code_of_a_run(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    folder = str(config.parent / "run")
+    assert run(capsys, "run", str(config), "-q", "--generate-only")[0] == 0
+    code, text = run(capsys, "score", folder, "-q", "-m", "psnr")
+    assert code == 0
+    assert "2 cells: 2 done; 2 scores\n" in text
+    code, text = run(capsys, "score", folder, "-q", "-m", "fid")
+    assert code == 1, "the PSNR that is there was not asked for now"
+    assert "2 cells: 2 done; 0 scores, 2 absent\n" in text
+    assert "absent: 2 scores (fid): " in text
+    code, text = run(capsys, "score", folder, "-q", "-m", "psnr", "-m", "s_fid_typo")
+    assert code == 2
+    code, text = run(capsys, "score", folder, "-q", "-m", "psnr", "-m", "fid_sh")
+    assert code == 1
+    assert "undefined: 1 metric (fid_sh): no task of this run defines it" in text
+    code, text = run(capsys, "score", folder, "-q")
+    assert code == 0, "no metric is named: those without weights may be absent"
+
+
+def test_report_ends_with_the_summary_and_strict_with_the_code_of_the_run(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    changed(config, metrics=["psnr", "fid"])
+    folder = str(config.parent / "run")
+    assert run(capsys, "run", str(config), "-q")[0] == 1
+    code, text = run(capsys, "report", folder, "--formats", "md")
+    assert code == 0
+    assert "2 cells: 2 done; 2 scores, 2 absent" in text
+    assert run(capsys, "report", folder, "--formats", "md", "--strict")[0] == 1
+    changed(config, metrics=["psnr"])
+    assert run(capsys, "run", str(config), "-q")[0] == 0
+    assert run(capsys, "report", folder, "--formats", "md", "--strict")[0] == 0
+
+
+def test_help_says_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("run", "score", "report"):
+        code, text = run(capsys, command, "--help")
+        assert code == 0
+        assert "Exit codes: 0" in text, command
+
+
+def asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answers: str, *options: str
+) -> tuple[int, str, Path]:
+    """(exit code, output, file) of ``init`` on a terminal where somebody types ``answers``."""
+    monkeypatch.setattr(work, "on_terminal", lambda: True)
+    file = tmp_path / "mine.yaml"
+    done = CliRunner().invoke(cli.app, ["init", str(file), *options], input=answers)
+    return done.exit_code, done.output, file
+
+
+def test_init_asks_on_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers = "spade=bundled:toy-spade, sean\n\nreconstruct\n"
+    code, text, file = asked(monkeypatch, tmp_path, answers)
+    assert code == 0, text
+    found = yaml.safe_load(file.read_text())
+    assert [m["name"] for m in found["methods"]] == ["spade", "sean"]
+    assert found["methods"][0]["weights"] == "bundled:toy-spade"
+    assert found["datasets"][0]["name"] == "toyfaces"
+    assert found["tasks"] == ["reconstruct"]
+    assert "sean needs its weights" in text
+
+
+def test_init_takes_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code, text, file = asked(monkeypatch, tmp_path, "\n\n\n")
+    assert code == 0, text
+    found = yaml.safe_load(file.read_text())
+    assert [m["name"] for m in found["methods"]] == ["sean"]
+    assert found["tasks"] == ["reconstruct", "transfer"]
+
+
+def test_init_asks_again_for_what_it_does_not_understand(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    for folder, mode in (("images", "RGB"), ("labels", "L")):
+        (data / folder).mkdir(parents=True)
+        Image.new(mode, (32, 32)).save(data / folder / "a.png")
+    answers = f"spad\nspade\n{tmp_path}/nowhere\n{data}\ntransfr\ntransfer\n"
+    code, text, file = asked(monkeypatch, tmp_path, answers)
+    assert code == 0, text
+    assert "did you mean 'spade'" in text
+    assert "did you mean 'transfer'" in text
+    assert text.count("folder of the data set") == 2
+    found = yaml.safe_load(file.read_text())
+    assert found["datasets"][0]["root"] == str(data)
+    assert found["tasks"] == ["transfer"]
+
+
+def test_init_asks_only_for_what_no_option_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, text, _ = asked(monkeypatch, tmp_path, "sean\n\n", "--task", "reconstruct")
+    assert code == 0, text
+    assert "tasks, with commas" not in text
+    code, text, _ = asked(monkeypatch, tmp_path, "", "--method", "sean", "--force")
+    assert code == 0, text
+    assert "methods, as NAME" not in text
+
+
+def test_init_left_unanswered_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, text, file = asked(monkeypatch, tmp_path, "sean\n")
+    assert code != 0
+    assert "Traceback" not in text
+    assert not file.exists()
+
+
+def test_the_doctor_tries_what_the_scores_need(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    code, text = run(capsys, "doctor", str(config))
+    assert code == 0
+    assert "scores: an image of the data was measured in each way (1)" in text
+    foreign = config.parent / "foreign.pth"
+    torch.save({"conv.weight": torch.zeros(3)}, foreign)
+    changed(config, metrics=["fid", "psnr", "pnsr"], weights={"inception": str(foreign)})
+    code, text = run(capsys, "doctor", str(config))
+    assert code == 1
+    assert re.search(r"fail fid on toyfaces: .*foreign\.pth", text)
+    assert "did you mean 'psnr'" in text
+    code, text = run(capsys, "run", str(config), "-q")
+    assert code == 2, "before any image is made"
+    assert "did you mean 'psnr'" in text
+    assert not (config.parent / "run").exists()

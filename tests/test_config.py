@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from sisbench import methods
 from sisbench.config import RunConfig, load_config
 from sisbench.core.errors import UserError
 from sisbench.core.schema import validated
 from sisbench.protocol import Protocol, get_protocol, presets
 
+FIXTURES = Path(__file__).parent / "fixtures"
 GOOD = {"name": "x", "methods": ["sean"], "datasets": ["toyfaces"]}
 
 
@@ -116,3 +120,27 @@ def test_drawn_classes_depend_on_sample_and_seed_only() -> None:
     assert drawn[7] == protocol.drawn_class("s7", (1, 2, 13))
     other = Protocol(**protocol.model_dump() | {"seed": 1})
     assert drawn != [other.drawn_class(f"s{i}", (1, 2, 13)) for i in range(300)]
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+def test_options_of_a_file(suffix: str, tmp_path: Path) -> None:
+    """An official option file is given as it is."""
+    file = tmp_path / f"options{suffix}"
+    manifest = FIXTURES / "spade" / "spade.ade20k151_vae.manifest.json"
+    options = json.loads(manifest.read_text())["config"]
+    file.write_text(json.dumps(options) if suffix == ".json" else yaml.safe_dump(options))
+    raw = {
+        "name": "x",
+        "methods": [{"name": "spade", "options": str(file)}],
+        "datasets": ["toyfaces"],
+    }
+    config = validated(RunConfig, raw, "x")
+    assert config.methods[0].options == options
+    assert methods.registry.get("spade")(**config.methods[0].options).options.ngf == 64
+    for text, message in (("- 1\n", "expected options by name"), ("a: 1\na: 2\n", "twice")):
+        file.write_text(text)
+        with pytest.raises(UserError, match=message):
+            validated(RunConfig, raw, "x")
+    file.unlink()
+    with pytest.raises(UserError, match="option file"):
+        validated(RunConfig, raw, "x")

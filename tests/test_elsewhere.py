@@ -19,6 +19,7 @@ from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
 from sisbench.core.store import CellView, RunStore
 from sisbench.data.images import read_image
+from sisbench.diagnose.explain import explain_scores
 from sisbench.pipeline import score_run
 from sisbench.protocol import get_protocol
 from sisbench.run import imported
@@ -26,6 +27,7 @@ from sisbench.run.elsewhere import ImagesOptions, read_references
 from sisbench.run.imported import ImageImporter
 from sisbench.run.plan import Plan, make_plan
 from sisbench.run.runner import generate
+from sisbench.run.status import status_of
 
 IDS = ("0", "1", "2", "10")
 SIDE = 32
@@ -424,6 +426,19 @@ def test_shares_of_several_processes_join(data: dict[str, Any], root: Path) -> N
         assert not imported.fill_cell(plan, cell, source, None, Timer(), Said(), (k, 2))
     merge_items(plan.config.folder / cell.folder)
     assert everything(plan) == everything(whole)
+
+
+def test_missing_and_unused_files_stand_in_the_manifest(data: dict[str, Any], root: Path) -> None:
+    (root / "reconstruct" / "2.png").unlink()
+    save(root / "reconstruct" / "stranger.png", picture(9))
+    run = config(data, root, missing="skip")
+    (cell,) = made(run)
+    assert (cell.entry.missing, cell.entry.unused) == (("2",), ("stranger.png",))
+    score_run(run.folder, None, [], [], Progress(quiet=True))
+    (state,) = status_of(run.folder).cells
+    assert state.files == "1 missing: 2; 1 no item's: stranger.png"
+    text = " ".join(explain_scores(run.folder, "psnr").split())
+    assert "missing 1: 2 no item's 1: stranger.png" in text
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ PLAN = {
     "report": {"core", "config", "protocol", "results"},
     "training": {"core", "methods", "segmenters", "metrics", "data", "config"},
     "diagnose": {"core", "methods", "metrics", "segmenters", "data", "config", "protocol", "run"}
-    | {"score"},
+    | {"score", "share"},
     "share": {"core", "metrics", "data", "config", "protocol", "score", "report"},
     "perf": {"core", "methods", "metrics", "segmenters", "data", "score", "diagnose"},
 }

@@ -17,9 +17,10 @@ from torch.nn import functional
 from sisbench import metrics
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.metrics.extractors import Compiled, resize_tf1
-from sisbench.metrics.frechet import FrechetReference, frechet
+from sisbench.metrics.frechet import frechet
 from sisbench.metrics.inception import Inception, trunk
 from sisbench.metrics.kid import kid
+from sisbench.metrics.reference import FrechetReference
 
 
 @pytest.fixture(scope="module")

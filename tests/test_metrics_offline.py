@@ -10,6 +10,7 @@ import share_runs
 import torch
 from PIL import Image, ImageFilter
 
+import sisbench
 from sisbench import metrics
 from sisbench.core import weights
 from sisbench.core.errors import Unavailable, UserError
@@ -17,9 +18,10 @@ from sisbench.core.store import RunStore
 from sisbench.data.toyfaces import ToyFaces
 from sisbench.diagnose.explain import explain
 from sisbench.metrics.efficientnet import STAGES, load_efficientnet_lite0, normalise
-from sisbench.metrics.frechet import FrechetReference, frechet
+from sisbench.metrics.frechet import frechet
 from sisbench.metrics.kid import kid
 from sisbench.metrics.neighbours import covered, radii
+from sisbench.metrics.reference import FrechetReference
 from sisbench.share.bundle import write_bundle
 from sisbench.share.verify import verify
 
@@ -234,6 +236,18 @@ def test_they_are_scored_on_request_and_a_bundle_gives_them_again(
     write_bundle(run, tmp_path / "run.zip")
     findings = list(verify(tmp_path / "run.zip"))
     assert not [f.what for f in findings if f.ok is not True]
+
+
+def test_two_folders_are_compared_without_a_download(tmp_path: Path) -> None:
+    faces = ToyFaces("test", 64, 12)
+    for k, i in enumerate(faces.ids):
+        folder = tmp_path / ("one", "other")[k % 2]
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(faces.load(i).image).save(folder / f"{i}.png")
+    frame = sisbench.score_images(tmp_path / "one", tmp_path / "other", metrics=list(TOY))
+    assert frame["metric"].tolist() == list(TOY)
+    assert frame["value"].notna().all()
+    assert set(frame["n"]) == set(frame["n_real"]) == {6}
 
 
 def test_they_stand_in_no_table_unasked() -> None:

@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from sisbench import metrics
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
-from sisbench.metrics.segmentation import confusion_counts, conventions
+from sisbench.metrics.segmentation import confusion_counts, conventions, values_under
 
 GOLDEN = ("worked2x4", "k6_ignore255", "k19_noignore")
 
@@ -133,3 +133,35 @@ def test_bad_input():
     rows = {"confusion": np.zeros((1, 2, 2), int), "ignored": np.zeros((1, 2), int)}
     with pytest.raises(UserError, match="has 3"):
         metrics.create("miou", space=three).reduce(rows)
+
+
+NAMES = sorted(conventions(np.ones((2, 3, 3), int), np.zeros((2, 3), int)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("ignore", [None, 0])
+def test_values_of_images_under_each_convention(name, ignore):
+    """Their mean is the convention's value; those of pooled pixels are the jackknife's, by leaving
+    each image out in turn."""
+    rng = np.random.default_rng(3)
+    confusion = rng.integers(0, 30, (6, 4, 4)) * (rng.random((6, 4, 4)) < 0.6)
+    ignored = rng.integers(0, 9, (6, 4))
+    value = conventions(confusion, ignored, ignore)[name]
+    values = values_under(name, confusion, ignored, ignore)
+    np.testing.assert_allclose(values.mean(), value, rtol=1e-12)
+    left = [
+        conventions(np.delete(confusion, k, 0), np.delete(ignored, k, 0), ignore)[name]
+        for k in range(6)
+    ]
+    pseudo = 6 * value - 5 * np.array(left)
+    if name != "miou_pooled_pairs":  # a ratio: the values are linear in its two sums
+        np.testing.assert_allclose(values, pseudo + value - pseudo.mean(), rtol=1e-9)
+    spread = np.corrcoef(values, pseudo)[0, 1]
+    assert spread > 0.99
+    assert np.ptp(values) > 0
+
+
+def test_one_image_has_no_values_of_pooled_pixels():
+    one = np.ones((1, 2, 2), int)
+    assert values_under("miou_dataset_gt", one, np.zeros((1, 2), int)) is None
+    assert values_under("miou_image_gt", one, np.zeros((1, 2), int)).tolist() == [1 / 3]

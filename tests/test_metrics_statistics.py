@@ -13,7 +13,8 @@ from sisbench.core.estimates import (
     mean_estimate,
     paired_difference,
 )
-from sisbench.metrics.frechet import FrechetReference, fid_jackknife, frechet, frechet_influence
+from sisbench.metrics.frechet import fid_jackknife, frechet, frechet_influence
+from sisbench.metrics.reference import FrechetReference
 
 
 @pytest.mark.parametrize("case", ["tall", "unequal"])

@@ -7,14 +7,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from sisbench import methods
 from sisbench.config import RunConfig
 from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
-from sisbench.core.store import RunStore
+from sisbench.core.store import CellFolder, RunStore
+from sisbench.methods.loadable import save_weights
 from sisbench.pipeline import score_run
 from sisbench.run import preflight, runner
+from sisbench.run.engines.local import make_share
 from sisbench.run.plan import make_plan
 
 QUIET = Progress(quiet=True)
@@ -92,6 +96,13 @@ def test_faults_are_known_before_anything_is_loaded(
     page.write_text("<!doctype html><html>login</html>")
     empty = tmp_path / "empty"
     empty.mkdir()
+    foreign = tmp_path / "foreign.pth"  # no header says of which method it is
+    torch.save({"state_dict": {"up_0.mlp_gamma.weight": torch.zeros(4, 4)}}, foreign)
+    own = tmp_path / "own.safetensors"
+    tiny = {"ngf": 2, "max_channels": 8, "nhidden": 4, "crop_size": 32, "use_vae": False}
+    spade = methods.create("spade", "celebamask_hq", **tiny)
+    del spade.net.netG.fc
+    save_weights(spade, own, {})
     faults = {
         "gone": ("spade", "nope.pth", "no weights at nope.pth"),
         "page": ("spade", str(page), "a web page"),
@@ -99,6 +110,8 @@ def test_faults_are_known_before_anything_is_loaded(
         "other": ("spade", "bundled:toy-sean", "weights of 'sean', not of 'spade'"),
         "size": ("sean", "bundled:toy-sean", "renders 64x64, the data set is opened at 32x32"),
         "none": ("spade", None, "needs weights"),
+        "foreign": ("spade", str(foreign), "does not fit"),
+        "cut": ("spade", str(own), "does not fit"),
     }
     entries = [{"name": n, "label": k, "weights": w} for k, (n, w, _) in faults.items()]
     wide = tmp_path / "wide.py"
@@ -132,3 +145,77 @@ def test_a_disk_that_is_clearly_too_full_is_said_before(
         else:
             runner.generate(plan, QUIET)
     assert runner.generate(plan, QUIET).images == 0
+
+
+class Told(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def with_line(method_file: str, line: str) -> dict[str, str]:
+    """The tiny method, "bad", with a line more in its render."""
+    path = Path(method_file.rpartition(":")[0])
+    bad = path.with_name("bad.py")
+    bad.write_text(path.read_text().replace("flat = one_hot", f"{line}\n        flat = one_hot"))
+    return {"name": f"{bad}:MeanColour", "label": "bad"}
+
+
+def test_a_method_of_which_every_image_fails_is_known_before_the_long_work(
+    method_file: str, tmp_path: Path
+) -> None:
+    bad = with_line(method_file, "raise KeyError('odd')")
+    data = [{"name": "toyfaces", "size": 32, "n": 8}]
+    good = {"name": method_file, "label": "good"}
+    run = config(tmp_path / "run", [good, bad], datasets=data)
+    told = Told()
+    runner.generate(make_plan(run), told)
+    cells = {c.entry.method.label: c for c in RunStore(run.folder).cells()}
+    assert cells["good"].entry.status == "done"
+    assert cells["bad"].entry.status == "failed"
+    reason = "5 of 5 trial images failed, 3 more were not tried: KeyError: 'odd' (bad.py, line"
+    assert cells["bad"].entry.reason.startswith(reason)
+    assert [row.id for row in cells["bad"].item_rows()] == [
+        f"test-0000{k}" for k in (0, 1, 3, 4, 6)
+    ]
+    known = next(k for k, line in enumerate(told.lines) if "no images of bad (1 cell" in line)
+    assert told.lines.index("loading good") > known
+    strict = make_plan(config(tmp_path / "strict", [good, bad], datasets=data))
+    with pytest.raises(UserError, match="trial images failed"):
+        runner.generate(strict, QUIET, strict=True)
+    assert len(list((tmp_path / "strict").rglob("*.png"))) == 1, "the trial of the good one alone"
+    assert made(run)["bad"][1].startswith(reason), "tried again, no more than before"
+    assert len(cells["bad"].item_rows()) == 5
+
+
+@pytest.mark.parametrize("label", ["0", "5"])
+def test_images_that_fail_cost_themselves(label: str, method_file: str, tmp_path: Path) -> None:
+    """One good image among the first is enough to go on with all."""
+    line = f"if style.codes.shape[0] and layout_id(layout) == {label}: raise KeyError('odd')"
+    bad = with_line(method_file, line)
+    path = Path(bad["name"].rpartition(":")[0])
+    text = "SEEN = {}\n\n\ndef layout_id(layout):\n"
+    text += "    return SEEN.setdefault(int(layout.label.sum()), len(SEEN))\n\n\n"
+    path.write_text(path.read_text().replace("class MeanColour", text + "class MeanColour"))
+    run = config(tmp_path / "run", [bad], datasets=[{"name": "toyfaces", "size": 32, "n": 8}])
+    told = Told()
+    runner.generate(make_plan(run), told)
+    (cell,) = RunStore(run.folder).cells()
+    assert cell.entry.status == "partial"
+    assert len(cell.item_rows()) == 8
+    assert cell.entry.reason.startswith("1 of 8 items failed: KeyError")
+
+
+def test_one_process_a_device_gives_up_alike(method_file: str, tmp_path: Path) -> None:
+    bad = with_line(method_file, "raise KeyError('odd')")
+    data = [{"name": "toyfaces", "size": 32, "n": 16}]
+    engine = {"device": "cpu", "batch_size": 2, "workers": 0}
+    plan = make_plan(config(tmp_path / "run", [bad], datasets=data, engine=engine))
+    make_share(plan, "cpu", QUIET, (0, 2))
+    (cell,) = plan.cells
+    assert len(CellFolder(tmp_path / "run" / cell.folder).item_rows()) == 5

@@ -207,7 +207,7 @@ def test_oldest_versions_are_the_declared_ones() -> None:
     declared = {}
     for text in (*project["dependencies"], *(r for extra in extras.values() for r in extra)):
         wanted = Requirement(text)
-        (bound,) = (b for b in wanted.specifier if b.operator == ">=")
+        (bound,) = (b for b in wanted.specifier if b.operator in (">=", "=="))
         declared[wanted.name] = Version(bound.version)
     pinned = {}
     for line in (ROOT / "tests" / "oldest.txt").read_text(encoding="utf-8").splitlines():

@@ -14,7 +14,7 @@ from sisbench.core.errors import UserError
 from sisbench.core.log import MethodEntry
 from sisbench.report.papers import RESULTS, load_published, load_specs, table_rows
 from sisbench.report.published import _fitting
-from sisbench.run.plan import method_class
+from sisbench.run.method_entry import method_class
 
 KNOWN = (*methods.registry.names(), *methods.editors.names())
 PENDING: set[str] = set()

@@ -229,6 +229,9 @@ def test_other_photographs_than_those_of_the_run_are_refused(
     "file",
     [
         "score/scorer.py",
+        "score/columns.py",
+        "score/real_sets.py",
+        "score/ceilings.py",
         "score/scores.py",
         "score/rows.py",
         "score/sources.py",

@@ -26,7 +26,8 @@ from sisbench.report.quality import RunResults, quality_tables
 from sisbench.run import runner
 from sisbench.run.images import to_uint8
 from sisbench.run.locks import run_lock
-from sisbench.run.plan import make_plan, method_class, resolve_weights
+from sisbench.run.method_entry import method_class, resolve_weights
+from sisbench.run.plan import make_plan
 
 QUIET = Progress(quiet=True)
 TASKS = [

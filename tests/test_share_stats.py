@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ from sisbench import metrics
 from sisbench.cli import app
 from sisbench.core.errors import UserError
 from sisbench.core.store import RunStore
+from sisbench.diagnose.real_sets import statistics_of
 from sisbench.metrics.frechet import UNSTATED
 from sisbench.pipeline import run_all, score_run
-from sisbench.share.stats import Statistics, import_statistics, load_statistics
+from sisbench.share.stats import Statistics, import_statistics, load_statistics, write_statistics
 
 RNG = np.random.default_rng(0)
 REAL = (RNG.normal(size=(300, 12)) @ RNG.normal(size=(12, 12))).astype(np.float32)
@@ -239,3 +242,46 @@ def test_a_data_set_goes_out_and_comes_back(
 def test_statistics_of_one_image_are_refused() -> None:
     with pytest.raises(UserError, match="n >= 2"):
         Statistics.of(REAL[:1])
+
+
+def found(folder: Path, files: list[Path], **changes: Any) -> dict[str, str]:
+    """What doctor says of statistics: text -> state."""
+    data = {"name": "toyfaces", "size": 32, "n": 20, "real_stats": [str(f) for f in files]}
+    run = config("sean", folder / "run", datasets=[data], **changes)
+    return {f"{f.what} / {f.remedy}": f.state for f in statistics_of(run)}
+
+
+def test_doctor_looks_at_the_statistics(tmp_path: Path) -> None:
+    bare, whole, other = (tmp_path / f"{n}.npz" for n in ("bare", "whole", "other"))
+    import_statistics(foreign(tmp_path, "guided-diffusion"), bare, "guided-diffusion")
+    np.savez(tmp_path / "feats.npz", feats=REAL)
+    source = tmp_path / "feats.npz"
+    import_statistics(source, whole, "clean-fid", extractor="inception-tf1", split="train")
+    import_statistics(source, other, "clean-fid")
+    said = found(tmp_path, [bare, whole])
+    assert set(said.values()) == {"ok"}
+    assert any("so no KID" in text for text in said)
+    assert any(f"train photographs, {len(REAL)} images, inception-tf1" in text for text in said)
+    said = found(tmp_path, [other])
+    assert sorted(said.values()) == ["ok", "warn"]
+    assert any("inception-clean, and sisbench1@" in t and "takes inception-tf1" in t for t in said)
+    twice = found(tmp_path, [bare, other])
+    assert any("two statistics for the test photographs of toyfaces" in t for t in twice)
+    assert "fail" in twice.values()
+    bad = found(tmp_path, [tmp_path / "nowhere.npz", source])
+    assert list(bad.values()) == ["fail", "fail"]
+    assert all(" / " in text for text in bad)
+
+
+def test_doctor_compares_the_weights_of_statistics(tmp_path: Path) -> None:
+    file = tmp_path / "inception.pth"
+    file.write_bytes(b"weights")
+    about = {"name": "x", "source": "sisbench", "extractor": "inception-tf1", "split": "test"}
+    about |= {"stated": "by the export", "weights": SHA}
+    write_statistics(tmp_path / "own.npz", Statistics.of(REAL), about)
+    given = {"weights": {"inception": str(file)}}
+    said = found(tmp_path, [tmp_path / "own.npz"], **given)
+    assert [t for t, state in said.items() if state == "warn" and f"weights {SHA[:12]}" in t]
+    about["weights"] = hashlib.sha256(b"weights").hexdigest()
+    write_statistics(tmp_path / "own.npz", Statistics.of(REAL), about)
+    assert list(found(tmp_path, [tmp_path / "own.npz"], **given).values()) == ["ok"]

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from sisbench.core.errors import UserError
-from sisbench.data.toyfaces import ToyFaces, dataset
+from sisbench.data.toyfaces import ToyFaces
 from sisbench.data.toyfaces.dataset import ACCESSORIES, worn
-from sisbench.data.toyfaces.kept import Kept
 from sisbench.data.toyfaces.labels import LAYERS, label_map
 from sisbench.data.toyfaces.layout import draw_layout
 from sisbench.data.toyfaces.render import fine, oversampling, render, render_label
@@ -44,45 +43,6 @@ def test_sample_has_the_promised_form(faces):
     assert sample.label.dtype == np.int64
     assert len(faces) == 200
     assert (len(ToyFaces("train")), len(ToyFaces("val"))) == (2000, 100)
-
-
-def test_a_picture_is_drawn_once_for_every_data_set_that_shows_it(monkeypatch) -> None:
-    drawn = []
-
-    def counted(*args):
-        drawn.append(args[2])
-        return render(*args)
-
-    monkeypatch.setattr(dataset, "_KEPT", Kept(limit=1 << 20))
-    monkeypatch.setattr(dataset, "render", counted)
-    first = ToyFaces(size=32).load("test-00003")
-    first.image[:] = 0  # a caller's own copy
-    first.label[:] = 0
-    again = ToyFaces(size=32, n=8).load("test-00003")
-    assert len(drawn) == 1
-    assert again.image.any()
-    assert again.label.any()
-    ToyFaces(size=32, seed=1).load("test-00003")
-    ToyFaces("val", size=32).load("val-00003")
-    ToyFaces(size=48).load("test-00003")
-    assert len(drawn) == 4
-    with pytest.raises(UserError, match="no sample"):
-        ToyFaces(size=32, n=2).load("test-00003")
-
-
-def test_kept_arrays_stay_within_their_bytes() -> None:
-    kept, drawn = Kept(limit=2 * 800), []
-
-    def get(key: int) -> None:
-        def draw() -> tuple[np.ndarray, ...]:
-            drawn.append(key)
-            return (np.zeros(100),)
-
-        kept.get(key, draw)
-
-    for key in (1, 2, 1, 3, 1, 2):  # 2 is the least recent when 3 comes
-        get(key)
-    assert drawn == [1, 2, 3, 2]
 
 
 def test_same_sample_in_another_process_and_for_another_n(faces):

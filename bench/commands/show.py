@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sisbench.commands.console import line, marked, note, out, print_json
+from sisbench.core.adapter_file import as_user_error
 from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
 
@@ -29,9 +30,14 @@ def methods(name: str, as_json: bool) -> None:
         found = _method(name)
         print_json(found) if as_json else _print_method(found)
         return
-    rows = [_method(known) for known in (*registry.registry.names(), *registry.editors.names())]
+    rows, broken = [], {}
+    for known in (*registry.registry.names(), *registry.editors.names()):
+        try:
+            rows.append(_method(known))
+        except Exception as error:  # a package's method: it costs itself its line
+            broken[known] = str(as_user_error(error))
     if as_json:
-        print_json(rows)
+        print_json(rows + [{"name": known, "error": why} for known, why in broken.items()])
         return
     table = Table("name", "title", "size", "can", "rows of the papers' tables", "paper")
     for row in rows:
@@ -45,6 +51,8 @@ def methods(name: str, as_json: bool) -> None:
     tasks = ", ".join(sorted(Images.can))
     table.add_row(Images.name, Images.title, "any", tasks, "any", "docs/elsewhere.md")
     out.print(table)
+    for why in broken.values():
+        marked("bad", why)
     line("sisbench methods NAME lists its options, tasks and weights")
 
 
@@ -54,7 +62,7 @@ def _method(name: str) -> dict[str, Any]:
     from sisbench.core import weights
     from sisbench.core.tasks import TASKS
     from sisbench.methods.editor import no_task
-    from sisbench.run.plan import is_editor, method_class
+    from sisbench.run.method_entry import is_editor, method_class
 
     cls, editor = method_class(name), is_editor(name)
     if editor:
@@ -152,10 +160,12 @@ def datasets(name: str, root: str, split: str, as_json: bool) -> int:
     from sisbench import data
 
     if not name:
+        classes, broken = data.registry.all()
         rows = {
-            known: (data.registry.get(known).__doc__ or "").strip().splitlines()[0]
-            for known in data.registry.names()
+            known: next(iter((cls.__doc__ or "").strip().splitlines()), "")
+            for known, cls in classes.items()
         }
+        rows |= {known: error.message for known, error in broken.items()}
         if as_json:
             print_json([{"name": k, "what": v} for k, v in rows.items()])
             return 0

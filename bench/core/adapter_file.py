@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sisbench.core.errors import UserError
+from sisbench.core.errors import Broken, UserError
 
 _INSTALLED = tuple(
     Path(path).resolve()
@@ -28,7 +28,8 @@ def load_file(path: Path) -> ModuleType:
     as for a script; two files of different folders may each have a neighbour of one name.
 
     Raises:
-        UserError: the file is missing or cannot be imported; says what it raised, and where.
+        UserError: the file is missing.
+        Broken: it cannot be imported; says what it raised, and where.
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}", "give the path as seen from the current folder")
@@ -46,7 +47,7 @@ def load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the file is the user's: it may raise anything
         del sys.modules[name]
-        raise UserError(f"{path} cannot be imported: {described(error)}", _hint(error)) from error
+        raise Broken(f"{path} cannot be imported: {described(error)}", _hint(error)) from error
     return module
 
 
@@ -83,6 +84,8 @@ def described(error: BaseException) -> str:
         return f"{type(error).__name__}: {error.msg}{place}"
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if f.filename.endswith(".py") and _is_local(Path(f.filename))]
+    if not own and frames and "importlib" in frames[-1].filename:
+        frames = traceback.StackSummary()  # Python's own machinery says nothing of where
     for frame in (own or list(frames))[-1:]:
         place = f" ({Path(frame.filename).name}, line {frame.lineno})"
     first = (str(error).splitlines() or [""])[0][:300]

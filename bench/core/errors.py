@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -30,6 +31,10 @@ class Unavailable(UserError):
     """
 
 
+class Broken(Unavailable):
+    """Code of somebody else's that is there and cannot be imported, or is of another kind."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``"did you mean 'sean'?"``, or the list of what is known when nothing is near."""
     options = sorted(known)
@@ -38,3 +43,23 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         return f"did you mean '{near[0]}'?"
     shown = ", ".join(options[:30]) + (", ..." if len(options) > 30 else "")
     return f"known: {shown}" if options else "nothing is registered"
+
+
+MACHINE_FAULTS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.EIO,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.EMFILE,
+        errno.ENFILE,
+    }
+)
+"""What a disk or a system says no with: no bug of ours."""

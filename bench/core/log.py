@@ -119,6 +119,8 @@ class CellEntry(Entry):
         items: how many images are planned.
         status, reason: what became of it, and why it is not done.
         remarks: what must be said with each of its scores.
+        missing, unused: of images made elsewhere, items without an image (those that a list of
+            references leaves out among them) and files of the folder that are no item's.
     """
 
     key: str
@@ -133,6 +135,8 @@ class CellEntry(Entry):
     status: Status = "partial"
     reason: str = ""
     remarks: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     @field_validator("folder")
     @classmethod

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from sisbench.core.adapter_file import load_file
-from sisbench.core.errors import UserError, did_you_mean
+from sisbench.core.adapter_file import described, load_file
+from sisbench.core.errors import Broken, UserError, did_you_mean
 
 
 class Registry:
@@ -18,10 +18,11 @@ class Registry:
     Args:
         group: entry-point group, as ``sisbench.methods``; a package may add names there.
         builtin: name -> ``"module:Attribute"``.
+        base: ``"module:Class"`` that whatever a package or a file brings must derive from.
     """
 
-    def __init__(self, group: str, builtin: Mapping[str, str]) -> None:
-        self.group = group
+    def __init__(self, group: str, builtin: Mapping[str, str], base: str) -> None:
+        self.group, self.base = group, base
         self.kind = group.rsplit(".", 1)[-1].removesuffix("s")
         self._builtin = dict(builtin)
 
@@ -35,17 +36,16 @@ class Registry:
 
         Raises:
             UserError: unknown name (the nearest one is named), missing file, missing class.
+            Broken: a package's or a user's own, which cannot be imported or derives from something
+                else.
         """
         if ".py" in name:
-            return self._from_file(name)
+            return self._derived(name, self._from_file(name))
         target = self._builtin.get(name) or self._builtin.get(self._spelled(name))
         if target is None:
             for point in entry_points(group=self.group):
                 if point.name == name:
-                    loaded = point.load()
-                    if not isinstance(loaded, type):
-                        raise UserError(f"entry point {self.group}:{name} is no class")
-                    return loaded
+                    return self._derived(name, self._from_package(point))
             raise UserError(
                 f"no {self.kind} is called '{name}'",
                 did_you_mean(name, self.names())
@@ -53,6 +53,40 @@ class Registry:
             )
         module, _, attribute = target.partition(":")
         return getattr(importlib.import_module(module), attribute)
+
+    def all(self) -> tuple[dict[str, Any], dict[str, UserError]]:
+        """(name -> class, name -> why it cannot be had) of every known name: a package that is
+        broken costs itself alone."""
+        found, broken = {}, {}
+        for name in self.names():
+            try:
+                found[name] = self.get(name)
+            except UserError as error:
+                broken[name] = error
+        return found, broken
+
+    def _from_package(self, point: EntryPoint) -> Any:
+        try:
+            return point.load()
+        except (Exception, SystemExit) as error:  # a package is anybody's: it may raise anything
+            package = point.dist.name if point.dist is not None else point.value
+            raise Broken(
+                f"{self.kind} '{point.name}' of the package {package} cannot be imported: "
+                f"{described(error)}",
+                "mend the package, or uninstall it",
+            ) from error
+
+    def _derived(self, name: str, found: Any) -> Any:
+        """``found``, after a look that it is a class of this kind."""
+        module, _, attribute = self.base.partition(":")
+        base = getattr(importlib.import_module(module), attribute)
+        if isinstance(found, type) and issubclass(found, base):
+            return found
+        raise Broken(
+            f"'{name}' is no {self.kind}: {getattr(found, '__name__', found)} is no subclass of "
+            f"{attribute}",
+            f"derive it from {module}.{attribute}",
+        )
 
     def _spelled(self, name: str) -> str:
         """The built-in name that a paper's spelling means: ``CA2-SIS`` is ``ca2sis``."""

@@ -82,7 +82,7 @@ def state_hash(official: Mapping[str, Mapping[str, Tensor]]) -> str:
 # ---- reading ----------------------------------------------------------------------------------
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path, mapped: bool = False) -> dict[str, Tensor]:
     """The state dict in a .pth/.pt/.ckpt/.bin or .safetensors file, told apart by content.
 
     Nothing in it is executed; pickled objects beside the tensors (a Lightning file's callbacks) are
@@ -90,13 +90,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
     ``PREFIXES`` on every key is stripped. Floats of every other width become float32, so that what
     is folded later is computed in float32 at least: float16 and bfloat16 exactly, float64 rounded.
 
+    Args:
+        path: the file.
+        mapped: leave the values of a torch file on the disk until they are looked at: to compare
+            its keys, while it is not written to.
+
     Raises:
         Unavailable: no such file.
         UserError: another kind of file (it is named), damaged, not readable without running code,
             no state dict, or several (plain and averaged weights are never chosen between).
     """
     refuse_foreign(path)
-    raw = _read_safetensors(path) if is_safetensors(path) else _read_torch(path)
+    raw = _read_safetensors(path) if is_safetensors(path) else _read_torch(path, mapped)
     return plain_state(_state_in(raw, path))
 
 
@@ -153,9 +158,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise _damaged(path, error) from error
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path, mapped: bool) -> Any:
     try:
-        return _load_plain(path)
+        return _load_plain(path, mapped)
     except Exception as error:  # torch raises a dozen types here; each means: not plain tensors
         if isinstance(error, EOFError) or "unexpected EOF" in str(error) or _ends_early(path):
             size = path.stat().st_size
@@ -184,7 +189,7 @@ def _ends_early(path: Path) -> bool:
     return False
 
 
-def _load_plain(path: Path) -> Any:
+def _load_plain(path: Path, mapped: bool = False) -> Any:
     """``torch.load`` of tensors alone; objects of unknown classes beside them are passed over.
 
     It is torch's restricted unpickler both times. The second time each name that it does not know
@@ -193,6 +198,8 @@ def _load_plain(path: Path) -> Any:
     import torch
 
     try:
+        if mapped and path.suffix != ".safetensors" and zipfile.is_zipfile(path):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         with path.open("rb") as stream:  # torch goes by the suffix where it is given a path
             return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

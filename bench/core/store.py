@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from sisbench.core.errors import UserError
+from sisbench.core.file_hash import file_hashes
 from sisbench.core.log import (
     BASIS,
     CEILING,
@@ -54,6 +55,8 @@ _SCORE_AGAIN = "sisbench score RUN makes it anew from the stored images"
 
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
+_READINGS = 5
+"""How often a cell's rows are read anew while others join their files."""
 _LEFT_BEHIND = 3600
 """Seconds after which nobody is still writing a temporary file."""
 
@@ -141,15 +144,36 @@ class CellFolder:
 
     def items(self) -> list[dict[str, Any]]:
         """``item_rows`` as mappings, of which every key that a file holds is kept."""
+        return self.items_and_files()[0]
+
+    def items_and_files(self) -> tuple[list[dict[str, Any]], list[Path]]:
+        """``items``, and the files that they stand in, damaged ones too. Another process may join
+        these files into one meanwhile: then they are read again."""
+        for _ in range(_READINGS):
+            parts = self._parts()
+            read = {part: _read_part(part) for part in parts}
+            if all(read[part] is not None or part.is_file() for part in parts):
+                break
+        return self._joined([rows for rows in read.values() if rows is not None]), parts
+
+    def _joined(self, parts: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
         rows: dict[str, dict[str, Any]] = {}
-        for part in self._parts():
-            for row in _read_part(part) or ():
-                before = rows.get(row["id"])
-                # names of parts tell no order: of two tries, the one that has its image counts
-                kept = before and not before["error"] and row["error"]
-                if not (kept and self.image_path(row["id"]).is_file()):
-                    rows[row["id"]] = row
+        for row in (row for part in parts for row in part):
+            before = rows.get(row["id"])
+            rows[row["id"]] = row if before is None else self._of_two(before, row)
         return sorted(rows.values(), key=lambda row: row["index"])
+
+    def _of_two(self, one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+        """Of two tries at an image, the one whose image is there: names of parts tell no order."""
+        path = self.image_path(one["id"])
+        if one == other or one["error"] or not path.is_file():
+            return other
+        if other["error"]:
+            return one
+        hashes = one.get("sha256"), other.get("sha256")
+        if hashes[0] == hashes[1] or file_hashes([path])[path].hex() != hashes[0]:
+            return other
+        return one
 
     def _parts(self) -> list[Path]:
         return sorted((self.folder / "items").glob("*.parquet"))

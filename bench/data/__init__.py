@@ -25,6 +25,7 @@ registry = Registry(
         "coco_stuff": "sisbench.data.coco_stuff:COCOStuff",
         "folder": "sisbench.data.folder:Folder",
     },
+    "sisbench.data.base:Dataset",
 )
 
 

@@ -20,8 +20,9 @@ from sisbench.data.loader import to_batch
 from sisbench.diagnose.finding import Finding
 from sisbench.run.elsewhere import Images
 from sisbench.run.loading import Unable, by_method, load_editor, load_method, unable
+from sisbench.run.method_entry import find_weights, method_class
 from sisbench.run.native import fit
-from sisbench.run.plan import Cell, Plan, find_weights, make_plan, method_class
+from sisbench.run.plan import Cell, Plan, make_plan
 from sisbench.run.preflight import bytes_needed, existing, preflight, size_text
 from sisbench.run.stored import pending
 from sisbench.run.tasks import Editor, image_faults, run_label_task, run_task

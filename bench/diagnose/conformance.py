@@ -87,12 +87,6 @@ def check_method(
         UserError: no such device, no method, or one that cannot be built or loaded at all.
     """
     device = pick_device(device)
-    cls = methods.registry.get(name)
-    if not (isinstance(cls, type) and issubclass(cls, Method)):
-        raise UserError(
-            f"'{name}' is no method: {getattr(cls, '__name__', cls)} is no subclass of Method",
-            "derive it from sisbench.methods.base.Method",
-        )
     method: Method = methods.create(name, space, **options)
     if weights is None and method.key_maps():
         weights = "seeded:0"

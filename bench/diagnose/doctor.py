@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sisbench import segmenters
+from sisbench import metrics, segmenters
 from sisbench.config import RunConfig, load_config
 from sisbench.core.adapter_file import as_user_error
 from sisbench.core.devices import pick_devices
@@ -17,6 +17,8 @@ from sisbench.core.provenance import library_versions
 from sisbench.data import Dataset, open_dataset
 from sisbench.diagnose.audit import datasets_of, methods_of
 from sisbench.diagnose.finding import Finding
+from sisbench.diagnose.real_sets import statistics_of
+from sisbench.diagnose.scores import scores_of
 from sisbench.run.plan import run_protocols
 from sisbench.run.preflight import existing
 
@@ -62,7 +64,11 @@ def examine(
     yield from datasets_of(loaded, quick, progress or Progress(quiet=True), datasets)
     yield from methods_of(loaded, datasets, quick)
     yield from _weights(loaded)
+    yield from statistics_of(loaded)
+    yield from _metrics(loaded)
     yield from _parsers(loaded, datasets)
+    if not quick:
+        yield from scores_of(loaded, datasets)
     yield from _disk(loaded)
     yield from _anchors(loaded, anchor)
 
@@ -110,6 +116,19 @@ def _device() -> Iterator[Finding]:
     for i in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(i)
         yield Finding("ok", f"cuda:{i} {about.name}, {about.total_memory / 2**30:.0f} GiB")
+
+
+def _metrics(config: RunConfig) -> Iterator[Finding]:
+    """Whether the metrics that are asked for are there, and those of packages can be had."""
+    _, broken = metrics.registry.all()
+    for name in config.metrics or ():
+        try:
+            metrics.registry.get(name)
+        except UserError as error:
+            yield Finding("fail", f"metric {name}: {error.message}", error.hint)
+    for name, fault in broken.items():
+        if name not in (config.metrics or ()):
+            yield Finding("warn", f"metric {name}: {fault.message}", fault.hint)
 
 
 def _parsers(config: RunConfig, datasets: Mapping[str, Dataset]) -> Iterator[Finding]:

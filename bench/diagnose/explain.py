@@ -10,6 +10,7 @@ from sisbench import metrics
 from sisbench.core.errors import Unavailable, UserError, did_you_mean
 from sisbench.core.log import BASIS, MetricFacts, ScoreRecord
 from sisbench.core.store import CellView, RunStore
+from sisbench.data.elsewhere import some
 from sisbench.protocol import Protocol, get_protocol, presets
 
 _SECTIONS = ("Args:", "Attributes:", "Example:", "Examples:", "Raises:", "Returns:", "Yields:")
@@ -25,7 +26,9 @@ def explain(metric: str, protocol: str) -> str:
     """
     chosen = get_protocol(protocol)
     if not metric:
-        rows = [(n, metrics.registry.get(n).title) for n in metrics.registry.names()]
+        classes, broken = metrics.registry.all()
+        rows = [(n, cls.title) for n, cls in classes.items()]
+        rows += [(n, error.message) for n, error in broken.items()]
         width = max(len(n) for n, _ in rows)
         return "\n".join(f"{name:<{width}}  {title}" for name, title in rows)
     cls = metrics.registry.get(metric)
@@ -104,6 +107,8 @@ def _score_lines(score: ScoreRecord, facts: MetricFacts, cell: CellView | None) 
         about["data"] = f"{entry.dataset.name}, {entry.dataset.split}, {entry.dataset.n} items"
         about["made with"] = ", ".join(f"{k} {v}" for k, v in entry.generation.items())
         about["images in"] = str(cell.folder / "images")
+        for what, names in (("missing", entry.missing), ("no item's", entry.unused)):
+            about[what] = f"{len(names):,}: {some(names)}" if names else ""
     width = max(len(name) for name in about) + 2
     lines = [
         f"  {name.replace('_', ' '):<{width}}{value}" for name, value in about.items() if value

@@ -12,10 +12,11 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-from sisbench.metrics.frechet import FrechetReference, frechet
+from sisbench.metrics.frechet import frechet
 from sisbench.metrics.kid import kid, kid_subsets
 from sisbench.metrics.perceptual import LPIPSNetwork, pairwise
 from sisbench.metrics.pixel import _ssim_cv
+from sisbench.metrics.reference import FrechetReference
 from sisbench.perf.samples import degraded, pictures
 from sisbench.perf.timing import Timed, interleaved
 

@@ -21,6 +21,9 @@ STATES = {
 }
 
 
+_UNITS = {"absent": "scores", "undefined": "metrics"}
+
+
 @dataclass(frozen=True)
 class Why:
     """One reason, once: what it hit, how many of them, and their names."""
@@ -56,21 +59,30 @@ class Outcome:
         """The summary, as the console prints it."""
         total = sum(self.states.values())
         cells = ", ".join(f"{n:,} {state}" for state, n in self.states.items() if n)
-        scores = f"{self.scores:,} scores" + (f", {self.absent:,} absent" if self.absent else "")
+        scores = f"{self.scores:,} {'score' if self.scores == 1 else 'scores'}" + (
+            f", {self.absent:,} absent" if self.absent else ""
+        )
         yield f"{total:,} {'cell' if total == 1 else 'cells'}: {cells}; {scores}"
         for why in self.reasons:
-            unit = "scores" if why.what == "absent" else "cells"
+            unit = _UNITS.get(why.what, "cells")
             unit = unit.removesuffix("s") if why.count == 1 else unit
             names = ", ".join(why.names[:4]) + (", ..." if len(why.names) > 4 else "")
             yield f"  {why.what}: {why.count:,} {unit} ({names}): {why.reason}"
 
 
-def outcome(run: Path, scored: bool = True) -> Outcome:
+def outcome(
+    run: Path,
+    scored: bool = True,
+    metrics: Sequence[str] | None = None,
+    protocols: Sequence[str] = (),
+) -> Outcome:
     """Read what became of a run.
 
     Args:
         run: its folder.
         scored: False where only images were asked for.
+        metrics: those that were asked for now; None takes the configuration's.
+        protocols: names or ids of those that were asked for; () takes all.
 
     Raises:
         UserError: no run there, or a damaged manifest.
@@ -87,19 +99,27 @@ def outcome(run: Path, scored: bool = True) -> Outcome:
     for cell in manifest.cells:
         states[_state(cell)] += 1
     usable = {c.key for c in manifest.cells if _state(c) in ("done", "partly done")}
-    own = [s for s in scores if CEILING not in s.marks]
+    asked = tuple(metrics or manifest.config.get("metrics") or ())
+    own = [
+        s
+        for s in scores
+        if CEILING not in s.marks
+        and not (metrics and s.metric.split("@")[0] not in metrics)
+        and not (protocols and not {s.protocol, s.protocol.split("@")[0]} & set(protocols))
+    ]
     there = [s for s in own if s.value is not None]
     absent = [s for s in own if s.value is None and s.cell in usable]
-    asked = manifest.config.get("metrics") or ()
     lost = [s for s in absent if s.metric.split("@")[0] in asked]
+    known = {s.metric.split("@")[0] for s in own}
+    undefined = [name for name in asked if name not in known] if scored else []
     broken = states["failed"] + states["partly done"]
     something = bool(there) if scored else bool(states["done"])
     return Outcome(
         states=states,
         scores=len(there),
         absent=len(absent),
-        reasons=(*_of_cells(manifest.cells), *_of_scores(absent)),
-        complete=something and not broken and not lost,
+        reasons=(*_of_cells(manifest.cells), *_of_scores(absent), *_of_names(undefined)),
+        complete=something and not broken and not lost and not undefined,
     )
 
 
@@ -118,6 +138,12 @@ def _of_cells(cells: Sequence[CellEntry]) -> Iterator[Why]:
     for (state, reason), hit in sorted(found.items(), key=lambda entry: -len(entry[1])):
         names = dict.fromkeys(f"{c.method.label} {c.task.slug}" for c in hit)
         yield Why(state, len(hit), reason, tuple(names))
+
+
+def _of_names(undefined: Sequence[str]) -> Iterator[Why]:
+    if undefined:
+        reason = "no task of this run defines it (see: sisbench explain METRIC)"
+        yield Why("undefined", len(undefined), reason, tuple(undefined))
 
 
 def _of_scores(absent: Sequence[ScoreRecord]) -> Iterator[Why]:

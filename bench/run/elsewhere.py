@@ -82,7 +82,8 @@ class Found:
         generation: the fields of the protocol that the claim of such images depends on.
         identity: hash of all files, by item.
         reason: why there are none, or "".
-        remarks: what must be said with every score; unused: files that are no item's.
+        remarks: what must be said with every score.
+        missing: items without an image; unused: files that are no item's.
     """
 
     items: tuple[Item, ...]
@@ -91,6 +92,7 @@ class Found:
     identity: str = "none"
     reason: str = ""
     remarks: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
 
@@ -166,7 +168,16 @@ class Images:
         text = "".join(f"{item.id}\0{hashes[files[item.id]].hex()}\n" for item in kept)
         identity = hashlib.sha256(text.encode()).hexdigest()
         reason = "" if kept else f"none of its {len(expected)} images is in {folder}"
-        return Found(kept or wanted, about, files, identity, reason, tuple(marks), unused)
+        return Found(
+            items=kept or wanted,
+            generation=about,
+            files=files,
+            identity=identity,
+            reason=reason,
+            remarks=tuple(marks),
+            missing=tuple(lacking),
+            unused=unused,
+        )
 
     def _lacking(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,14 @@ from sisbench.run.items import Item
 from sisbench.run.native import fit
 from sisbench.run.plan import Cell, Plan, same_rendering
 from sisbench.run.stored import (
+    WAITING,
     Destination,
     Drawn,
+    Writers,
     arithmetic_of,
     group_size,
     groups_of,
+    item_row,
     merge_items,
     pending,
 )
@@ -122,6 +124,7 @@ class CellRunner:
         method.on_step = progress.step
         self.profiled = not plan.config.engine.profile or share[0] > 0
         self.able = False
+        self.tries = self.tried = self.made = 0
         self.size = 1 if method.device.type == "cpu" else self._begun_with()
 
     def _begun_with(self) -> int:
@@ -141,9 +144,15 @@ class CellRunner:
         """What the last bits of an image depend on beside its content."""
         return f"{self.method.device.type}:{self.size}"
 
-    def run(self) -> str:
+    def run(self, tries: int = 0) -> str:
         """Work off what is pending; safe to be killed at any moment. Returns why the method turned
-        out to be unable to do the task, "" where it is able to."""
+        out to be unable to do the task, "" where it is able to.
+
+        Args:
+            tries: stop at the first image that is made, or once so many were tried, far apart from
+                each other; 0 works off all. ``tried`` and ``made`` count.
+        """
+        self.tries = tries
         while True:
             try:
                 self._run()
@@ -167,6 +176,8 @@ class CellRunner:
         own = self.destinations[0].missing
         mine = groups_of(self.cell.items, self.size)[self.share[0] :: self.share[1]]
         groups = [group for group in mine if any(item.id in own for item in group)]
+        if self.tries:
+            groups = spaced(groups, self.tries)
         wanted = [[x for i in g for x in (i.target, i.reference) if x] for g in groups]
         label = f"{self.cell.method.shown} {self.cell.task.slug} on {self.cell.dataset.shown}"
         if len(self.plan.protocols) > 1:
@@ -174,33 +185,38 @@ class CellRunner:
         total = sum(map(len, mine))
         left = sum(item.id in own for group in groups for item in group)
         loaded = prefetch(self.fit.dataset, wanted, self.plan.config.engine.workers)
-        writes: list[Future[None]] = []
         try:
             with (
                 self.progress.bar(label, total, total - left) as advance,
-                ThreadPoolExecutor(1) as pool,
+                self._writers() as writers,
             ):
                 for group in groups:
+                    if self.tries and (self.made or self.tried >= self.tries):
+                        break
                     with self.timer.stage("decode"):
                         samples = next(loaded)
                     batches = self._draw(group, samples)
                     with self.timer.stage("write"):
-                        while len(writes) > 2:
-                            writes.pop(0).result()
-                        writes.append(pool.submit(_write, batches))
+                        for destination, drawn in batches:
+                            writers.write(destination, drawn)
                     count = sum(item.id in own for item in group)
                     self.timer.images += count
                     advance(count)
                     self.progress.count(sum(len(drawn) for _, drawn in batches))
                 with self.timer.stage("write"):
-                    for future in writes:
-                        future.result()
+                    writers.finish()
         finally:
             for destination in self.destinations:
                 destination.close()
         if self.share == (0, 1):
             for destination in self.destinations:
                 merge_items(destination.folder)
+
+    def _writers(self) -> Writers:
+        """As many threads as decode; on a CPU one, beside which the network has the other cores."""
+        threads = 1 if self.method.device.type == "cpu" else self.plan.config.engine.workers
+        waiting = max(WAITING * self.size * len(self.cells), 2 * threads)
+        return Writers(max(1, threads), waiting)
 
     def _destination(self, cell: Cell) -> Destination:
         root = self.plan.config.folder
@@ -212,7 +228,7 @@ class CellRunner:
     ) -> list[tuple[Destination, list[Drawn]]]:
         """What of one group goes where."""
         drawn: dict[str, list[Drawn]] = {}
-        usable = []
+        usable: list[Item] = []
         for item in group:
             faults = [samples[x] for x in (item.target, item.reference) if x]
             fault = next((f for f in faults if isinstance(f, UserError)), None)
@@ -229,6 +245,8 @@ class CellRunner:
                     drawn[item.id] = [failed] * len(self.destinations)
             else:
                 drawn |= self._quantised(part, result, cost, counted)
+        self.tried += len(usable)
+        self.made += sum(ones[0].image is not None for ones in drawn.values())
         return [
             (destination, own)
             for k, destination in enumerate(self.destinations)
@@ -342,27 +360,20 @@ class CellRunner:
         batch: int = 0,
         error: str = "",
     ) -> dict[str, Any]:
-        return {
-            "id": item.id,
-            "index": self.position[item.id],
-            "target": item.target,
-            "reference": item.reference,
-            "alpha": item.alpha,
-            "classes": list(classes),
-            "absent": absent,
+        return item_row(item, self.position[item.id], classes, absent, error) | {
             "seconds": cost.seconds / max(batch, 1),
             "encode_seconds": None if cost.encoding is None else cost.encoding / max(batch, 1),
             "batch": batch,
             "arithmetic": self.arithmetic,
             "peak_memory": cost.memory,
             "parameters": self.parameters,
-            "error": error,
         }
 
 
-def _write(batches: Sequence[tuple[Destination, Sequence[Drawn]]]) -> None:
-    for destination, drawn in batches:
-        destination.write(drawn)
+def spaced(groups: Sequence[list[Item]], count: int) -> list[list[Item]]:
+    """``count`` of the groups, evenly spaced from the first on; all where there are no more."""
+    count = min(count, len(groups))
+    return [groups[k * len(groups) // count] for k in range(count)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sisbench.core.errors import UserError
 from sisbench.core.label_maps import present_classes
@@ -16,7 +16,15 @@ from sisbench.data.loader import load_or_error, to_batch
 from sisbench.run.elsewhere import Images
 from sisbench.run.images import CellRunner
 from sisbench.run.items import Item, noise_of
-from sisbench.run.stored import Destination, Drawn, groups_of, merge_items, pending
+from sisbench.run.stored import (
+    Destination,
+    Drawn,
+    Writers,
+    groups_of,
+    item_row,
+    merge_items,
+    pending,
+)
 from sisbench.run.tasks import Exchange, wanted_classes
 
 if TYPE_CHECKING:
@@ -103,6 +111,7 @@ class ImageImporter:
             with (
                 self.progress.bar(label, total, total - len(missing)) as advance,
                 ThreadPoolExecutor(workers) as pool,
+                Writers(workers, 2 * workers) as writers,
             ):
                 for group in groups_of(missing, _GROUP):
                     with self.timer.stage("decode"):
@@ -110,10 +119,12 @@ class ImageImporter:
                         args = [(item, size, edit) for item, edit in zip(group, edits, strict=True)]
                         drawn = list(pool.map(lambda a: self._read(*a), args))
                     with self.timer.stage("write"):
-                        destination.write(drawn)
+                        writers.write(destination, drawn)
                     self.timer.images += len(group)
                     advance(len(group))
                     self.progress.count(len(group))
+                with self.timer.stage("write"):
+                    writers.finish()
         finally:
             destination.close()
         if self.share == (0, 1):
@@ -122,13 +133,13 @@ class ImageImporter:
     def _read(self, item: Item, size: tuple[int, int], edit: _Edited | UserError) -> Drawn:
         """One item as it is to be stored."""
         if isinstance(edit, UserError):
-            return Drawn(self._row(item, error=edit.message))
+            return Drawn(item_row(item, self.position[item.id], error=edit.message))
         try:
             image = read_at(self.found.files[item.id], size, self.by)
         except UserError as error:
-            return Drawn(self._row(item, error=error.message))
+            return Drawn(item_row(item, self.position[item.id], error=error.message))
         classes, absent, label = edit
-        return Drawn(self._row(item, classes, absent), image, label)
+        return Drawn(item_row(item, self.position[item.id], classes, absent), image, label)
 
     def _edits(self, group: Sequence[Item]) -> list[_Edited | UserError]:
         """What the task edits of each item, from its label maps where it has a reference."""
@@ -160,21 +171,6 @@ class ImageImporter:
         edited = exchange.edited[0].nonzero()[:, 0].tolist()
         label = None if drawn is None else drawn[0].numpy()
         return edited, int(exchange.absent[0]), label
-
-    def _row(
-        self, item: Item, classes: Sequence[int] = (), absent: int = 0, error: str = ""
-    ) -> dict[str, Any]:
-        """The item's row; nothing was measured while its image was made."""
-        return {
-            "id": item.id,
-            "index": self.position[item.id],
-            "target": item.target,
-            "reference": item.reference,
-            "alpha": item.alpha,
-            "classes": list(classes),
-            "absent": absent,
-            "error": error,
-        }
 
 
 _Edited = tuple[list[int], int, "np.ndarray | None"]

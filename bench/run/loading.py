@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from sisbench import methods
 from sisbench.core.adapter_file import described
 from sisbench.run.elsewhere import Images
+from sisbench.run.method_entry import is_editor, method_class
 from sisbench.run.native import fit
-from sisbench.run.plan import Cell, Plan, is_editor, method_class
+from sisbench.run.plan import Cell, Plan
 from sisbench.run.tasks import Editor
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
-"""What is known before networks are loaded and images are drawn: sizes that do not fit, full
-disks."""
+"""What is known before networks are loaded and images are drawn: weights of another network, sizes
+that do not fit, full disks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from sisbench.core.adapter_file import described
 from sisbench.core.errors import UserError
 from sisbench.run.loading import Unable, by_method
+from sisbench.run.method_entry import check_kind, method_class
 from sisbench.run.native import size_misfit
-from sisbench.run.plan import Cell, Plan, check_kind, method_class
+from sisbench.run.plan import Cell, Plan
 from sisbench.run.stored import pending
 
 if TYPE_CHECKING:
@@ -30,17 +31,19 @@ BYTES_A_SAMPLE = 16_384
 def preflight(plan: Plan, cells: Sequence[Cell]) -> dict[str, Unable]:
     """Cells (by key) that are known to get no images, before anything is loaded or drawn."""
     found: dict[str, Unable] = {}
+    editors: dict[str, str] = {}
     for _, group in by_method(cells):
         sizes: dict[str, tuple[int, int] | str | None] = {}
         for cell in group:
             dataset = plan.datasets[cell.dataset.shown]
             if dataset.space.name not in sizes:
                 sizes[dataset.space.name] = _size(cell, dataset.space)
+            if dataset.space.name not in editors:
+                editors[dataset.space.name] = _editor_fault(plan, cell, dataset.space)
             size = sizes[dataset.space.name]
-            if size is None:
-                continue
-            by = cell.method.resize
-            reason = size if isinstance(size, str) else size_misfit(size, dataset.size, by)
+            reason = size if isinstance(size, str) else editors[dataset.space.name]
+            if not reason and isinstance(size, tuple):
+                reason = size_misfit(size, dataset.size, cell.method.resize)
             if reason:
                 found[cell.key] = Unable(reason, failed=True)
     return found
@@ -56,18 +59,45 @@ def _size(cell: Cell, space: LabelSpace) -> tuple[int, int] | str | None:
         method = cls(**cell.method.options)
         if not cls.__module__.startswith("sisbench."):
             return None if _sets_size(cls) else _pair(method.size)
-        from sisbench.core.unset import UnsetParameters
-        from sisbench.methods.loadable import needs_none
-
-        if cell.weights and not cell.weights.startswith("seeded:"):
-            check_kind(method, Path(cell.weights))  # takes the options of the file
-        with UnsetParameters():
-            method.setup(space)
-        if cell.weights is None:
-            needs_none(method)
+        _prepare(method, space, cell.weights)
         return _pair(method.size)
     except Exception as error:  # a method is anybody's: it costs itself its cells
         return described(error)
+
+
+def _prepare(method: Any, space: LabelSpace, weights: str | None) -> None:
+    """Build a method of sisbench's and compare its keys with those of its weights; nothing is
+    loaded. What a ``load`` of its own reads is not known.
+
+    Raises:
+        UserError: it cannot be built so, or the weights do not fit.
+    """
+    from sisbench.core.unset import UnsetParameters
+    from sisbench.methods.loadable import Loadable, compare_keys, needs_none
+
+    if weights and not weights.startswith("seeded:"):
+        if type(method).load is Loadable.load:
+            compare_keys(method, space, Path(weights))
+            return
+        check_kind(method, Path(weights))
+    with UnsetParameters():
+        method.setup(space)
+    if weights is None:
+        needs_none(method)
+
+
+def _editor_fault(plan: Plan, cell: Cell, space: LabelSpace) -> str:
+    """Why the run's layout editor cannot be had for a label space, "" where it can or has none."""
+    config = plan.config.layout_editor
+    if config is None:
+        return ""
+    try:
+        cls = method_class(config.name)
+        if cls.__module__.startswith("sisbench."):
+            _prepare(cls(**config.options), space, cell.editor_weights)
+    except Exception as error:  # as of a method
+        return f"layout editor: {described(error)}"
+    return ""
 
 
 def _pair(size: Any) -> tuple[int, int]:
@@ -97,17 +127,19 @@ def bytes_needed(plan: Plan, cells: Sequence[Cell]) -> int:
 
 
 def check_disk(plan: Plan, cells: Sequence[Cell], progress: Progress) -> None:
-    """Compare what the run will take with what is free; a warning where it may not be enough.
+    """Say what the run will take and what is free; a warning where it may not be enough.
 
     Raises:
         UserError: clearly too little: less than half of the estimate is free.
     """
     needed = bytes_needed(plan, cells)
     free = shutil.disk_usage(existing(plan.config.folder)).free
-    if free >= needed:
-        return
     text = f"the images take about {size_text(needed)}, {size_text(free)} are free at "
     text += f"{existing(plan.config.folder).resolve()}"
+    if free >= needed:
+        if needed:
+            progress.say(text)
+        return
     if free < needed / 2:
         raise UserError(text, "make room, give another 'output', or fewer items (--limit)")
     progress.say(f"note: {text}")

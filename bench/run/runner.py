@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +17,18 @@ from sisbench.run.engines.local import spread
 from sisbench.run.images import Timer
 from sisbench.run.imported import fill_cell
 from sisbench.run.loading import Unable, by_method, load_editor, load_method, unable
-from sisbench.run.plan import Cell, Plan, method_class
+from sisbench.run.method_entry import method_class
+from sisbench.run.plan import Cell, Plan
 from sisbench.run.preflight import check_disk, preflight
 from sisbench.run.stored import finished, merge_items, pending
+from sisbench.run.trial import tell_failures, trials
 
 if TYPE_CHECKING:
     from sisbench.core.progress import Progress
     from sisbench.methods.base import Method
     from sisbench.run.tasks import Editor
 
-_NAMED = 5
-"""Failed items that the console names for a cell; more are counted."""
+_STRICT = "leave out --strict to go on without it"
 
 
 def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
@@ -38,7 +40,8 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
         strict: a cell that cannot be filled is an error, not an empty cell.
 
     Raises:
-        UserError: under ``strict``, the first reason for an empty cell.
+        UserError: under ``strict``, the first reason for an empty cell, before any image is made
+            where it is known by then.
     """
     root = plan.config.folder
     devices = pick_devices(plan.config.engine.device)
@@ -49,13 +52,17 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
     found = preflight(plan, missing)
     missing = [c for c in missing if c.key not in found]
     check_disk(plan, missing, progress)
-    plan = replace(plan, cells=[_without(cell, found.get(cell.key)) for cell in plan.cells])
-    entries = [_entry(plan, cell) for cell in plan.cells]
+    plan = _known(plan, found, strict, progress)
     timer = Timer()
+    _write_manifest(plan, [_entry(plan, cell) for cell in plan.cells], about)
+    tried = trials(plan, missing, device, timer, progress)
+    missing = [c for c in missing if c.key not in tried]
+    plan = _known(plan, tried, strict, progress)
+    entries = [_entry(plan, cell) for cell in plan.cells]
     _write_manifest(plan, entries, about)
+    open_keys = frozenset(cell.key for cell in missing)
     if len(devices) > 1:
-        timer = spread(plan, devices, progress)
-    open_keys = {cell.key for cell in missing}
+        timer = spread(replace(plan, only=open_keys), devices, progress)
     for position, group in by_method(plan.cells):
         work = [(i, c) for i, c in enumerate(group, position) if c.key in open_keys]
         loaded = load_method(work[0][1], plan, device, progress) if work else None
@@ -68,8 +75,8 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
         for index, cell in enumerate(group, position):
             merge_items(root / cell.folder)  # what shards have left, where nothing was missing
             entries[index] = _settled(plan, cell, entries[index], strict)
-            if cell.key in open_keys:
-                _tell(root, cell, entries[index], progress)
+            if cell.key in open_keys and entries[index].status in ("partial", "failed"):
+                tell_failures(root, cell, progress)
         _write_manifest(plan, entries, about)
         del loaded, editor
     return timer
@@ -97,24 +104,33 @@ def _make(
     return found
 
 
+def _known(plan: Plan, found: Mapping[str, Unable], strict: bool, progress: Progress) -> Plan:
+    """The plan with the reasons that were found for some cells (by key); each is said, once.
+
+    Raises:
+        UserError: under ``strict``, a cell that is wanted and gets no images.
+    """
+    cells = [_without(cell, found.get(cell.key)) for cell in plan.cells]
+    said: dict[tuple[str, str], int] = {}
+    for cell in cells:
+        if not (cell.reason and plan.wanted(cell)):
+            continue
+        if strict:
+            raise UserError(f"{cell.folder}: {cell.reason}", _STRICT)
+        if cell.key in found:
+            said[cell.method.shown, cell.reason] = said.get((cell.method.shown, cell.reason), 0) + 1
+    for (method, reason), count in said.items():
+        counted = "1 cell" if count == 1 else f"{count} cells"
+        progress.say(f"note: no images of {method} ({counted}): {reason}")
+    return replace(plan, cells=cells)
+
+
 def _without(cell: Cell, found: Unable | None) -> Cell:
     return cell if found is None else replace(cell, reason=found.reason, failed=found.failed)
 
 
 def _status(failed: bool) -> str:
     return "failed" if failed else "impossible"
-
-
-def _tell(root: Path, cell: Cell, entry: CellEntry, progress: Progress) -> None:
-    """Name the items of a cell that failed."""
-    if entry.status not in ("partial", "failed"):
-        return
-    where = f"{entry.method.label} {entry.task.slug} on {entry.dataset.label}"
-    failed = [row for row in CellFolder(root / cell.folder).item_rows() if row.error]
-    for row in failed[:_NAMED]:
-        progress.say(f"failed in {where}: {row.id}: {row.error}")
-    if len(failed) > _NAMED:
-        progress.say(f"failed in {where}: {len(failed) - _NAMED:,} more items")
 
 
 def _open(root: Path, cell: Cell) -> bool:
@@ -166,8 +182,17 @@ def _entry(plan: Plan, cell: Cell) -> CellEntry:
             "status": _status(cell.failed) if cell.reason else "partial",
             "reason": cell.reason,
         }
-        | ({"remarks": list(cell.found.remarks)} if cell.found is not None else {})
+        | _elsewhere(cell)
     )
+
+
+def _elsewhere(cell: Cell) -> dict[str, list[str]]:
+    """What the manifest says of images made elsewhere."""
+    found = cell.found
+    if found is None:
+        return {}
+    lists = {"remarks": found.remarks, "missing": found.missing, "unused": found.unused}
+    return {name: list(values) for name, values in lists.items()}
 
 
 def _settled(plan: Plan, cell: Cell, entry: CellEntry, strict: bool) -> CellEntry:
@@ -192,7 +217,7 @@ def _settled(plan: Plan, cell: Cell, entry: CellEntry, strict: bool) -> CellEntr
             }
         )
     if strict and plan.wanted(cell) and entry.status != "done":
-        raise UserError(f"{cell.folder}: {entry.reason}", "leave out --strict to go on without it")
+        raise UserError(f"{cell.folder}: {entry.reason}", _STRICT)
     return entry
 
 

@@ -15,6 +15,7 @@ from sisbench.core.errors import UserError
 from sisbench.core.schema import validated
 from sisbench.core.shard import Shard, all_shards
 from sisbench.core.store import CellFolder, CellView, RunStore
+from sisbench.data.elsewhere import some
 from sisbench.run.engines.jobs import log_path
 from sisbench.run.engines.slurm import jobs_of, states
 from sisbench.run.locks import busy_shards
@@ -24,7 +25,8 @@ from sisbench.run.stored import arithmetic_of, finished, group_size, groups_of
 
 @dataclass(frozen=True)
 class CellState:
-    """Items of a cell: all, those with an image, those that failed, those not tried yet."""
+    """Items of a cell: all, those with an image, those that failed, those not tried yet; why it
+    has none; of images made elsewhere, files that are missing or no item's."""
 
     method: str
     dataset: str
@@ -33,6 +35,7 @@ class CellState:
     done: int
     failed: int
     reason: str = ""
+    files: str = ""
 
     @property
     def left(self) -> int:
@@ -100,7 +103,9 @@ def _cell(view: CellView) -> CellState:
     failed = sum(1 for row in view.items() if row["error"] and row["id"] not in done)
     named = entry.method.label, entry.dataset.label, entry.task.slug
     reason = entry.reason if entry.status == "impossible" else ""
-    return CellState(*named, entry.items, len(done), failed, reason)
+    lists = {"missing": entry.missing, "no item's": entry.unused}
+    files = "; ".join(f"{len(v)} {what}: {some(v)}" for what, v in lists.items() if v)
+    return CellState(*named, entry.items, len(done), failed, reason, files)
 
 
 def _counts(root: Path, plan: Plan, of: int) -> list[Counter[str]]:
@@ -135,7 +140,8 @@ def status_tables(status: Status) -> Iterator[Table]:
     cells = Table("method", "data set", "task", "items", "done", "failed", "left", "remark")
     for c in status.cells:
         counts = (str(n) for n in (c.items, c.done, c.failed, c.left))
-        cells.add_row(*(escape(t) for t in (c.method, c.dataset, c.task, *counts, c.reason)))
+        texts = (c.method, c.dataset, c.task, *counts, c.reason or c.files)
+        cells.add_row(*map(escape, texts))
     yield cells
     if status.shards:
         shards = Table("shard", "done", "failed", "left", "now", "log")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from sisbench.data.images import label_pixels
 from sisbench.data.prepare import png_bytes
 from sisbench.run.items import Item
 from sisbench.run.plan import Cell
+
+WAITING = 2
+"""Groups of images that may wait for the writers, beside the one that is being made."""
 
 
 def group_size(arithmetic: str) -> int:
@@ -98,6 +103,26 @@ class Drawn:
     label: np.ndarray | None = None
 
 
+def item_row(
+    item: Item, index: int, classes: Sequence[int] = (), absent: int = 0, error: str = ""
+) -> dict[str, Any]:
+    """What an item's row says of it whoever made its image (``ItemRow`` as a mapping).
+
+    Args:
+        index: place in the plan; classes: that were edited; absent: how many the reference lacks.
+    """
+    return {
+        "id": item.id,
+        "index": index,
+        "target": item.target,
+        "reference": item.reference,
+        "alpha": item.alpha,
+        "classes": list(classes),
+        "absent": absent,
+        "error": error,
+    }
+
+
 _ROWS, _SECONDS = 128, 2.0
 """Rows of a file, and how long the first of them waits: a cell of small images leaves few files, a
 kill loses the credit of two seconds' images at most."""
@@ -105,7 +130,11 @@ kill loses the credit of two seconds' images at most."""
 
 @dataclass
 class Destination:
-    """Where images go: the cell's folder, its rule of quantisation, the items that it misses."""
+    """Where images go: the cell's folder, its rule of quantisation, the items that it misses.
+
+    A picture is written first, then the row that vouches for it, some rows together; each file
+    whole or not at all. ``close`` must follow.
+    """
 
     folder: Path
     key: str
@@ -114,20 +143,22 @@ class Destination:
     _rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
     _since: float = 0.0
 
-    def write(self, drawn: Sequence[Drawn]) -> None:
-        """Pictures at once, then the rows that vouch for them, some together; each file whole or
-        not at all. ``close`` must follow."""
+    def picture(self, one: Drawn) -> dict[str, Any]:
+        """Write an item's picture and label map; its row, with their hashes. Threads may do so
+        side by side."""
+        hashes = {}
+        for part, pixels in (("image", one.image), ("label", one.label)):
+            if pixels is not None:
+                data = png_bytes(label_pixels(pixels) if part == "label" else pixels)
+                write_atomic(self.folder / f"{part}s" / f"{one.row['id']}.png", data)
+                hashes[part] = hashlib.sha256(data).hexdigest()
+        return one.row | {"sha256": hashes.get("image"), "label_sha256": hashes.get("label")}
+
+    def vouch(self, row: dict[str, Any]) -> None:
+        """Take in the row of a picture that was written."""
         if not self._rows:
             self._since = time.monotonic()
-        for one in drawn:
-            hashes = {}
-            for part, pixels in (("image", one.image), ("label", one.label)):
-                if pixels is not None:
-                    data = png_bytes(label_pixels(pixels) if part == "label" else pixels)
-                    write_atomic(self.folder / f"{part}s" / f"{one.row['id']}.png", data)
-                    hashes[part] = hashlib.sha256(data).hexdigest()
-            known = {"sha256": hashes.get("image"), "label_sha256": hashes.get("label")}
-            self._rows.append(one.row | known)
+        self._rows.append(row)
         if len(self._rows) >= _ROWS or time.monotonic() - self._since > _SECONDS:
             self.close()
 
@@ -135,27 +166,103 @@ class Destination:
         """Write the rows that wait."""
         if not self._rows:
             return
-        names = "\0".join(row["id"] for row in self._rows)
-        digest = hashlib.sha256(names.encode()).hexdigest()[:8]  # shards differ in their rows
         first = min(row["index"] for row in self._rows)
-        write_items(self.folder / "items" / f"part-{first:06d}-{digest}.parquet", self._rows)
+        _write_named(self.folder / "items", f"part-{first:06d}", self._rows)
         self._rows = []
+
+
+class Writers:
+    """Threads that encode and write pictures while the next ones are made: encoding releases
+    Python's lock. Rows are taken in by the caller's thread, in the order of the items.
+
+    Args:
+        threads: pictures in the making at once.
+        most: pictures that may wait, each with its pixels in memory; at least ``threads``.
+    """
+
+    def __init__(self, threads: int, most: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="writer")
+        self._most = max(threads, most)
+        self._waiting: deque[tuple[Destination, Future[dict[str, Any]]]] = deque()
+
+    def __enter__(self) -> Writers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Take in what is written; where one could not be, the others first."""
+        try:
+            self.finish()
+        except Exception:
+            if kind is None:  # else the first error goes on
+                raise
+        finally:
+            self._pool.shutdown()
+
+    def write(self, destination: Destination, drawn: Sequence[Drawn]) -> None:
+        """Have pictures written; waits while too many are on their way.
+
+        Raises:
+            Exception: what writing an earlier picture raised; the rows of all others are kept.
+        """
+        for one in drawn:
+            self._settle(self._most - 1)
+            self._waiting.append((destination, self._pool.submit(destination.picture, one)))
+
+    def finish(self) -> None:
+        """Wait for every picture.
+
+        Raises:
+            Exception: as ``write``.
+        """
+        self._settle(0)
+
+    def _settle(self, left: int) -> None:
+        """Take in the rows of the pictures that are written, until at most ``left`` wait."""
+        first: Exception | None = None
+        while self._waiting and (
+            first is not None or len(self._waiting) > left or self._waiting[0][1].done()
+        ):
+            destination, future = self._waiting.popleft()
+            try:
+                destination.vouch(future.result())
+            except Exception as error:  # a full disk, say: what the others wrote still counts
+                first = first or error
+        if first is not None:
+            raise first
 
 
 def merge_items(root: Path) -> None:
     """The item rows of a cell's folder: many small parts become one file. A kill in between leaves
-    rows twice, which is harmless."""
+    rows twice, which is harmless.
+
+    Files are named by their content, and only those are removed whose rows the new one holds: of
+    two runs that join at once, where there are no locks, none takes the other's rows away.
+    """
     folder = root / "items"
-    parts = sorted(folder.glob("part-*.parquet"))
-    if not parts:
+    if not any(folder.glob("part-*.parquet")) and len(list(folder.glob("all-*.parquet"))) < 2:
         return
-    write_items(folder / "all.parquet", CellFolder(root).items())
-    for part in parts:
-        part.unlink(missing_ok=True)
+    rows, files = CellFolder(root).items_and_files()
+    joined = _write_named(folder, "all", rows)
+    for file in files:
+        if file != joined:
+            file.unlink(missing_ok=True)
+
+
+def _write_named(folder: Path, stem: str, rows: list[dict[str, Any]]) -> Path:
+    """Rows in a file named by its content: no two contents share a name."""
+    data = items_bytes(rows)
+    path = folder / f"{stem}-{hashlib.sha256(data).hexdigest()[:12]}.parquet"
+    write_atomic(path, data)
+    return path
 
 
 def write_items(path: Path, rows: list[dict[str, Any]]) -> None:
     """Item rows as one parquet file, whole or not at all."""
+    write_atomic(path, items_bytes(rows))
+
+
+def items_bytes(rows: list[dict[str, Any]]) -> bytes:
+    """Item rows as the content of a parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -182,4 +289,5 @@ def write_items(path: Path, rows: list[dict[str, Any]]) -> None:
     )
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema), buffer, write_page_checksum=True)
-    write_atomic(path, buffer.getvalue().to_pybytes())
+    data: bytes = buffer.getvalue().to_pybytes()
+    return data

@@ -12,10 +12,10 @@ from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.log import ScoreRecord
 from sisbench.core.progress import Progress
 from sisbench.metrics.base import Context, Metric, RowMaker
+from sisbench.score.columns import maker_key, reason_of, unasked
 from sisbench.score.folder_files import BARE, FolderRequest, Folders
 from sisbench.score.rows import Mapped, as_user_error, map_rows
-from sisbench.score.scorer import maker_key, reason_of, unasked
-from sisbench.score.scores import basis_of, filled, resized_basis
+from sisbench.score.scores import basis_of, conventional, filled, resized_basis
 
 TASK = "images"
 """The task of scores of two folders: which one it was, nobody knows."""
@@ -40,7 +40,7 @@ def score_folders(request: FolderRequest, progress: Progress) -> list[ScoreRecor
         UserError: what ``Folders`` refuses; an unknown metric or parser.
     """
     folders = Folders(request)
-    columns = list(_columns(request, folders))
+    columns = list(_columns(request, folders, progress))
     for note in folders.notes:
         progress.say(note)
     makers = {c.key: c.maker for c in columns if isinstance(c.maker, RowMaker)}
@@ -65,15 +65,21 @@ def _mapped(rows: Mapping[str, Mapped | UserError], key: str) -> bool:
     return isinstance(rows.get(key), Mapped)
 
 
-def _columns(request: FolderRequest, folders: Folders) -> Iterator[_Column]:
+def _columns(request: FolderRequest, folders: Folders, progress: Progress) -> Iterator[_Column]:
     """The metrics that are asked for, or those that may be defined for images without a task."""
     protocol, space = request.protocol, request.space
     made: dict[tuple[type[RowMaker], str], tuple[str, RowMaker | UserError]] = {}
     for parser in request.parsers:
         segmenters.registry.get(parser)  # an unknown one ends here, with the nearest one
     default = protocol.parsers.get(space.name, "") if space is not None else ""
-    for name in dict.fromkeys(request.metrics or metrics.registry.names()):
-        cls = metrics.registry.get(name)
+    broken: dict[str, UserError] = {}
+    if request.metrics is None:
+        classes, broken = metrics.registry.all()
+    else:
+        classes = {name: metrics.registry.get(name) for name in request.metrics}
+    for name, error in broken.items():
+        progress.say(f"{name}: {reason_of(error)}")
+    for name, cls in classes.items():
         shown = unasked(cls, protocol) and _defined(cls, folders)
         if request.metrics is None and not shown:
             continue
@@ -185,6 +191,7 @@ def _record(
         metric = cls.from_context(column.context)
         against = None if real is None else real.columns
         score = metric.reduce(columns, against, seed=protocol.seed)
+        score = conventional(metric, score, columns, protocol)
     except Exception as error:  # a metric of anybody's: its own empty cell, and no other's
         return base(reason_of(as_user_error(error)))
     basis = basis_of(column.maker, cls, protocol, folders.size)
@@ -192,7 +199,7 @@ def _record(
     if real is not None:
         extra["real_split"] = "given"
     marks = _marks(column.maker, own, real, folders)
-    return filled(base(marks=marks), score, extra, cls, protocol)
+    return filled(base(marks=marks), score, extra)
 
 
 def _marks(maker: RowMaker, own: Mapped, real: Mapped | None, folders: Folders) -> tuple[str, ...]:

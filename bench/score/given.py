@@ -64,9 +64,14 @@ class GivenStatistics:
 
 
 def extractor_name(maker: RowMaker) -> str:
+    """``named_extractor`` of a row maker."""
+    return named_extractor(maker.name, maker.preprocess, maker.dtype)
+
+
+def named_extractor(name: str, preprocess: str, dtype: str) -> str:
     """``inception-tf1``; with the precision where that is not float32."""
-    name = f"{maker.name}-{maker.preprocess}" if maker.preprocess else maker.name
-    return name if maker.dtype == "float32" else f"{name}-{maker.dtype}"
+    full = f"{name}-{preprocess}" if preprocess else name
+    return full if dtype == "float32" else f"{full}-{dtype}"
 
 
 def rows_of(rows: Mapped | None, real: Mapped | None) -> dict[str, str]:

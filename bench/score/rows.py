@@ -171,7 +171,7 @@ class _Pass:
         self, source: Source, name: str, maker: RowMaker, progress: Progress, shared: bool = False
     ) -> None:
         self.source, self.name, self.maker, self.progress = source, name, maker, progress
-        self.fields = sorted(maker.needs | maker.uses)
+        self.fields: list[str] = []
         self.result: Mapped | UserError | None = None
         self._parts: dict[int, Mapped] = {}
         self._growing = _Part()
@@ -179,6 +179,7 @@ class _Pass:
         self._path: Path | None = None
         self._told, self._shared = False, shared
         try:
+            self.fields = _fields(maker)
             self._path = _path(source, name, maker)
         except Exception as error:  # a maker of anybody's
             self.result = as_user_error(error)
@@ -210,14 +211,14 @@ class _Pass:
         good = [k for k in range(len(decoded.positions)) if k not in bad]
         for k, reason in bad.items():
             self._growing.left_out[self.source.ids[decoded.positions[k]]] = reason
+        last = decoded.positions.stop == len(self.source.ids)
         try:
             if good:
                 self._map(decoded, good)
+            if last or decoded.positions.stop % PART == 0:
+                self._close(start // PART)
         except Exception as error:  # a maker of anybody's: its own empty cell, and no other's
             self.result = as_user_error(error)
-            return
-        if decoded.positions.stop % PART == 0 or decoded.positions.stop == len(self.source.ids):
-            self._close(start // PART)
 
     def _map(self, decoded: _Decoded, good: Sequence[int]) -> None:
         """Rows of the good items; where one of them is refused, of each by itself."""
@@ -258,19 +259,27 @@ class _Pass:
         """Join the parts, keep the whole, remove the parts and what is stale."""
         if self.result is not None:
             return
+        kept = False
+        try:
+            self.result = self._joined()
+            if isinstance(self.result, Mapped) and self._path is not None:
+                kept = self._write(self._path, self.result)
+        except Exception as error:  # a maker of anybody's: columns that are no rows
+            self.result = as_user_error(error)
+        if kept:
+            self._clean()
+
+    def _joined(self) -> Mapped | UserError:
         parts = [self._parts[k] for k in range(self._count)]
         whole = _Part(
             ids=[i for p in parts for i in p.ids],
             columns=[p.columns for p in parts if p.ids],
             left_out={k: v for p in parts for k, v in p.left_out.items()},
         ).mapped()
-        if not whole.ids:
-            reason = next(iter(whole.left_out.values()), "there are no images")
-            self.result = UserError(f"none of {len(self.source.ids)} items can be read: {reason}")
-            return
-        self.result = whole
-        if self._path is not None and self._write(self._path, whole):
-            self._clean()
+        if whole.ids:
+            return whole
+        reason = next(iter(whole.left_out.values()), "there are no images")
+        return UserError(f"none of {len(self.source.ids)} items can be read: {reason}")
 
     def kept(self) -> Mapped | UserError:
         """The result, with the file that holds it."""
@@ -310,6 +319,22 @@ class _Pass:
                 self._told = True
             return False
         return True
+
+
+def _fields(maker: RowMaker) -> list[str]:
+    """The fields of a batch that a maker reads.
+
+    Raises:
+        UserError: it names one that there is not.
+    """
+    from sisbench.metrics.base import ImageBatch
+
+    named = sorted(frozenset(maker.needs) | frozenset(maker.uses))
+    known = ImageBatch.__dataclass_fields__.keys() - {"ids", "space"}
+    for name in named:
+        if name not in known:
+            raise UserError(f"{maker.name} needs '{name}', which is no field of a batch")
+    return named
 
 
 def _wanted(passes: Sequence[_Pass], start: int) -> bool:
@@ -356,7 +381,7 @@ def _path(source: Source, name: str, maker: RowMaker) -> Path | None:
     if source.folder is None:
         return None
     plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
-    content = source.content(maker.needs | maker.uses)
+    content = source.content(frozenset(maker.needs) | frozenset(maker.uses))
     return source.folder / f"{plain}-{maker.fingerprint()[:12]}-{content}.npz"
 
 

@@ -1,77 +1,41 @@
-"""Scoring: which scores a cell has, the rows that they need, and their reduction."""
+"""Scoring a run: its cells' rows, made or read again, and their reduction to scores."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from sisbench import metrics, segmenters
-from sisbench.config import DatasetConfig
 from sisbench.core.adapter_file import as_user_error
-from sisbench.core.errors import Unavailable, UserError
-from sisbench.core.label_space import LabelSpace
-from sisbench.core.log import CEILING, SEEDED, ItemRow, ScoreRecord
+from sisbench.core.errors import UserError
+from sisbench.core.log import SEEDED, ItemRow, ScoreRecord
 from sisbench.core.progress import Progress
 from sisbench.core.store import CellView, RunStore, write_values
-from sisbench.core.tasks import TASKS, find_task
-from sisbench.data import open_dataset
-from sisbench.metrics.base import Context, Metric, RowMaker, Score
+from sisbench.metrics.base import Metric, RowMaker, Score
 from sisbench.protocol import Protocol
-from sisbench.score.given import GivenStatistics, rows_of
+from sisbench.score.ceilings import ceilings
+from sisbench.score.columns import (
+    NO_METRIC,
+    Column,
+    Makers,
+    Request,
+    columns_of,
+    metrics_of,
+    reason_of,
+)
+from sisbench.score.given import rows_of
 from sisbench.score.match import cells_under
+from sisbench.score.real_sets import NAMED, RealSets
 from sisbench.score.rows import Mapped, map_rows
-from sisbench.score.scores import basis_of, filled, label_map_of, resized_basis
-from sisbench.score.sources import Photographs, cell_source, in_groups, real_source
-
-CEILING_LABEL, CEILING_TITLE = "(photographs)", "Real photographs"
-_NAMED = 5
-"""Left-out items that the console names for a cell; more are counted."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to score, and with what.
-
-    Attributes:
-        protocols: one or several; each gets its own scores.
-        metrics: names; None takes every one that a task defines.
-        parsers: parser names by label space, beyond the protocol's; the first is the table's.
-        weights: paths of metric weights by registry name.
-        device: torch device of the feature networks.
-        compile: run Inception through torch.compile.
-        workers: threads that decode images ahead.
-        strict: a score that cannot be had is an error.
-        real_stats: by label of the data set, statistics in the place of its photographs.
-    """
-
-    protocols: Sequence[Protocol]
-    metrics: Sequence[str] | None = None
-    parsers: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    weights: Mapping[str, str] = field(default_factory=dict)
-    device: str = "cpu"
-    compile: bool = False
-    workers: int = 0
-    strict: bool = False
-    real_stats: Mapping[str, Sequence[GivenStatistics]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A score that a cell has.
-
-    Attributes:
-        name: of its column: the metric's, with ``@PARSER`` for a parser beyond the first.
-        cls, context: the metric, and what it and its row maker may know.
-        maker: class of its row maker, or None.
-    """
-
-    name: str
-    cls: type[Metric]
-    context: Context
-    maker: type[RowMaker] | None
+from sisbench.score.scores import (
+    basis_of,
+    conventional,
+    filled,
+    label_map_of,
+    resized_basis,
+)
+from sisbench.score.sources import cell_source, in_groups
 
 
 class Scorer:
@@ -79,10 +43,7 @@ class Scorer:
 
     def __init__(self, run: RunStore, request: Request, progress: Progress) -> None:
         self.run, self.request, self.progress = run, request, progress
-        self._photos: dict[str, Photographs] = {}
-        self._closed: dict[str, UserError] = {}
-        self._makers: dict[tuple[type[RowMaker], Context], RowMaker | UserError] = {}
-        self._reals: dict[tuple[str, str, str], Mapped | UserError | None] = {}
+        self.sets, self.makers = RealSets(request, progress), Makers()
         self._named: set[tuple[str, str]] = set()
         self.used: dict[str, type[Metric]] = {}
 
@@ -100,7 +61,7 @@ class Scorer:
             cells = cells_under(self.run.cells(), protocol)
             for cell in cells:
                 found.extend(self._cell(cell, cells, protocol))
-            found.extend(self._ceilings(cells, protocol))
+            found.extend(ceilings(cells, protocol, self.sets, self.makers))
         if self.request.strict:
             absent = next((s for s in found if s.value is None), None)
             if absent is not None:
@@ -127,13 +88,13 @@ class Scorer:
         protocol: Protocol,
         share: tuple[int, int],
     ) -> None:
-        photos = self._photographs(cell.entry.dataset.config)
+        photos = self.sets.opened(cell)
         items = in_groups([r for r in cell.item_rows() if not r.error])
-        if not items:
+        if not items or isinstance(photos, UserError):
             return
-        self._check_data(cell, photos)
-        chosen = list(self._chosen(cell.entry.task.name, photos, items, protocol))
-        makers, keys, _ = self._makers_of(chosen)
+        self.sets.check(cell, photos)
+        chosen = list(columns_of(self.request, cell.entry.task.name, photos, items, protocol))
+        makers, keys, _ = self.makers.of(chosen)
         source = cell_source(cell, items, photos, _sibling(cell, cells))
         map_rows(source, makers, self.progress, self.request.workers, share)
         for column in chosen:
@@ -141,34 +102,40 @@ class Scorer:
             if key is None:
                 continue
             split = protocol.real.get(column.cls.name, column.cls.real)
-            self._real(cell, split, key, makers[key], share)
+            self.sets.rows(cell, split, key, makers[key], share)
             if makers[key].uses_parser:  # the parser's own score on the photographs
-                self._real(cell, "test", key, makers[key], share)
+                self.sets.rows(cell, "test", key, makers[key], share)
 
     def _cell(
         self, cell: CellView, cells: Sequence[CellView], protocol: Protocol
     ) -> Iterator[ScoreRecord]:
         entry = cell.entry
-        photos = self._opened(cell)
+        photos = self.sets.opened(cell)
         if isinstance(photos, UserError):
-            for name in self._names(protocol):
-                if entry.task.name in metrics.registry.get(name).tasks:
+            for name, cls in metrics_of(self.request, protocol).items():
+                self.used.setdefault(name, cls if isinstance(cls, type) else NO_METRIC)
+                if isinstance(cls, UserError) or entry.task.name in cls.tasks:
                     yield self._record(cell, protocol, name, None, reason_of(photos))
             return
         items = in_groups([r for r in cell.item_rows() if not r.error])
-        chosen = list(self._chosen(entry.task.name, photos, items, protocol))
+        chosen = list(columns_of(self.request, entry.task.name, photos, items, protocol))
+        for column in chosen:
+            self.used.setdefault(column.name, column.cls)
         if entry.status in ("impossible", "failed") or not items:
             reason = entry.reason or next(iter(cell.faults()), "no images yet")
             for column in chosen:
                 yield self._record(cell, protocol, column.name, None, reason)
             return
-        self._check_data(cell, photos)
-        makers, keys, blocked = self._makers_of(chosen)
+        self.sets.check(cell, photos)
+        makers, keys, blocked = self.makers.of(chosen)
         source = cell_source(cell, items, photos, _sibling(cell, cells))
         rows = map_rows(source, makers, self.progress, self.request.workers)
         self._tell(cell, rows.values())
         everything = Mapped(tuple(r.id for r in items), {}, {})
         for column in chosen:
+            if column.fault:
+                yield self._record(cell, protocol, column.name, None, column.fault)
+                continue
             if column.maker is None:
                 yield self._reduce(cell, protocol, column, None, everything, items)
                 continue
@@ -179,123 +146,6 @@ class Scorer:
                 continue
             yield self._reduce(cell, protocol, column, (key, makers[key]), own, items)
 
-    def _makers_of(
-        self, chosen: Sequence[_Column]
-    ) -> tuple[dict[str, RowMaker], dict[str, str], dict[str, UserError]]:
-        """(key -> maker, column name -> key, column name -> why it has no maker)."""
-        makers: dict[str, RowMaker] = {}
-        keys: dict[str, str] = {}
-        blocked: dict[str, UserError] = {}
-        for column in chosen:
-            if column.maker is None:
-                continue
-            maker = self._maker(column.maker, column.context)
-            if isinstance(maker, UserError):
-                blocked[column.name] = maker
-                continue
-            key = base = maker_key(column.maker, column.context)
-            count = 1
-            while makers.setdefault(key, maker) is not maker:  # two makers of one name
-                count += 1
-                key = f"{base}-{count}"
-            keys[column.name] = key
-        return makers, keys, blocked
-
-    def _chosen(
-        self, task: str, photos: Photographs, items: Sequence[ItemRow], protocol: Protocol
-    ) -> Iterator[_Column]:
-        """The scores that a cell has."""
-        space = photos.dataset.space
-        for name in self._names(protocol):
-            cls = metrics.registry.get(name)
-            if find_task(task).by == "editor":
-                maker = metrics.layout_maker_of(cls)
-                if maker is not None:  # two label maps, no parser in between
-                    yield _Column(name, cls, self._context(protocol, space), maker)
-                continue
-            maker = metrics.maker_of(cls)
-            if task not in cls.tasks and not _paired(cls, maker, task, photos, items):
-                continue
-            if maker is None or not maker.uses_parser:
-                yield _Column(name, cls, self._context(protocol, space), maker)
-                continue
-            for k, parser in enumerate(self._parsers(space.name, protocol)):
-                shown = name if k == 0 else f"{name}@{parser}"
-                yield _Column(shown, cls, self._context(protocol, space, parser), maker)
-
-    def _names(self, protocol: Protocol) -> list[str]:
-        names = list(self.request.metrics or metrics.registry.names())
-        classes = {name: metrics.registry.get(name) for name in names}  # an unknown one ends here
-        if self.request.metrics is None:
-            names = [name for name, cls in classes.items() if unasked(cls, protocol)]
-        return names
-
-    def _parsers(self, space: str, protocol: Protocol) -> list[str]:
-        """Parsers of a label space; [""] when none is named: no score, with the reason."""
-        given = list(self.request.parsers.get(space, ()))
-        for name in given:
-            segmenters.registry.get(name)  # an unknown one ends here, with the nearest one
-        default = protocol.parsers.get(space)
-        return given or ([default] if default else [""])
-
-    def _context(self, protocol: Protocol, space: LabelSpace, parser: str = "") -> Context:
-        """What the protocol, the configuration and the device decide."""
-        return Context(
-            fid=protocol.fid,
-            dtype=protocol.dtype,
-            ssim=protocol.ssim,
-            parser=parser,
-            space=space,
-            device=self.request.device,
-            compile=self.request.compile,
-            weights=self.request.weights,
-        )
-
-    def _maker(self, cls: type[RowMaker], context: Context) -> RowMaker | UserError:
-        """A maker, or why there is none; one that makes the same rows is taken again."""
-        key = (cls, context)
-        if key not in self._makers:
-            try:
-                new = cls.from_context(context)
-                mark = new.fingerprint()
-                same = [m for (c, _), m in self._makers.items() if c is cls]
-                ready = [m for m in same if not isinstance(m, UserError)]
-                alike = [m for m in ready if m.fingerprint() == mark]
-                self._makers[key] = alike[0] if alike else new
-            except Exception as error:  # a maker of anybody's: its own empty cell, and no other's
-                self._makers[key] = as_user_error(error)
-        return self._makers[key]
-
-    def _opened(self, cell: CellView) -> Photographs | UserError:
-        """The photographs of a cell. Where none of its images could be made, a data set that cannot
-        be opened is the reason; what was scored before is not given up for it."""
-        label = cell.entry.dataset.label
-        if label not in self._closed:
-            try:
-                return self._photographs(cell.entry.dataset.config)
-            except Exception as error:  # a data set is anybody's
-                if cell.entry.status not in ("impossible", "failed"):
-                    raise
-                self._closed[label] = as_user_error(error)
-        return self._closed[label]
-
-    def _photographs(self, config: Mapping[str, Any]) -> Photographs:
-        parsed = DatasetConfig.model_validate(config)
-        if parsed.shown not in self._photos:
-            dataset = open_dataset(parsed.name, **parsed.arguments)
-            self._photos[parsed.shown] = Photographs(dataset, dataset.fingerprint())
-        return self._photos[parsed.shown]
-
-    def _check_data(self, cell: CellView, photos: Photographs) -> None:
-        """Refuse to compare images with other photographs than they were made from."""
-        before = cell.entry.dataset.fingerprint
-        if before and before != photos.fingerprint:
-            raise UserError(
-                f"the data set '{cell.entry.dataset.label}' changed since its images were "
-                f"made: its content was {before[:12]} and is {photos.fingerprint[:12]}",
-                "bring the former files back, or make the images anew: sisbench run CONFIG",
-            )
-
     def _tell(self, cell: CellView, found: Iterable[Mapped | UserError]) -> None:
         """Name the items that are left out, once a cell."""
         left: dict[str, str] = {}
@@ -304,58 +154,23 @@ class Scorer:
         new = [i for i in left if (cell.key, i) not in self._named]
         self._named |= {(cell.key, i) for i in new}
         where = f"{cell.entry.method.label} {cell.entry.task.slug}"
-        for item in new[:_NAMED]:
+        for item in new[:NAMED]:
             self.progress.say(f"left out of {where}: {item}: {left[item]}")
-        if len(new) > _NAMED:
-            self.progress.say(f"left out of {where}: {len(new) - _NAMED} more items")
-
-    def _real(
-        self,
-        cell: CellView,
-        split: str,
-        name: str,
-        maker: RowMaker,
-        share: tuple[int, int] = (0, 1),
-    ) -> Mapped | UserError | None:
-        """Rows of the real set that a metric compares with; None where it has none, or where only
-        a share of them was mapped."""
-        if not split:
-            return None
-        config = DatasetConfig.model_validate(cell.entry.dataset.config)
-        for given in self.request.real_stats.get(cell.entry.dataset.label, ()):
-            if (given.split, given.maker) == (split, maker.name):
-                return given.rows_for(maker)
-        if split == "train":
-            if config.train is None:
-                return Unavailable(
-                    "the protocol compares with the training photographs, and none are configured",
-                    "add 'train: {root: ..., split: train}' to the data set",
-                )
-            merged = config.arguments | config.train
-            label = f"{config.shown} (train)"
-            config = DatasetConfig(name=config.name, label=label, arguments=merged, train=None)
-        key = (config.shown, name, maker.fingerprint())
-        if key not in self._reals:
-            photos = self._photographs(config.model_dump())
-            source, workers = real_source(photos), self.request.workers
-            found = map_rows(source, {name: maker}, self.progress, workers, share).get(name)
-            self._reals[key] = found
-            for item, reason in list(getattr(found, "left_out", {}).items())[:_NAMED]:
-                self.progress.say(f"left out of {source.label}: {item}: {reason}")
-        return self._reals[key]
+        if len(new) > NAMED:
+            self.progress.say(f"left out of {where}: {len(new) - NAMED} more items")
 
     def _reduce(
         self,
         cell: CellView,
         protocol: Protocol,
-        column: _Column,
+        column: Column,
         made_by: tuple[str, RowMaker] | None,
         rows: Mapped,
         items: Sequence[ItemRow],
     ) -> ScoreRecord:
         cls, name = column.cls, column.name
         split = protocol.real.get(cls.name, cls.real) if made_by is not None else ""
-        real = None if made_by is None else self._real(cell, split, *made_by)
+        real = None if made_by is None else self.sets.rows(cell, split, *made_by)
         if isinstance(real, UserError):
             return self._record(cell, protocol, name, None, reason_of(real))
         mapped = [r for r in items if r.id not in rows.left_out]
@@ -365,21 +180,26 @@ class Scorer:
             metric = cls.from_context(column.context)
             seed = protocol.seed
             score = metric.reduce(columns, None if real is None else real.columns, seed=seed)
+            if not isinstance(score, Score):
+                raise TypeError(f"reduce returned {type(score).__name__}, expected a Score")
+            score = conventional(metric, score, columns, protocol)
         except Exception as error:  # a metric of anybody's: its own empty cell, and no other's
             return self._record(cell, protocol, name, None, reason_of(as_user_error(error)))
-        self.used[name] = cls
-        size = self._photographs(cell.entry.dataset.config).dataset.size
+        size = self.sets.photographs(cell.entry.dataset.config).dataset.size
         extra = {} if made_by is None else basis_of(made_by[1], cls, protocol, size)
         if made_by is not None and made_by[1].uses_parser and (drawn := label_map_of(cell.entry)):
             extra["label_map"] = drawn
         extra = resized_basis(extra, cell.entry.method.resized) | rows_of(rows, real)
         if split:
             extra["real_split"] = split
-        if score.values is not None and len(score.values) == len(rows.ids):
-            self._keep_values(cell, name, protocol, rows.ids, score.values)
-        return self._record(
-            cell, protocol, name, score, "", extra, _lost(cell, items, rows, real), cls
-        )
+        lost = _lost(cell, items, rows, real)
+        try:
+            record = self._record(cell, protocol, name, score, "", extra, lost)
+            if score.values is not None and len(score.values) == len(rows.ids):
+                self._keep_values(cell, name, protocol, rows.ids, score.values)
+        except Exception as error:  # as above
+            return self._record(cell, protocol, name, None, reason_of(as_user_error(error)))
+        return record
 
     def _keep_values(
         self,
@@ -403,9 +223,7 @@ class Scorer:
         reason: str,
         extra: Mapping[str, Any] | None = None,
         marks: tuple[str, ...] = (),
-        cls: type[Metric] = Metric,
     ) -> ScoreRecord:
-        self.used.setdefault(name, metrics.registry.get(name.split("@")[0]))
         editor = cell.entry.editor
         if cell.entry.method.seeded or (editor is not None and editor.seeded):
             marks = (SEEDED, *marks)
@@ -423,88 +241,7 @@ class Scorer:
             marks=marks,
             cell=cell.key,
         )
-        return base if score is None else filled(base, score, extra or {}, cls, protocol)
-
-    def _ceilings(self, cells: Sequence[CellView], protocol: Protocol) -> Iterator[ScoreRecord]:
-        """The parser's own score on the real photographs, above each column of a parser's."""
-        seen = set()
-        for cell in cells:
-            if isinstance(self._opened(cell), UserError):
-                continue
-            place = cell.entry.place[1:]
-            task = TASKS.get(cell.entry.task.name)
-            if place in seen or task is None or not task.own_label:
-                continue
-            seen.add(place)
-            photos = self._photographs(cell.entry.dataset.config)
-            for column in self._chosen(cell.entry.task.name, photos, [], protocol):
-                if column.maker is None or not column.maker.uses_parser:
-                    continue
-                found = self._ceiling(cell, protocol, column, photos)
-                if found is None:
-                    continue
-                score, basis = found
-                base = ScoreRecord(
-                    CEILING_LABEL,
-                    CEILING_TITLE,
-                    *place,
-                    metric=column.name,
-                    protocol=protocol.id,
-                    value=None,
-                    marks=(CEILING,),
-                )
-                yield filled(base, score, basis, column.cls, protocol)
-
-    def _ceiling(
-        self, cell: CellView, protocol: Protocol, column: _Column, photos: Photographs
-    ) -> tuple[Score, dict[str, str]] | None:
-        """Score of the photographs and its basis; None where the cells' scores say why not."""
-        assert column.maker is not None  # the caller has asked
-        maker = self._maker(column.maker, column.context)
-        if isinstance(maker, UserError):
-            return None
-        rows = self._real(cell, "test", maker_key(column.maker, column.context), maker)
-        if rows is None or isinstance(rows, UserError):
-            return None
-        try:
-            metric = column.cls.from_context(column.context)
-            score = metric.reduce(rows.columns, seed=protocol.seed)
-        except Exception as error:  # a metric of anybody's
-            self.progress.say(
-                f"{column.name} of the photographs: {reason_of(as_user_error(error))}"
-            )
-            return None
-        basis = basis_of(maker, column.cls, protocol, photos.dataset.size)
-        return score, basis | rows_of(None, rows)
-
-
-def unasked(cls: type[Metric], protocol: Protocol) -> bool:
-    """Whether a metric stands in tables without being asked for."""
-    if cls.kind != "quality" or cls.on_request:
-        return False
-    return all(getattr(protocol, name) == value for name, value in cls.shown_where.items())
-
-
-def _paired(
-    cls: type[Metric],
-    maker: type[RowMaker] | None,
-    task: str,
-    photos: Photographs,
-    items: Sequence[ItemRow],
-) -> bool:
-    """Whether a pair metric is defined because the data set renders the task's true image."""
-    if maker is None or "target" not in maker.needs or not items:
-        return False
-    if "reconstruct" not in cls.tasks:
-        return False
-    row = items[0]
-    if not row.reference:
-        return False
-    try:
-        truth = photos.dataset.truth(task, row.target, row.reference, row.classes)
-    except Exception:  # one bad item; the rows will name it
-        return True
-    return truth is not None
+        return base if score is None else filled(base, score, extra or {})
 
 
 def _item_columns(items: Sequence[ItemRow], names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -526,15 +263,6 @@ def _lost(
         n = len(real.ids) + len(real.left_out)
         marks.append(f"{len(real.left_out)} of {n} photographs left out: their files are bad")
     return tuple(marks)
-
-
-def maker_key(maker: type[RowMaker], context: Context) -> str:
-    """Name under which rows of a configured maker are stored."""
-    return f"{maker.name}-{context.parser}" if maker.uses_parser else maker.name
-
-
-def reason_of(error: UserError) -> str:
-    return error.message + (f" ({error.hint})" if error.hint else "")
 
 
 def _sibling(cell: CellView, cells: Sequence[CellView]) -> CellView | None:

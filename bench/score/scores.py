@@ -4,27 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from sisbench.core.log import CellEntry, ScoreRecord
+from sisbench.core.log import CellEntry, MetricFacts, ScoreRecord
 from sisbench.core.tasks import TASKS
-from sisbench.metrics.base import Metric, RowMaker, Score
+from sisbench.metrics.base import Metric, RowMaker, Rows, Score
 from sisbench.protocol import Protocol
 
 
-def filled(
-    base: ScoreRecord,
-    score: Score,
-    extra: Mapping[str, Any],
-    cls: type[Metric],
-    protocol: Protocol,
-) -> ScoreRecord:
-    """The record of a score, under the convention that the protocol names."""
+def describe(name: str, cls: Any) -> MetricFacts:
+    """What a report needs to know of a metric, taken from its class."""
+    parser = name.partition("@")[2]
+    return MetricFacts(
+        title=(cls.title or name) + (f" ({parser})" if parser and cls.title else ""),
+        direction=cls.direction,
+        bounds=tuple(cls.bounds),
+        unit=cls.unit,
+        scale=cls.scale,
+        digits=cls.digits,
+    )
+
+
+def conventional(metric: Metric, score: Score, rows: Rows, protocol: Protocol) -> Score:
+    """A score under the convention that the protocol names: its value, and the values an item that
+    paired tests take. Its standard error is then not known; a convention that is not defined for
+    these rows is NaN."""
+    cls = type(metric)
     wanted = getattr(protocol, cls.convention_field) if cls.convention_field else ""
+    if not wanted or wanted == cls.convention:
+        return score
+    value, values = score.extra.get(wanted, math.nan), metric.values_under(wanted, rows)
+    if value == score.value:
+        return replace(score, values=values)
+    return replace(score, value=value, values=values, se=None, ci=None)
+
+
+def filled(base: ScoreRecord, score: Score, extra: Mapping[str, Any]) -> ScoreRecord:
+    """The record of a score."""
     value, se, ci = score.value, score.se, score.ci
-    if wanted and wanted in score.extra and score.extra[wanted] != value:
-        value, se, ci = score.extra[wanted], None, None
     if not math.isfinite(value):
         return ScoreRecord(**asdict(base) | {"value": None, "reason": f"the score is {value}"})
     return ScoreRecord(

@@ -17,7 +17,7 @@ from PIL import Image
 from sisbench.core.errors import UserError
 from sisbench.core.log import CEILING, CellEntry, ScoreRecord
 from sisbench.core.store import CellView, RunStore
-from sisbench.metrics.frechet import FrechetReference
+from sisbench.metrics.reference import FrechetReference
 from sisbench.report.tables import scrub
 from sisbench.score.given import REAL_ROWS, ROWS, real_rows_path
 from sisbench.share.archive import read_npz, write_npz, write_zip

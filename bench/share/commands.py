@@ -12,7 +12,7 @@ from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
 
 if TYPE_CHECKING:
-    from sisbench.share.merge import Merging
+    from sisbench.share.sources import Merging
 
 stats_app = typer.Typer(
     help="Reference statistics of FID, to and from other tools' files.", no_args_is_help=True

@@ -2,122 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sisbench.config import RunConfig
 from sisbench.core.errors import UserError
-from sisbench.core.log import (
-    BASIS,
-    CEILING,
-    CellEntry,
-    Manifest,
-    MetricFacts,
-    ProtocolEntry,
-    ScoreRecord,
-    ScoresFile,
-)
-from sisbench.core.schema import validated
-from sisbench.core.store import CellView, RunStore
+from sisbench.core.log import CellEntry, ProtocolEntry, ScoreRecord
+from sisbench.core.store import CellView
+from sisbench.share.bases import check_bases, take_ceilings
 from sisbench.share.recompute import metric_class
-
-_WITHOUT = ("impossible", "failed")
-_RESTS_ON = (*BASIS, "real_split")
-
-
-@dataclass(frozen=True)
-class Source:
-    """One run: its folder, a name that no other of them has, and what it holds."""
-
-    root: Path
-    name: str
-    manifest: Manifest
-    cells: Sequence[CellView]
-    scores: ScoresFile
-
-    @property
-    def config(self) -> RunConfig:
-        return validated(RunConfig, self.manifest.config, str(self.root / "run.json"))
-
-    def scores_of(self, cell: CellView) -> list[ScoreRecord]:
-        """Its scores under every protocol."""
-        place = cell.entry.place
-        return [
-            s
-            for s in self.scores.scores
-            if s.cell == cell.key and (s.method, s.dataset, s.task) == place
-        ]
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A cell that goes into the merged run: where it lies, and what it becomes there."""
-
-    source: Source
-    cell: CellView
-    entry: CellEntry
-    scores: tuple[ScoreRecord, ...]
-
-
-@dataclass
-class Merging:
-    """What becomes of several runs.
-
-    Attributes:
-        taken: cells, method by method.
-        ceilings: scores of the photographs.
-        refused: one line for each cell or score that is left out: run, what, why.
-        notes: further lines that a reader should see.
-    """
-
-    sources: Sequence[Source]
-    taken: list[Taken] = field(default_factory=list)
-    ceilings: list[ScoreRecord] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def scores(self) -> list[ScoreRecord]:
-        """Every score of the merged run."""
-        return [s for one in self.taken for s in one.scores] + self.ceilings
-
-    @property
-    def metrics(self) -> dict[str, MetricFacts]:
-        """Facts of every metric; the first run that knows one describes it."""
-        facts: dict[str, MetricFacts] = {}
-        for source in self.sources:
-            facts = dict(source.scores.metrics) | facts
-        return facts
-
-    @property
-    def protocols(self) -> list[ProtocolEntry]:
-        """Of every score, as the first run has them."""
-        return list(_protocols(self.sources[0]).values())
-
-
-def open_sources(runs: Sequence[Path]) -> list[Source]:
-    """Read the runs.
-
-    Raises:
-        UserError: fewer than two, one of them twice, no run in a folder, a damaged one.
-    """
-    if len(runs) < 2:
-        raise UserError(f"merging takes two runs or more, got {len(runs)}")
-    found: list[Source] = []
-    for root in runs:
-        if root.resolve() in [s.root.resolve() for s in found]:
-            raise UserError(f"{root} is named twice")
-        store = RunStore(root)
-        manifest = store.manifest()
-        there = (root / "scores.json").is_file()
-        scores = store.scores_file() if there else ScoresFile()
-        name = _free(manifest.name or root.name, root.name, [s.name for s in found])
-        found.append(Source(root, name, manifest, store.cells(), scores))
-    return found
+from sisbench.share.sources import (
+    WITHOUT,
+    Merging,
+    Source,
+    Taken,
+    brief,
+    cell_name,
+    folder_of,
+    free,
+    open_sources,
+    other_key,
+    protocols_of,
+    score_name,
+    version_of,
+)
 
 
 def merging(runs: Sequence[Path]) -> Merging:
@@ -138,9 +47,9 @@ def merging(runs: Sequence[Path]) -> Merging:
     _drop_empty(found)
     order = list(dict.fromkeys(one.entry.method.label for one in found.taken))
     found.taken.sort(key=lambda one: order.index(one.entry.method.label))
-    _check_bases(found)
-    _take_ceilings(found, accepted)
-    versions = {s.name: _version(s.manifest) for s in sources}
+    check_bases(found)
+    take_ceilings(found, accepted)
+    versions = {s.name: version_of(s.manifest) for s in sources}
     if len(set(versions.values())) > 1:
         said = ", ".join(f"{name}: {version}" for name, version in versions.items())
         found.notes.append(f"the runs were made by several versions of sisbench ({said})")
@@ -152,7 +61,7 @@ def merging(runs: Sequence[Path]) -> Merging:
 
 def _accept(found: Merging, source: Source, cell: CellView) -> bool:
     """Whether a cell may stand beside the first run's; where not, why is noted."""
-    what = _cell_name(cell)
+    what = cell_name(cell)
     why = _other_data(found, source, cell) or _other_protocol(found, source, cell)
     if why:
         found.refused.append(f"{source.name}: {what}: {why}")
@@ -175,17 +84,17 @@ def _other_data(found: Merging, source: Source, cell: CellView) -> str:
     ):
         mine, theirs = getattr(data, field_), getattr(known, field_)
         if mine != theirs:
-            return f"{shown} {_brief(mine)}, {first.name} has {_brief(theirs)}"
+            return f"{shown} {brief(mine)}, {first.name} has {brief(theirs)}"
     return ""
 
 
 def _other_protocol(found: Merging, source: Source, cell: CellView) -> str:
     first = found.sources[0]
-    known = _protocols(first)
+    known = protocols_of(first)
     own = [*cell.entry.protocols, *(s.protocol for s in source.scores_of(cell))]
     if not own or any(p in known for p in own):
         return ""
-    differing = _differing(_protocols(source).get(own[0]), known.values())
+    differing = _differing(protocols_of(source).get(own[0]), known.values())
     return f"protocol {own[0]}, {first.name} has {', '.join(known) or 'none'}{differing}"
 
 
@@ -213,7 +122,7 @@ def _take(found: Merging, names: _Labels, source: Source, cells: Sequence[CellVi
     """Take one method's cells of a run; under a label of its own where another method, or other
     images of the same one, has it already."""
     method = cells[0].entry.method
-    made = [c for c in cells if c.entry.status not in _WITHOUT]
+    made = [c for c in cells if c.entry.status not in WITHOUT]
     label = method.label
     identity = _identity(source, made[0]) if made else None
     if identity is not None:
@@ -221,7 +130,7 @@ def _take(found: Merging, names: _Labels, source: Source, cells: Sequence[CellVi
             names.owner[label] != identity or any(_clashes(found, source, c) for c in made)
         )
         if apart:
-            label = _free(f"{label} ({source.name})", f"{label} ({source.root.name})", names.owner)
+            label = free(f"{label} ({source.name})", f"{label} ({source.root.name})", names.owner)
         names.owner[label] = identity
     title = names.titles.setdefault(label, method.title)
     if [t for other, t in names.titles.items() if other != label and t == title]:
@@ -237,21 +146,21 @@ def _take_cell(found: Merging, source: Source, cell: CellView, label: str, title
         before = found.taken[at]
         if _worth(cell, scores) <= _worth(before.cell, before.scores):
             found.notes.append(
-                f"{source.name}: {_cell_name(cell)}: already there from {before.source.name}"
+                f"{source.name}: {cell_name(cell)}: already there from {before.source.name}"
             )
             return
         found.notes.append(
-            f"{before.source.name}: {_cell_name(before.cell)}: {source.name} has more of it"
+            f"{before.source.name}: {cell_name(before.cell)}: {source.name} has more of it"
         )
         del found.taken[at]
     keys = {t.entry.key for t in found.taken}
-    key = cell.key if cell.key not in keys else _other_key(cell.key, label)
+    key = cell.key if cell.key not in keys else other_key(cell.key, label)
     method = cell.entry.method.model_copy(update={"label": label, "title": title})
-    known = _protocols(found.sources[0])
+    known = protocols_of(found.sources[0])
     changes = {
         "key": key,
         "method": method,
-        "folder": _folder(label, cell.entry, key),
+        "folder": folder_of(label, cell.entry, key),
         "protocols": tuple(p for p in cell.entry.protocols if p in known),
     }
     entry = cell.entry.model_copy(update=changes)
@@ -261,7 +170,7 @@ def _take_cell(found: Merging, source: Source, cell: CellView, label: str, title
             kept.append(replace(score, method=label, title=title, cell=key))
         else:
             found.refused.append(
-                f"{source.name}: {_score_name(score)}: protocol {score.protocol}, "
+                f"{source.name}: {score_name(score)}: protocol {score.protocol}, "
                 f"{found.sources[0].name} has {', '.join(known)}"
             )
     found.taken.append(Taken(source, cell, entry, tuple(kept)))
@@ -275,7 +184,7 @@ def _same_images(taken: Taken, cell: CellView, label: str) -> bool:
 def _clashes(found: Merging, source: Source, cell: CellView) -> bool:
     """Whether other images, or other scores of such images, stand at the cell's place already."""
     for one in found.taken:
-        if one.entry.status in _WITHOUT or _spot(one.entry) != _spot(cell.entry):
+        if one.entry.status in WITHOUT or _spot(one.entry) != _spot(cell.entry):
             continue
         if one.cell.key != cell.key:
             return True
@@ -299,10 +208,10 @@ def _of_machine(score: ScoreRecord) -> bool:
 
 def _drop_empty(found: Merging) -> None:
     """A cell without images gives way to one with images at its place."""
-    filled = {_spot(t.entry) for t in found.taken if t.entry.status not in _WITHOUT}
+    filled = {_spot(t.entry) for t in found.taken if t.entry.status not in WITHOUT}
     kept = []
     for one in found.taken:
-        if one.entry.status in _WITHOUT:
+        if one.entry.status in WITHOUT:
             if _spot(one.entry) in filled:
                 continue
             filled.add(_spot(one.entry))
@@ -328,103 +237,3 @@ def _identity(source: Source, cell: CellView) -> tuple[Any, ...]:
 
 def _worth(cell: CellView, scores: Sequence[ScoreRecord]) -> tuple[bool, int]:
     return cell.entry.status == "done", sum(s.value is not None for s in scores)
-
-
-# ---- scores -----------------------------------------------------------------------------------
-
-
-def _check_bases(found: Merging) -> None:
-    """Empty the scores that rest on something else than the first of their column."""
-    first: dict[tuple[str, ...], tuple[Source, dict[str, str]]] = {}
-    for at, one in enumerate(found.taken):
-        scores = []
-        for score in one.scores:
-            column = (score.dataset, score.task, score.metric, score.protocol)
-            mine = {k: str(score.extra.get(k, "")) for k in _RESTS_ON}
-            if score.value is None:
-                scores.append(score)
-                continue
-            owner, theirs = first.setdefault(column, (one.source, mine))
-            differing = [k for k in _RESTS_ON if mine[k] != theirs[k]]
-            if differing:
-                why = "; ".join(
-                    f"{k.replace('_', ' ')} {mine[k] or 'none'}, {owner.name} has "
-                    f"{theirs[k] or 'none'}"
-                    for k in differing
-                )
-                found.refused.append(f"{one.source.name}: {_score_name(score)}: {why}")
-                score = _emptied(score, f"refused in merging: {why}")
-            scores.append(score)
-        found.taken[at] = replace(one, scores=tuple(scores))
-
-
-def _emptied(score: ScoreRecord, reason: str) -> ScoreRecord:
-    return ScoreRecord(
-        method=score.method,
-        title=score.title,
-        dataset=score.dataset,
-        task=score.task,
-        metric=score.metric,
-        protocol=score.protocol,
-        value=None,
-        reason=reason,
-        marks=score.marks,
-        cell=score.cell,
-    )
-
-
-def _take_ceilings(found: Merging, accepted: Sequence[tuple[Source, Sequence[CellView]]]) -> None:
-    """Scores of the photographs, from the first run that has each, where its data were accepted."""
-    columns = {(s.dataset, s.task, s.metric, s.protocol) for s in found.scores}
-    seen: set[tuple[str, ...]] = set()
-    for source, cells in accepted:
-        labels = {c.entry.dataset.label for c in cells}
-        for score in source.scores.scores:
-            column = (score.dataset, score.task, score.metric, score.protocol)
-            if CEILING in score.marks and score.dataset in labels and column in columns - seen:
-                seen.add(column)
-                found.ceilings.append(score)
-
-
-# ---- names ------------------------------------------------------------------------------------
-
-
-def _protocols(source: Source) -> dict[str, ProtocolEntry]:
-    entries = [*source.manifest.protocols, *source.scores.protocols]
-    return {entry.id: entry for entry in entries}
-
-
-def _cell_name(cell: CellView) -> str:
-    method, dataset, task = cell.entry.place
-    return f"{method}, {task} on {dataset}"
-
-
-def _score_name(score: ScoreRecord) -> str:
-    return f"{score.method}, {score.task} on {score.dataset}: {score.metric}"
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " x ".join(map(str, value))
-    return str(value)[:12] if value else "none"
-
-
-def _free(first: str, second: str, taken: Container[str]) -> str:
-    """The first of the names that is not taken, else one with a number."""
-    for name in (first, second):
-        if name not in taken:
-            return name
-    return next(f"{first}-{k}" for k in range(2, 10_000) if f"{first}-{k}" not in taken)
-
-
-def _folder(label: str, entry: CellEntry, key: str) -> str:
-    name = "--".join((label, entry.dataset.label, entry.task.slug))
-    return f"cells/{re.sub(r'[^A-Za-z0-9._+-]+', '-', name)[:80]}-{key[:12]}"
-
-
-def _other_key(key: str, label: str) -> str:
-    return hashlib.sha256(f"{key}\0{label}".encode()).hexdigest()
-
-
-def _version(manifest: Manifest) -> str:
-    return str(manifest.provenance.get("libraries", {}).get("sisbench") or "not stated")

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from sisbench.core.errors import UserError
 from sisbench.core.log import Manifest
 from sisbench.core.store import CellView, RunStore, write_json
-from sisbench.share.merge import Merging, Source, Taken, merging
+from sisbench.share.merge import merging
+from sisbench.share.sources import Merging, Source, Taken
 
 Images = Literal["link", "none", "refer"]
 _SMALL = ("items", "rows", "values")

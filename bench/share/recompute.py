@@ -14,10 +14,10 @@ from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.log import CEILING, CellEntry, ItemRow, ScoreRecord
 from sisbench.metrics.base import Context, Metric, Rows, Score
-from sisbench.metrics.frechet import FrechetReference
+from sisbench.metrics.reference import FrechetReference
 from sisbench.protocol import Protocol
 from sisbench.score.given import REAL_ROWS, ROWS
-from sisbench.score.scores import filled
+from sisbench.score.scores import conventional, filled
 from sisbench.score.sources import in_groups
 from sisbench.share.archive import Archive, read_npz
 
@@ -81,7 +81,7 @@ def recomputed(
         own, ids = _rows(archive, score, cell, items, cls)
     metric = cls.from_context(Context(space=space))
     try:
-        found = metric.reduce(own, real, seed=protocol.seed)
+        found = conventional(metric, metric.reduce(own, real, seed=protocol.seed), own, protocol)
     except UserError as error:
         statistics = real is not None and "factor" in real
         kind = Unavailable if statistics and isinstance(error, Unavailable) else UserError
@@ -97,7 +97,7 @@ def recomputed(
         protocol=score.protocol,
         value=None,
     )
-    return Again(filled(base, found, {}, cls, protocol), found, ids)
+    return Again(filled(base, found, {}), found, ids)
 
 
 def _rows(

@@ -14,8 +14,8 @@ import numpy as np
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.store import write_atomic
 from sisbench.metrics.base import Context, ImageBatch
-from sisbench.metrics.frechet import FrechetReference, check_features
 from sisbench.metrics.inception import PREPROCESS, Inception
+from sisbench.metrics.reference import FrechetReference, check_features
 from sisbench.score.given import GivenStatistics, extractor_name
 from sisbench.share.archive import read_npz, write_npz
 

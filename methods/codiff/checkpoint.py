@@ -48,12 +48,11 @@ class PartKeyMap(KeyMap):
             self.unused("transformer.to_logits.weight", (module.words, module.width))
             self.unused("transformer.to_logits.bias", (module.words,))
 
-    def load(self, official: Mapping[str, Tensor], where: str) -> None:
-        """Fill the module; see ``KeyMap.load``. The longest fitting prefix is cut off."""
+    def renamed(self, official: Mapping[str, Tensor], where: str) -> Mapping[str, Tensor]:
+        """The module's keys without the longest prefix that fits."""
         cut = [p.removeprefix(self.prefixes[0]) for p in self.prefixes]
         for prefix in sorted({*self.prefixes, *cut} - {""}, key=len, reverse=True):
             part = {k.removeprefix(prefix): v for k, v in official.items() if k.startswith(prefix)}
             if part:
-                official = part
-                break
-        super().load(official, where)
+                return part
+        return official

@@ -39,11 +39,11 @@ class UNetKeyMap(KeyMap):
         """Averaged weights' name -> official name; one-to-one."""
         return {key.replace(".", ""): key for key in self.official_shapes()}
 
-    def load(self, official: Mapping[str, Tensor], where: str) -> None:
-        """Fill the module; see ``KeyMap.load``.
+    def renamed(self, official: Mapping[str, Tensor], where: str) -> Mapping[str, Tensor]:
+        """The keys with their dots.
 
         Raises:
-            UserError: also where averaged weights were asked for and the file has none.
+            UserError: averaged weights were asked for and the file has none.
         """
         if self.ema and any(k.startswith(PREFIXES["unet"]) for k in official):
             raise UserError(
@@ -52,5 +52,5 @@ class UNetKeyMap(KeyMap):
             )
         names = self.dotted()
         if official.keys() & (names.keys() - set(names.values())):
-            official = {names.get(key, key): value for key, value in official.items()}
-        super().load(official, where)
+            return {names.get(key, key): value for key, value in official.items()}
+        return official

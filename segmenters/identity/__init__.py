@@ -16,6 +16,7 @@ registry = Registry(
         "facenet": "sisbench.segmenters.identity.facenet:FaceNet",
         "reid": "sisbench.segmenters.identity.reid:PersonReID",
     },
+    "sisbench.segmenters.identity.base:Identity",
 )
 
 

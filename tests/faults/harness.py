@@ -44,6 +44,9 @@ PRELOADED = [
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(PRELOADED)
 
+_PATIENCE = 1800
+"""Seconds for a command that is not to be killed: a machine may be busy with other things."""
+
 Before = Callable[..., None]
 """Called in the new process before the command, with the arguments given for it."""
 
@@ -80,7 +83,7 @@ def sisbench(
     process = _CONTEXT.Process(target=_command, args=(arguments, str(cwd), before, given))
     start = time.perf_counter()
     process.start()
-    process.join(kill_after if kill_after is not None else 300)
+    process.join(kill_after if kill_after is not None else _PATIENCE)
     if process.exitcode is None:
         process.kill()
         process.join()

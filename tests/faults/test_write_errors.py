@@ -1,6 +1,6 @@
-"""ENOSPC, EACCES and EIO at every write of a run, and of training and preparing: one line and exit
-code 2, or the work goes on without what is only kept to save time; then a good run gives the
-undisturbed bytes."""
+"""ENOSPC, EACCES, EROFS and EIO at every write of a run, and of training and preparing: one line
+and exit code 2, or the work goes on without what is only kept to save time; then a good run gives
+the undisturbed bytes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from test_kills import commands
 from writes import Event, events, listed, refused
 
 ERRORS = {
-    "mkdir": (errno.EACCES, errno.ENOSPC),
-    "open": (errno.EACCES, errno.ENOSPC),
+    "mkdir": (errno.EACCES, errno.ENOSPC, errno.EROFS),
+    "open": (errno.EACCES, errno.ENOSPC, errno.EROFS),
     "connect": (errno.EACCES,),
     "write": (errno.ENOSPC, errno.EIO),
     "fsync": (errno.EIO, errno.ENOSPC),

@@ -11,10 +11,10 @@ import numpy as np
 from sisbench.core.errors import UserError, did_you_mean
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.resize import Filter
-from sisbench.core.tasks import TASKS
+from sisbench.core.tasks import TASKS, Task
 from sisbench.data.base import Dataset, Sample
 from sisbench.data.toyfaces.appearance import Appearance, draw_appearance
-from sisbench.data.toyfaces.kept import Kept
+from sisbench.data.toyfaces.kept import KeptArrays
 from sisbench.data.toyfaces.labels import label_map
 from sisbench.data.toyfaces.layout import FaceLayout, draw_layout
 from sisbench.data.toyfaces.render import fine, render, render_label
@@ -28,7 +28,7 @@ SPLITS = {"train": 2000, "val": 100, "test": 200}
 
 SMALLEST = 16
 
-_KEPT = Kept(limit=256 << 20)  # every data set of the process draws from it
+_KEPT = KeptArrays()
 
 
 class ToyFaces(Dataset):
@@ -78,14 +78,11 @@ class ToyFaces(Dataset):
             UserError: unknown id.
         """
 
-        def draw() -> tuple[np.ndarray, np.ndarray]:
+        def draw() -> tuple[np.ndarray, ...]:
             face = self.layout(sample_id)
-            image = render(face, self.appearance(sample_id), self.size)
-            return image, label_map(face, self.size)
+            return render(face, self.appearance(sample_id), self.size), label_map(face, self.size)
 
-        self._checked_id(sample_id)
-        content = (self.seed, self.split, self._index[sample_id], self.size)
-        image, label = _KEPT.get(content, draw)
+        image, label = _KEPT.of(self._key(sample_id), draw)
         return Sample(sample_id, image, label.astype(np.int64))
 
     def fingerprint(self) -> str:
@@ -154,6 +151,13 @@ class ToyFaces(Dataset):
         declared = TASKS.get(task)
         if declared is None or not declared.reference or declared.variants != "one":
             return None
+        key = (*self._key(target), *self._key(reference), task, self._checked(classes))
+        (image,) = _KEPT.of(key, lambda: (self._draw_truth(declared, target, reference, classes),))
+        return image
+
+    def _draw_truth(
+        self, declared: Task, target: str, reference: str, classes: Sequence[int]
+    ) -> np.ndarray:
         face, other = self.layout(target), self.layout(reference)
         own, theirs = self.appearance(target), self.appearance(reference)
         chosen = self._checked(classes)
@@ -187,6 +191,10 @@ class ToyFaces(Dataset):
         chosen = self._checked(classes)
         label = _swapped(self.layout(target), self.layout(reference), chosen, self.size)
         return label.astype(np.int64)
+
+    def _key(self, sample_id: str) -> tuple[object, ...]:
+        """What a picture depends on; -1 is no sample's number, which drawing then says."""
+        return VERSION, self.seed, self.split, self._index.get(sample_id, -1), self.size
 
     def _checked(self, classes: Sequence[int]) -> frozenset[int]:
         return frozenset(self.space.indices(int(c) for c in classes))

@@ -1,49 +1,49 @@
-"""Drawn arrays, kept as far as they fit, so that a run draws each picture once."""
+"""Drawn pictures that are kept in memory: a run asks for each several times."""
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from threading import Lock
 
 import numpy as np
 
-Arrays = tuple[np.ndarray, ...]
+LIMIT = 128 << 20
+"""Bytes: some 8,000 samples of 64 x 64."""
 
 
-class Kept:
-    """Arrays by what they were drawn from; the least recently used ones go first.
+class KeptArrays:
+    """Arrays by what they depend on; the least recently used go first. Threads may share it.
 
     Args:
-        limit: bytes that are kept.
+        limit: bytes that stay.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self._size = limit, 0
-        self._found: OrderedDict[Hashable, Arrays] = OrderedDict()
-        self._lock = Lock()
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit = limit
+        self._kept: OrderedDict[Hashable, tuple[np.ndarray, ...]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
 
-    def get(self, key: Hashable, draw: Callable[[], Arrays]) -> Arrays:
-        """Copies of the arrays of ``key``, drawn by ``draw`` unless they are kept."""
+    def of(
+        self, key: Hashable, draw: Callable[[], tuple[np.ndarray, ...]]
+    ) -> tuple[np.ndarray, ...]:
+        """What ``draw`` gives for this key, drawn now or before; copies, which may be changed."""
         with self._lock:
-            found = self._found.get(key)
+            found = self._kept.get(key)
             if found is not None:
-                self._found.move_to_end(key)
+                self._kept.move_to_end(key)
         if found is None:
-            found = draw()  # outside of the lock: threads draw side by side
+            found = draw()
             with self._lock:
                 self._keep(key, found)
-        return tuple(a.copy() for a in found)
+        return tuple(array.copy() for array in found)
 
-    def _keep(self, key: Hashable, arrays: Arrays) -> None:
-        if key in self._found:  # another thread was first
+    def _keep(self, key: Hashable, arrays: tuple[np.ndarray, ...]) -> None:
+        if key in self._kept:  # another thread was as fast
             return
-        self._found[key] = arrays
-        self._size += _bytes(arrays)
-        while self._size > self.limit:
-            _, old = self._found.popitem(last=False)
-            self._size -= _bytes(old)
-
-
-def _bytes(arrays: Arrays) -> int:
-    return sum(a.nbytes for a in arrays)
+        self._kept[key] = arrays
+        self._bytes += sum(array.nbytes for array in arrays)
+        while self._bytes > self.limit and self._kept:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= sum(array.nbytes for array in oldest)

@@ -19,11 +19,13 @@ from sisbench.config import RunConfig
 from sisbench.core.devices import exact_arithmetic
 from sisbench.core.progress import Progress
 from sisbench.core.schema import validated
+from sisbench.run.elsewhere import Images
 from sisbench.run.images import Timer
 from sisbench.run.imported import fill_cell
 from sisbench.run.loading import by_method, load_editor, load_method, unable
 from sisbench.run.plan import Plan, make_plan
 from sisbench.run.stored import merge_items, pending
+from sisbench.run.trial import is_anybodys, trial
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -151,6 +153,8 @@ def make_share(plan: Plan, device: str, progress: Progress, share: tuple[int, in
             continue
         for cell in work:
             found = unable(method, cell, plan)
+            if found is None and is_anybodys(plan, cell) and not isinstance(method, Images):
+                found = trial(plan, cell, method, editor, timer, share)
             reason = found.reason if found else ""
             if found is None:
                 reason = fill_cell(plan, cell, method, editor, timer, progress, share)
