@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class _PooledFeatures(RowMaker):
     def __init__(self, weights: Path | str | None = None, device: str = "cpu") -> None:
         self.device = device
         self.path, self.sha256 = self._file(weights)
-        self._net: nn.Module | None = None
+        self._net: Any = None  # of this maker's own class
 
     @classmethod
     def from_context(cls, context: Context) -> Self:
