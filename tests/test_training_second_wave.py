@@ -207,7 +207,7 @@ def test_codiff_trains_unet_and_tokens_in_a_given_latent(tmp_path: Path) -> None
         ("sdm", {"lr": 0}, "lr must be positive"),
         ("codiff", {"lr": -1}, "lr must be positive"),
         ("sc-gan", {"auxiliary": -1}, "auxiliary must not be negative"),
-        ("clade", {"featur": 1}, "did you mean 'feature'"),
+        ("clade", {"feat": 1}, "did you mean 'feature'"),
     ],
 )
 def test_options_are_checked(name: str, options: dict[str, Any], words: str) -> None:
