@@ -479,7 +479,7 @@ def validate(recipe: Recipe, weights: Path, folder: Path) -> tuple[float, bool]:
     """
     from sisbench import metrics
     from sisbench.core.frames import Run
-    from sisbench.score.scorer import CEILING_LABEL
+    from sisbench.score.ceilings import CEILING_LABEL
 
     wanted = recipe.validation
     assert wanted.data is not None  # the recipe's own check

@@ -29,7 +29,9 @@ from sisbench.methods.base import GlobalStyle
 from sisbench.methods.controlnet import ControlNet
 from sisbench.methods.controlnet.palettes import ADE20K, palette
 from sisbench.methods.loadable import save_weights
-from sisbench.run.plan import by_content, find_weights, make_plan
+from sisbench.run.keys import by_content
+from sisbench.run.method_entry import find_weights
+from sisbench.run.plan import make_plan
 from sisbench.run.preflight import preflight
 
 diffusers = pytest.importorskip("diffusers", reason="the extra 'diffusers' is not installed")

@@ -37,7 +37,7 @@ def test_the_plain_form_gives_the_same_picture(
     assert found["difference"] < 1e-4
     assert 0 < found["ours gmac"] < found["plain gmac"]
     assert 0 < found["outside"] < 1
-    assert len(perf._cells(found)) == len(perf._HEADER) - 3
+    assert len(perf._cells(case, found)) == len(perf._HEADER) - 3
 
 
 def test_plain_forms_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,4 +46,4 @@ def test_plain_forms_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         measure(Asked("spade", "faces", 1, 1, "cpu", str(tmp_path)))
     found = measure(Asked("spade", "faces", 1, 1, "cpu", None))
     assert "plain" not in found
-    assert perf._cells(found)[-4:] == ["-"] * 4
+    assert perf._cells("spade", found)[-4:] == ["-"] * 4
