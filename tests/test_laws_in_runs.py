@@ -24,6 +24,9 @@ NOWHERE = "neck_l"
 NOISE_BY_ID = {"inade", "v-inade"}
 """Their noise of instance k is row k of a draw (the official rule): other names are other draws.
 ``test_inade.py`` shows that names matter in no other way."""
+LARGEST = "v-inade"
+"""A transfer gives all instances of a class the code of the reference's largest one: with several
+instances even a copy of itself changes an image."""
 FACES = '''
 import copy
 
@@ -34,13 +37,19 @@ from sisbench.data.toyfaces import ToyFaces
 
 
 class Faces(Dataset):
-    """Toy faces with two instances a class, left and right."""
+    """Toy faces with two instances a class, left and right; ``whole``: with one."""
 
     name = "faces"
 
     def __init__(
-        self, size, backwards: bool = False, renamed: bool = False, twins: bool = False
+        self,
+        size,
+        backwards: bool = False,
+        renamed: bool = False,
+        twins: bool = False,
+        whole: bool = False,
     ):
+        self.whole = whole
         self.toy = ToyFaces("test", size=size, n=3)
         self.split, self.space, self.size = "test", self.toy.space, self.toy.size
         self.renamed, self.twins = renamed, twins
@@ -49,7 +58,7 @@ class Faces(Dataset):
     def load(self, sample_id):
         found = self.toy.load(self.toy.ids[0] if self.twins else sample_id)
         right = (np.arange(found.label.shape[1]) >= found.label.shape[1] // 2).astype(np.int64)
-        instance = 2 * found.label + right
+        instance = 2 * found.label + (0 if self.whole else right)
         if self.renamed:
             instance = np.random.default_rng(1).permutation(900)[instance]
         return Sample(sample_id, found.image, found.label, instance)
@@ -61,7 +70,7 @@ class Faces(Dataset):
         return view
 
     def fingerprint(self):
-        return f"{self.toy.fingerprint()}{self.ids}{self.renamed}"
+        return f"{self.toy.fingerprint()}{self.ids}{self.renamed}{self.whole}"
 '''
 
 Cells = dict[tuple[str, str, str], CellView]
@@ -111,7 +120,7 @@ def test_the_laws_hold_in_a_stored_run(name: str, tmp_path: Path) -> None:
         "datasets": [
             {**entry, "label": "plain"},
             {**entry, "label": "other", "backwards": True, "renamed": name not in NOISE_BY_ID},
-            {**entry, "label": "twins", "twins": True},
+            {**entry, "label": "twins", "twins": True, "whole": name == LARGEST},
         ],
     }
     found = run(method, tmp_path / "run", tasks_of(can), size, **more)
