@@ -372,6 +372,24 @@ def test_sparse_instance_ids_are_ranked() -> None:
 
 
 @pytest.mark.parametrize("name", ["inade", "v-inade"])
+def test_names_of_instances_only_choose_their_rows_of_the_noise(name: str) -> None:
+    method = small(name)
+    batch = with_instances(method)
+    names = torch.tensor([3, 0, 1, 4, 2])
+    renamed = replace(batch, instance=names[batch.instance])
+    rows = Noise(batch.ids).normal("instance", 5, 2, 3)
+    start = Noise(batch.ids).normal("global", 256)
+    moved = torch.empty_like(rows)
+    moved[:, names] = rows
+    draw = method.reconstruct if name == "v-inade" else method.sample
+    own = draw(batch, GivenNoise({"global": start, "instance": rows}))
+    again = draw(renamed, GivenNoise({"global": start, "instance": moved}))
+    torch.testing.assert_close(again, own, atol=1e-6, rtol=0)
+    other = draw(renamed, GivenNoise({"global": start, "instance": rows}))
+    assert (other - own).abs().max() > 1e-3, "rows that stay belong to other instances"
+
+
+@pytest.mark.parametrize("name", ["inade", "v-inade"])
 def test_wide_ids_of_one_sample_leave_the_others_alone(name: str) -> None:
     method = small(name)
     batch = scene(method, 3)
