@@ -152,8 +152,8 @@ def score(
     from sisbench.commands.work import score as work_off
 
     named, given = (split(protocol), split(parsers)), tuple(real_stats or ())
-    how = (strict, quiet, device, compiled)
-    raise typer.Exit(work_off(run, metric, *named, *how, given, all_columns, shard))
+    code = work_off(run, metric, *named, strict, quiet, device, compiled, given, all_columns, shard)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -175,7 +175,7 @@ class FID(Metric):
     bounds: ClassVar[tuple[float | None, float | None]] = (0.0, None)
     digits = 2
     maker = "inception"
-    protocol_fields = ("fid", "dtype", "real")
+    protocol_fields: ClassVar[tuple[str, ...]] = ("fid", "dtype", "real")
     real = "test"
     tasks: ClassVar[tuple[str, ...]] = (
         "reconstruct",

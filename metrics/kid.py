@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from sisbench.core.errors import Unavailable, UserError
@@ -135,7 +137,7 @@ class KID(Metric):
     bounds = (None, None)
     digits = 5
     maker = "inception"
-    protocol_fields = ("fid", "dtype", "real")
+    protocol_fields: ClassVar[tuple[str, ...]] = ("fid", "dtype", "real")
     real = "test"
     tasks = ("reconstruct", "transfer", "class_transfer", "shape_transfer", "sample", "mixed")
     source = "Binkowski et al., ICLR 2018, section 4"

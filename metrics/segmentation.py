@@ -312,7 +312,8 @@ def values_under(
             parts = (tp, truth, found, ignored.astype(np.float64))
             a, b, c, d = (part.sum(0) for part in parts)
             value = _pooled(name, a, b, c, d, keep)
-            without = _pooled(name, *(x - y for x, y in zip((a, b, c, d), parts)), keep=keep)
+            a, b, c, d = (x - y for x, y in zip((a, b, c, d), parts))
+            without = _pooled(name, a, b, c, d, keep)
             values = n * value - (n - 1) * without
             values += value - values.mean()
     return values if np.isfinite(values).all() else None

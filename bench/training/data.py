@@ -113,7 +113,7 @@ class TrainingData:
 
         def pick(planes: Tensor) -> Tensor:
             chosen = planes[rows]
-            if windows is not None:
+            if windows is not None and crop is not None:
                 cut = [s[..., y : y + crop, x : x + crop] for s, (y, x) in zip(chosen, windows)]
                 chosen = torch.stack(cut)
             across = turn.reshape(-1, *[1] * (chosen.ndim - 1))

@@ -55,6 +55,7 @@ class Recipe(Strict):
         decay, decay_by: share of the length, at its end, over which all rates fall linearly to
             zero, at every update or at the end of each epoch.
         ema: decay of the running average of the weights that is written; None writes the last.
+        clip: largest norm of a phase's gradients, longer ones are shortened; None officially.
         flip: mirror half of the samples; left and right classes are not exchanged, as officially.
         crop: side of a random crop of the loaded picture; None takes it whole.
         perceptual: network of the perceptual loss: vgg19 (weights registry), efficientnet-lite0
@@ -81,6 +82,7 @@ class Recipe(Strict):
     decay: float = Field(0.0, ge=0, le=1)
     decay_by: Literal["step", "epoch"] = "step"
     ema: float | None = Field(None, gt=0, lt=1)
+    clip: float | None = Field(None, gt=0)
     flip: bool = False
     crop: int | None = Field(None, ge=8)
     perceptual: Literal["none", "vgg19", "efficientnet-lite0"] = "none"

@@ -84,7 +84,8 @@ def train(
         fabric.launch()
         _work(fabric, plan, out, seed, told, watch, validator)
     else:
-        fabric.launch(_work, plan, out, seed, None, None, validator)
+        work: Any = _work  # Fabric names its first argument otherwise
+        fabric.launch(work, plan, out, seed, None, None, validator)
     return out
 
 

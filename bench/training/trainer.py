@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -247,8 +247,11 @@ class Trainer:
         wrong = [name for name, value in losses.items() if not math.isfinite(value)]
         flag = torch.tensor(float(bool(wrong)), device=self.fabric.device)
         if self.fabric.world_size > 1:
-            flag = self.fabric.all_reduce(flag, reduce_op="sum")
+            flag = cast("Tensor", self.fabric.all_reduce(flag, reduce_op="sum"))
         if not flag.item():
+            if self.recipe.clip is not None:
+                module = self.modules[self.phases.index(phase)]
+                self.fabric.clip_gradients(module, optimiser, max_norm=self.recipe.clip)
             optimiser.step()
             self.unfinite = 0
             return

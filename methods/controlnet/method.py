@@ -176,12 +176,9 @@ class ControlNet(Method):
         if "scheduler" in found:
             found["scheduler"] |= self._given.scheduler or {}
         tokenizer = self._given.tokenizer or folders.parts.get("tokenizer")
-        self.options = replace(
-            self.options,
-            base=None,
-            tokenizer=None if tokenizer is None else str(tokenizer),
-            **{k: found[k] for k in SECTIONS if k in found},
-        )
+        changes: dict[str, Any] = {k: found[k] for k in SECTIONS if k in found}
+        changes |= {"base": None, "tokenizer": None if tokenizer is None else str(tokenizer)}
+        self.options = replace(self.options, **changes)
 
     # ---- the contract -------------------------------------------------------------------------
 

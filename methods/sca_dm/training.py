@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.resize import resize_labels_torch
-from sisbench.methods.layers.diffusion.attention import Attention, TransformerBlock
+from sisbench.methods.layers.diffusion.attention import TransformerBlock
 from sisbench.methods.layers.diffusion.ddim import alphas_cumprod
 from sisbench.methods.layers.diffusion.unet import UNet
 from sisbench.methods.layers.labels import one_hot
@@ -196,7 +196,9 @@ class SCADMTraining(Training):
         eps = drawn_noise(step, clean)
         t = drawn_timesteps(step, len(self.signal), clean)
         condition = unet.condition(batch.label, codes, (clean.shape[2], clean.shape[3]))
-        with queries(unet) if self.options.attention else nullcontext([]) as seen:
+        watching: AbstractContextManager[list[tuple[TransformerBlock, Tensor]]]
+        watching = queries(unet) if self.options.attention else nullcontext([])
+        with watching as seen:
             found = unet(noised(clean, eps, t, self.signal), t, condition)
         losses = {"denoising": F.mse_loss(found, eps) + untouched(unet)}
         if self.options.attention:
@@ -212,7 +214,7 @@ class SCADMTraining(Training):
         terms = []
         for block, x in seen:
             tokens = x.shape[1]
-            scores = cast("Attention", block.attn2).scores(block.norm2(x), codes).mean(1)
+            scores = block.attn2.scores(block.norm2(x), codes).mean(1)
             size = grid(tokens, label.shape[1], label.shape[2])
             wanted = one_hot(resize_labels_torch(label, size), classes, scores.dtype)
             wanted = wanted.flatten(2).transpose(1, 2)  # (B, h*w, C)
@@ -286,7 +288,7 @@ def untouched(unet: UNet) -> Tensor:
     total = torch.zeros(())
     for block in unet.modules():
         if isinstance(block, TransformerBlock) and unet.masked:
-            attention = cast("Attention", block.attn2)
+            attention = block.attn2
             idle = (attention.to_q, attention.to_k, block.norm2)
             parts = [p.sum() for module in idle for p in module.parameters()]
             total = total.to(parts[0].device) + 0 * torch.stack(parts).sum()

@@ -173,4 +173,5 @@ def gradient_penalty(logits: Tensor, x: Tensor) -> Tensor:
 def mask_loss(coarse: Tensor, segmentation: Tensor) -> Tensor:
     """Mean squared difference of the composited segmentation (B, K, h, w) and the rendered one
     (B, K, H, W), averaged down to its size; officially weighted by 100."""
-    return F.mse_loss(coarse, F.adaptive_avg_pool2d(segmentation, coarse.shape[2:]))
+    size = (coarse.shape[2], coarse.shape[3])
+    return F.mse_loss(coarse, F.adaptive_avg_pool2d(segmentation, size))

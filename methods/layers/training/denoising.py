@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def zero_last_layers(unet: UNet) -> None:
     last: list[nn.Module] = [unet.out[-1]]
     for module in unet.modules():
         if isinstance(module, ResBlock | SPADEResBlock):
-            last.append(cast("nn.Module", module.out_layers[-1]))
+            last.append(module.out_layers[-1])
         elif isinstance(module, SpatialTransformer):
             last.append(module.proj_out)
     for layer in last:
