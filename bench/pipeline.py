@@ -205,13 +205,14 @@ def score_run(
     from sisbench.core.devices import exact_arithmetic, pick_devices
     from sisbench.report import write_scores_csv
     from sisbench.run.locks import shard_lock
-    from sisbench.score.columns import Request
+    from sisbench.score.columns import Request, check_parsers
     from sisbench.score.earlier import earlier, joined, kept
     from sisbench.score.scorer import Scorer
     from sisbench.score.scores import describe
     from sisbench.share.stats import given_statistics
 
     exact_arithmetic()
+    check_parsers(parsers)
     store = RunStore(run)
     config, own = stored_config(run)
     chosen = [_named(p, own) for p in dict.fromkeys(protocols)] or list(own)

@@ -143,7 +143,7 @@ class Own(Metric):
 @pytest.mark.parametrize(
     ("right", "wrong", "said"),
     [
-        ("return Score(float", "return float", "expected a Score"),
+        ("return Score(float", "return (float", "expected a Score"),
         ('Score(float(rows["own"].mean())', 'Score("much"', "TypeError"),
         ('{"own": np.ones(len(batch.ids))}', '{"own": np.ones(9)}', "9 rows for"),
         ('{"own": np.ones(len(batch.ids))}', "7", "Error"),

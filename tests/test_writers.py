@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,30 @@ def test_one_picture_that_cannot_be_written_costs_itself_alone(tmp_path: Path, m
         all_at_once(one, drawn(10)[6:])
     one.close()
     assert {r["id"] for r in CellFolder(tmp_path).items()} == set("01245689")
+
+
+def test_a_picture_that_fails_before_its_group_is_handed_over(tmp_path: Path, monkeypatch) -> None:
+    write = stored.write_atomic
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "1.png":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, data)
+
+    monkeypatch.setattr(stored, "write_atomic", full)
+    one, writers = place(tmp_path), Writers(1, 4)
+    submit = writers._pool.submit
+
+    def at_once(*args: Any) -> Any:
+        future = submit(*args)
+        wait([future])
+        return future
+
+    monkeypatch.setattr(writers._pool, "submit", at_once)
+    with pytest.raises(OSError, match=r"images/1\.png"), writers:
+        writers.write(one, drawn(4))
+    one.close()
+    assert {r["id"] for r in CellFolder(tmp_path).items()} == set("023")
 
 
 def all_at_once(one: Destination, what: list[Drawn]) -> None:

@@ -202,11 +202,17 @@ class Writers:
         """Have pictures written; waits while too many are on their way.
 
         Raises:
-            Exception: what writing an earlier picture raised; the rows of all others are kept.
+            Exception: what writing an earlier picture raised; the others are written and kept.
         """
+        first: Exception | None = None
         for one in drawn:
-            self._settle(self._most - 1)
+            try:
+                self._settle(self._most - 1)
+            except Exception as error:  # the others of this group are still to be written
+                first = first or error
             self._waiting.append((destination, self._pool.submit(destination.picture, one)))
+        if first is not None:
+            raise first
 
     def finish(self) -> None:
         """Wait for every picture.

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sisbench import metrics, segmenters
+from sisbench import data, metrics, segmenters
 from sisbench.core.adapter_file import as_user_error
 from sisbench.core.errors import Broken, UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.log import ItemRow
 from sisbench.core.tasks import find_task
+from sisbench.data import Dataset
 from sisbench.metrics.base import Context, Metric, RowMaker
 from sisbench.protocol import Protocol
 from sisbench.score.given import GivenStatistics
@@ -153,13 +154,18 @@ def metrics_shown(protocol: Protocol) -> dict[str, type[Metric] | UserError]:
 def _parsers(request: Request, space: str, protocol: Protocol) -> list[str]:
     """Parsers of a label space; [""] when none is named: no score, with the reason."""
     given = list(request.parsers.get(space, ()))
-    for name in given:
-        try:
-            segmenters.registry.get(name)  # an unknown one ends here, with the nearest one
-        except Broken:  # its makers say so, each in its own empty cell
-            continue
     default = protocol.parsers.get(space)
     return given or ([default] if default else [""])
+
+
+def check_parsers(names: Sequence[str]) -> None:
+    """Raises UserError for a name that no parser has; one that is there and broken is none, its
+    makers say so in empty cells of their own."""
+    for name in names:
+        try:
+            segmenters.registry.get(name)
+        except Broken:
+            continue
 
 
 def _context(request: Request, protocol: Protocol, space: LabelSpace, parser: str = "") -> Context:
@@ -183,6 +189,44 @@ def unasked(cls: type[Metric], protocol: Protocol) -> bool:
     return all(getattr(protocol, name) == value for name, value in cls.shown_where.items())
 
 
+def closed_columns(
+    request: Request, task: str, kind: str, items: Sequence[ItemRow], protocol: Protocol
+) -> Iterator[tuple[str, type[Metric]]]:
+    """(name, class) of the scores that a cell would have, did its data set of registry name
+    ``kind`` open."""
+    for name, cls in metrics_of(request, protocol).items():
+        if isinstance(cls, UserError):
+            yield name, NO_METRIC
+            continue
+        try:
+            describe(name, cls)
+            has = task in cls.tasks
+            if not has and find_task(task).by != "editor" and _renders_truth(kind):
+                has = _compares_pairs(cls, metrics.maker_of(cls), items)
+        except Exception:  # a metric of anybody's
+            yield name, NO_METRIC
+            continue
+        if has:
+            yield name, cls
+
+
+def _renders_truth(kind: str) -> bool:
+    """Whether data sets of a registry name may have true images of a transfer or an edit."""
+    try:
+        return data.registry.get(kind).truth is not Dataset.truth
+    except UserError:  # not known here
+        return False
+
+
+def _compares_pairs(
+    cls: type[Metric], maker: type[RowMaker] | None, items: Sequence[ItemRow]
+) -> bool:
+    """Whether a metric compares with the true image, where items of two photographs have one."""
+    if maker is None or "target" not in maker.needs or not items:
+        return False
+    return "reconstruct" in cls.tasks and bool(items[0].reference)
+
+
 def _paired(
     cls: type[Metric],
     maker: type[RowMaker] | None,
@@ -191,13 +235,9 @@ def _paired(
     items: Sequence[ItemRow],
 ) -> bool:
     """Whether a pair metric is defined because the data set renders the task's true image."""
-    if maker is None or "target" not in maker.needs or not items:
-        return False
-    if "reconstruct" not in cls.tasks:
+    if not _compares_pairs(cls, maker, items):
         return False
     row = items[0]
-    if not row.reference:
-        return False
     try:
         truth = photos.dataset.truth(task, row.target, row.reference, row.classes)
     except Exception:  # one bad item; the rows will name it

@@ -16,12 +16,11 @@ from sisbench.metrics.base import Metric, RowMaker, Score
 from sisbench.protocol import Protocol
 from sisbench.score.ceilings import ceilings
 from sisbench.score.columns import (
-    NO_METRIC,
     Column,
     Makers,
     Request,
+    closed_columns,
     columns_of,
-    metrics_of,
     reason_of,
 )
 from sisbench.score.given import rows_of
@@ -111,13 +110,13 @@ class Scorer:
     ) -> Iterator[ScoreRecord]:
         entry = cell.entry
         photos = self.sets.opened(cell)
-        if isinstance(photos, UserError):
-            for name, cls in metrics_of(self.request, protocol).items():
-                self.used.setdefault(name, cls if isinstance(cls, type) else NO_METRIC)
-                if isinstance(cls, UserError) or entry.task.name in cls.tasks:
-                    yield self._record(cell, protocol, name, None, reason_of(photos))
-            return
         items = in_groups([r for r in cell.item_rows() if not r.error])
+        if isinstance(photos, UserError):
+            task, kind = entry.task.name, entry.dataset.config["name"]
+            for name, cls in closed_columns(self.request, task, kind, items, protocol):
+                self.used.setdefault(name, cls)
+                yield self._record(cell, protocol, name, None, reason_of(photos))
+            return
         chosen = list(columns_of(self.request, entry.task.name, photos, items, protocol))
         for column in chosen:
             self.used.setdefault(column.name, column.cls)

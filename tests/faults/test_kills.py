@@ -53,8 +53,7 @@ def with_recipe(bench: Bench, name: str) -> Path:
         "steps": 4,
         "batch": 2,
         "ema": 0.9,
-        "loss": {"vgg": 0},
-        "discriminator": {"ndf": 2, "n_layers": 2},
+        "training": {"ndf": 2, "n_layers": 2},
         "device": "cpu",
         "checkpoint_every": 1,
     }
@@ -70,12 +69,13 @@ def empty(bench: Bench, name: str) -> Path:
 
 
 def trained(folder: Path) -> dict[str, Any]:
-    """Weights and what their header says, without its time."""
+    """Weights and what their header says, without its time; TensorBoard's events are no result."""
     path = folder / "out" / "w.safetensors"
     about = read_metadata(path)
     about["training"].pop("seconds")
     state = {k: v.numpy().tobytes() for k, v in read_state(path).items()}
-    left = sorted(p.name for p in path.parent.iterdir() if not p.name.startswith("."))
+    names = (p.name for p in path.parent.iterdir() if not p.name.startswith("."))
+    left = sorted(name for name in names if name != "w.safetensors.log")
     return {"about": about, "files": left, **state}
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,9 +41,24 @@ def as_nobody(folder: Path, *arguments: str, before: Callable[[], None] = nobody
     return sisbench(*arguments, cwd=folder, before=before)
 
 
+def hidden_from_nobody() -> str:
+    """Why another user cannot run sisbench here ("" where they can): commands import modules as
+    they go, and Python, its packages or the checkout may lie in a home that is closed to others."""
+    command = [sys.executable, "-c", "import encodings.utf_8_sig, sisbench.cli, sisbench.pipeline"]
+    rights = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    try:
+        ended = subprocess.run(command, cwd="/", capture_output=True, text=True, **rights)
+    except OSError as error:
+        return str(error)
+    said = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+    return said if ended.returncode else ""
+
+
 @pytest.fixture(scope="module")
 def open_bench() -> Iterator[Bench]:
     """A bench that everybody may read: pytest's own folders are closed to others."""
+    if reason := hidden_from_nobody():
+        pytest.skip(f"user {NOBODY} cannot run this Python or read this checkout: {reason}")
     base = Path(tempfile.mkdtemp(prefix="sisbench-rights-"))
     base.chmod(0o755)
     yield make_bench(base, 2, tasks=["reconstruct"], metrics=["psnr"])
