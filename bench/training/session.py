@@ -141,8 +141,6 @@ def _work(
     validator: Validator | None,
 ) -> None:
     """The training in one of its processes; the first one writes and speaks."""
-    import torch
-
     from sisbench.training.monitor import SAMPLES, Monitor
     from sisbench.training.trainer import Trainer
 
@@ -157,7 +155,6 @@ def _work(
     monitor = Monitor(out.with_name(out.name + ".log"), trainer.step) if first else None
     preview = data.batch(0, min(SAMPLES, len(data)), 0, flip=False, crop=plan.crop)
     total, start = trainer.steps, trainer.step
-    torch.set_grad_enabled(True)
     with told.bar(f"training {plan.name}", total, start) as advance:
         while trainer.step < total:
             losses = trainer.update()
