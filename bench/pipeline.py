@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from sisbench.core.label_space import LabelSpace
     from sisbench.data import Dataset
-    from sisbench.training.recipe import Recipe, ValidationConfig
 
 _PATIENCE = 120.0
 """Seconds for which a job waits for the process that it replaces, as after a lost node."""
@@ -429,86 +427,6 @@ def write_report(
         metric_facts=metric_facts(),
         all_columns=all_columns,
     )
-
-
-def train_parser(
-    to: Path, steps: int | None, seed: int, progress: Progress, assignments: Sequence[str] = ()
-) -> Path:
-    """Train the toy parser.
-
-    Args:
-        assignments: ``data.root=DIR`` and so on: faces in place of toyfaces.
-
-    Raises:
-        UserError: ``to`` is no .safetensors file; data that do not fit.
-    """
-    from sisbench.core.overrides import overridden
-    from sisbench.training.toy_parser import TOYFACES
-    from sisbench.training.toy_parser import train as train_toy_parser
-
-    if to.suffix != ".safetensors":
-        raise UserError(f"weights are written as .safetensors, got {to}", "name the file so")
-    given = overridden({"data": {}}, assignments)
-    if wrong := set(given) - {"data"}:
-        raise UserError(f"toy-parser takes no '{wrong.pop()}'", "it takes data.name, data.root ...")
-    data = given["data"] if "name" in given["data"] else TOYFACES | given["data"]
-    chosen = validated(DatasetConfig, data, "toy-parser")
-    done = 0
-    with progress.bar("training toy-parser", steps or 0) as advance:
-
-        def step(at: int, _total: int, _loss: float) -> None:
-            nonlocal done
-            advance(at - done)
-            done = at
-
-        more = {} if steps is None else {"steps": steps}
-        return train_toy_parser(to, seed=seed, data=chosen, progress=step, **more)
-
-
-def validate(recipe: Recipe, weights: Path, folder: Path) -> tuple[float, bool]:
-    """Score weights in the course of their training, by a run like any other.
-
-    Args:
-        recipe: says data, task and metric; weights: of its method.
-        folder: where the run is made anew.
-
-    Returns:
-        The score, and whether higher is better.
-
-    Raises:
-        UserError: it could not be made.
-    """
-    from sisbench import metrics
-    from sisbench.core.frames import Run
-    from sisbench.score.ceilings import CEILING_LABEL
-
-    wanted = recipe.validation
-    assert wanted.data is not None  # the recipe's own check
-    shutil.rmtree(folder / "run", ignore_errors=True)
-    entry = {"name": recipe.method, "weights": str(weights.resolve()), "options": recipe.options}
-    raw: dict[str, Any] = {
-        "name": "run",
-        "output": str(folder / "run"),
-        "datasets": [wanted.data.model_dump() | {"arguments": _limited(wanted)}],
-        "methods": [entry],
-        "tasks": [wanted.task],
-        "metrics": [wanted.metric],
-        "parsers": wanted.parsers,
-    }
-    config = validated(RunConfig, raw, "validation")
-    run_here(config, Progress(quiet=True))
-    found = Run(config.folder).scores()
-    own = found[(found["metric"] == wanted.metric) & (found["method"] != CEILING_LABEL)]
-    if not len(own) or own["value"].isna().all():
-        reason = own["reason"].iloc[0] if len(own) else f"{wanted.task} has no {wanted.metric}"
-        raise UserError(f"validation: {reason}", "the images and reasons are in the run's folder")
-    up = metrics.create(wanted.metric).direction == "up"
-    return float(own["value"].iloc[0]), up
-
-
-def _limited(wanted: ValidationConfig) -> dict[str, Any]:
-    assert wanted.data is not None
-    return {"limit": wanted.limit} | wanted.data.arguments
 
 
 def demo_config(to: Path, limit: int | None) -> RunConfig:

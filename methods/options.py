@@ -121,11 +121,28 @@ def parse_options(options_type: type, given: Mapping[str, Any], owner: str) -> A
     hints = typing.get_type_hints(options_type)
     for key, value in flat.items():
         if not fits(value, hints[key]):
-            raise UserError(f"{owner}: option '{key}' must be {_words(hints[key])}, got {value!r}")
+            raise UserError(
+                f"{owner}: option '{key}' must be {_words(hints[key])}, got {value!r}",
+                _remedy(value),
+            )
     try:
         return options_type(**flat)
     except (ValueError, TypeError) as error:
         raise UserError(f"{owner}: {error}") from error
+
+
+def require_positive(options: Any, *names: str) -> None:
+    """Raises ValueError where one of the fields is 0 or less."""
+    for name in names:
+        if getattr(options, name) <= 0:
+            raise ValueError(f"{name} must be positive, got {getattr(options, name)}")
+
+
+def require_not_negative(options: Any, *names: str) -> None:
+    """Raises ValueError where one of the fields is below 0."""
+    for name in names:
+        if getattr(options, name) < 0:
+            raise ValueError(f"{name} must not be negative, got {getattr(options, name)}")
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -146,6 +163,15 @@ def fits(value: Any, hint: Any) -> bool:
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _remedy(value: Any) -> str:
+    """What to do about text that Python, but not YAML 1.1, reads as a number."""
+    try:
+        number = float(value) if isinstance(value, str) else None
+    except ValueError:
+        number = None
+    return "" if number is None else f"write it as {number!r}: YAML reads {value} as text"
 
 
 def _words(hint: Any) -> str:

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.errors import UserError
 from sisbench.core.estimates import normal_interval
 from sisbench.metrics.base import Metric, Rows, Score
-from sisbench.metrics.reference import check_features
+from sisbench.metrics.reference import check_features, real_features
 
 _BLOCK = 1024
 _SUBSET_SEED = 2020
@@ -146,17 +146,7 @@ class KID(Metric):
         super().__init__(subsets=subsets, subset_size=subset_size)
 
     def reduce(self, rows: Rows, real: Rows | None = None, *, seed: int = 0) -> Score:
-        if real is not None and "factor" in real:
-            raise Unavailable(
-                f"{self.title} needs the features of the real set; given are its mean and "
-                "covariance alone",
-                "export them with features, or compare with the photographs",
-            )
-        if real is None or "features" not in real:
-            raise UserError(
-                f"{self.name} needs the features of a real set", "map the reference set first"
-            )
-        x, y = rows["features"], real["features"]
+        x, y = rows["features"], real_features(self, real)
         value, u, v = kid(x, y)
         fakes = float(u.var(ddof=1) / len(u))
         se = float(np.sqrt(fakes + v.var(ddof=1) / len(v)))

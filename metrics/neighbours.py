@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.errors import UserError
 from sisbench.core.estimates import bootstrap_mean
 from sisbench.metrics.base import Metric, Rows, Score
-from sisbench.metrics.reference import check_features
+from sisbench.metrics.reference import check_features, real_features
 
 NEIGHBOURS = 3
 _BLOCK = 512
@@ -86,18 +86,8 @@ class _NearestNeighbours(Metric):
 
     def both(self, rows: Rows, real: Rows | None) -> tuple[np.ndarray, np.ndarray]:
         """(n, d) and (m, d) features of the two sets."""
-        if real is not None and "factor" in real:
-            raise Unavailable(
-                f"{self.title} needs the features of the real set; given are its mean and "
-                "covariance alone",
-                "export them with features, or compare with the photographs",
-            )
-        if real is None or "features" not in real:
-            raise UserError(
-                f"{self.name} needs the features of a real set", "map the reference set first"
-            )
         x = check_features(rows["features"], "features")
-        y = check_features(real["features"], "real features")
+        y = check_features(real_features(self, real), "real features")
         if x.shape[1] != y.shape[1]:
             raise UserError(f"features have {x.shape[1]} dimensions, the real ones {y.shape[1]}")
         return x, y

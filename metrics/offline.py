@@ -171,6 +171,13 @@ def _with_marks(score: Score, d: int) -> Score:
     return replace(score, marks=(*score.marks, said))
 
 
+class _KD(KID):
+    """A kernel distance on other features than Inception's."""
+
+    on_request = True
+    protocol_fields = ("real",)
+
+
 class FDToy(_FD):
     """Frechet distance to the real set on 72 features of the bundled toy parser. Never FID, and
     comparable to no published score: the network has seen drawn faces only.
@@ -192,7 +199,7 @@ class FDToy(_FD):
     maker = "toy-features"
 
 
-class KDToy(KID):
+class KDToy(_KD):
     """Kernel distance to the real set on 72 features of the bundled toy parser. Never KID, and
     comparable to no published score.
 
@@ -210,8 +217,6 @@ class KDToy(KID):
     name = "kd_toy"
     title = "KD-toy"
     maker = "toy-features"
-    on_request = True
-    protocol_fields = ("real",)
 
 
 class PrecisionToy(Precision):
@@ -272,7 +277,7 @@ class FDEffNetLite0(_FD):
     digits = 2
 
 
-class KDEffNetLite0(KID):
+class KDEffNetLite0(_KD):
     """Kernel distance to the real set on 1,280 pooled features of EfficientNet-lite0 (ImageNet
     weights). Never KID, and comparable to no published score.
 
@@ -290,8 +295,6 @@ class KDEffNetLite0(KID):
     name = "kd_effnetlite0"
     title = "KD-EffNetLite0"
     maker = "efficientnet-lite0"
-    on_request = True
-    protocol_fields = ("real",)
 
 
 class PrecisionEffNetLite0(Precision):

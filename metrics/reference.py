@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sisbench.core.errors import UserError
+from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.store import read_npz, write_atomic
+from sisbench.metrics.base import Metric, Rows
 
 _CHUNK = 4096
 _REFERENCES = 4
@@ -139,6 +140,26 @@ class FrechetReference:
 
 
 _cache: OrderedDict[str, FrechetReference] = OrderedDict()
+
+
+def real_features(metric: Metric, real: Rows | None) -> np.ndarray:
+    """(m, d) features of the real set, for a metric that cannot do with their moments.
+
+    Raises:
+        Unavailable: mean and covariance alone are given.
+        UserError: there is no real set.
+    """
+    if real is not None and "factor" in real:
+        raise Unavailable(
+            f"{metric.title} needs the features of the real set; given are its mean and "
+            "covariance alone",
+            "export them with features, or compare with the photographs",
+        )
+    if real is None or "features" not in real:
+        raise UserError(
+            f"{metric.name} needs the features of a real set", "map the reference set first"
+        )
+    return real["features"]
 
 
 def check_features(features: np.ndarray, what: str) -> np.ndarray:

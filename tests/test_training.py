@@ -14,6 +14,7 @@ import yaml
 from parity import Case, every, seeded, shapes_of
 from safetensors.torch import load_file
 from test_sean import official_stream
+from test_training_second_wave import random_batch, training
 from torch import Tensor, nn
 
 from sisbench import methods
@@ -34,6 +35,7 @@ from sisbench.methods.layers.training.perceptual import Vgg19
 from sisbench.training import Recipe, load_recipe, recipe_names, train
 from sisbench.training.data import TrainingData
 from sisbench.training.fabric import make_fabric
+from sisbench.training.monitor import sample_grid
 from sisbench.training.trainer import (
     NonFinite,
     Trainer,
@@ -471,6 +473,35 @@ def test_a_training_may_forgive_losses_that_are_not_finite(
         trainer.update()
 
 
+def test_grids_show_what_a_method_can_draw_and_leave_its_modes(tmp_path: Path) -> None:
+    trainer = run_updates(tmp_path, 1)
+    batch = trainer.data.batch(0, 3, 0, flip=False)
+    modes = [m.training for m in trainer.method.net.modules()]
+    grid = sample_grid(trainer.method, batch)
+    assert grid.shape == (3, 3 * 32, 3 * 32)
+    assert torch.equal(grid[:, 32:64, :32], batch.image[0] / 2 + 0.5)
+    assert [m.training for m in trainer.method.net.modules()] == modes
+    sampler = training("oasis").method  # reads no photographs: it has no reconstruction
+    height, width = sampler.size
+    assert sample_grid(sampler, random_batch(sampler.size)).shape == (3, 3 * height, 2 * width)
+
+
+def test_weights_of_changed_data_are_not_taken_for_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = train(tint_file(tmp_path), tmp_path / "w.safetensors", steps=1)
+    assert train(tint_file(tmp_path), out, steps=1) == out
+    monkeypatch.setattr("sisbench.training.session._dataset", lambda plan: Squares(9))
+    with pytest.raises(UserError, match="was not made by this recipe, length, seed and data"):
+        train(tint_file(tmp_path), out, steps=1)
+
+
+def test_numbers_that_yaml_reads_as_text_get_the_remedy(tmp_path: Path) -> None:
+    wrong = load_recipe(recipe_file(tmp_path), ["training.lr_g=1e-3"])
+    with pytest.raises(UserError, match=r"write it as 0.001: YAML reads 1e-3 as text"):
+        train(wrong, tmp_path / "w.safetensors")
+
+
 def test_what_is_wrong_is_said_before_data_are_read(tmp_path: Path) -> None:
     out = tmp_path / "w.safetensors"
 
@@ -497,7 +528,7 @@ def test_weights_that_are_there_are_kept(tmp_path: Path) -> None:
     train(recipe, out, steps=2)
     made = out.read_bytes()
     assert train(recipe, out, steps=2).read_bytes() == made
-    with pytest.raises(UserError, match="was not made by this recipe, length and seed"):
+    with pytest.raises(UserError, match="was not made by this recipe, length, seed and data"):
         train(recipe, out, steps=3)
     assert out.read_bytes() == made
 

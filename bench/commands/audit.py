@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from sisbench.commands.console import line, marked, options_of, out, print_json
+from sisbench.commands.console import line, marked, out, print_json
+from sisbench.core.overrides import named_values
 from sisbench.core.progress import Progress
 
 
@@ -38,7 +39,9 @@ def check(method: str, space: str, weights: str, options: Sequence[str], device:
 
     failed = 0
     marks = {True: "[green]ok  [/]", False: "[red]FAIL[/]", None: "[dim]n/a [/]"}
-    for finding in check_method(method, space, weights or None, options_of(options), device):
+    for finding in check_method(
+        method, space, weights or None, named_values(options, "option"), device
+    ):
         detail = f" [dim]({escape(finding.detail)})[/dim]" if finding.detail else ""
         out.print(f"{marks[finding.ok]} {escape(finding.clause)}{detail}", highlight=False)
         failed += finding.ok is False

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.markup import escape
-
-from sisbench.core.errors import UserError
 
 out = Console()
 if not out.is_terminal:
@@ -44,21 +41,6 @@ def print_json(value: Any) -> None:
 def split(text: str) -> list[str]:
     """``"a, b"`` as ["a", "b"]."""
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def options_of(pairs: Sequence[str]) -> dict[str, Any]:
-    """``["ngf=8"]`` as {"ngf": 8}; values are YAML scalars.
-
-    Raises:
-        UserError: a pair without ``=``.
-    """
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"'{pair}' is no option", "write it as name=value")
-        options[key] = yaml.safe_load(value)
-    return options
 
 
 def print_tables(

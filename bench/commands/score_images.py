@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sisbench.commands.console import options_of, out, split
+from sisbench.commands.console import out, split
+from sisbench.core.overrides import named_values
 from sisbench.core.progress import Progress
 
 
@@ -49,7 +50,7 @@ def score_images(
         split(metric) or None,
         protocol,
         split(parsers),
-        {k: str(v) for k, v in options_of(weights or []).items()},
+        {k: str(v) for k, v in named_values(weights or [], "option").items()},
         size or None,
         resize or None,
         missing,

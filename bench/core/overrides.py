@@ -41,6 +41,24 @@ def overridden(
     return found
 
 
+def named_values(pairs: Sequence[str], what: str) -> dict[str, Any]:
+    """``["ngf=8"]`` as {"ngf": 8}; values are YAML.
+
+    Args:
+        what: the kind of thing that a pair sets, as messages name it.
+
+    Raises:
+        UserError: a pair without ``=``, or a value that is no YAML.
+    """
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"'{pair}' is no {what}", "write it as name=value")
+        found[key] = parse_yaml(value, f"'{pair}'")
+    return found
+
+
 def _spelled(entry: Any) -> dict[str, Any]:
     """``toyfaces`` as {name: toyfaces}, so that a key can be set in it."""
     if isinstance(entry, Mapping):

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
-from sisbench.core.errors import UserError
+from sisbench.core.overrides import named_values
 from sisbench.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def stats_export(
     if run is not None:
         wanted = of_run(run, dataset, split, method, task)
     else:
-        wanted = of_dataset(source, _arguments(option or []))
+        wanted = of_dataset(source, named_values(option or [], "argument"))
     context = Context(device=device, weights={"inception": weights} if weights else {})
     for path in export(
         wanted, to, kind, chosen, Progress(), name=name, keep_features=features, context=context
@@ -173,14 +172,3 @@ def tell(found: Merging | None) -> None:
         typer.echo(f"refused: {line}")
     for line in found.notes if found is not None else ():
         typer.echo(f"note: {line}")
-
-
-def _arguments(pairs: list[str]) -> dict[str, Any]:
-    """``["size=64"]`` as {"size": 64}."""
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"'{pair}' is no argument", "write it as name=value")
-        found[key] = yaml.safe_load(value)
-    return found

@@ -55,19 +55,19 @@ class Monitor:
 
 
 def sample_grid(method: Loadable, batch: Batch) -> Tensor:
-    """(3, 3 H, B W) float32 in [0, 1]; for a layout editor two rows of label maps."""
+    """(3, 3 H, B W) float32 in [0, 1]: label maps, photographs and reconstructions (samples, of a
+    method that reads no photographs); for a layout editor two rows of label maps."""
     colours = torch.tensor(batch.space.palette, dtype=torch.float32) / 255
     maps = _coloured(batch.label, colours)
-    was = method.net.training
-    modes = {name: module.training for name, module in method.net.named_modules()}
+    model: Any = method
+    draw = model.reconstruct if "reconstruct" in model.can else model.sample
+    modes = [(module, module.training) for module in method.net.modules()]
     method.net.eval()
     try:
-        noise = Noise(batch.ids)
-        made = method.reconstruct(batch.to(method.device), noise).cpu()  # type: ignore[attr-defined]
+        made = draw(batch.to(method.device), Noise(batch.ids)).cpu()
     finally:
-        method.net.train(was)
-        for name, module in method.net.named_modules():
-            module.training = modes[name]
+        for module, training in modes:
+            module.training = training
     rows = [maps, batch.image / 2 + GREY, made / 2 + GREY]
     if not isinstance(method, Method):
         rows = [maps, _coloured(made, colours)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from sisbench.core.progress import Progress
 from sisbench.training.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
+    from sisbench.data import Dataset
     from sisbench.methods.loadable import Loadable
     from sisbench.training.data import TrainingData
     from sisbench.training.trainer import Trainer
@@ -90,7 +92,7 @@ def train(
 
 
 def _already(out: Path, plan: Recipe, seed: int, progress: Progress) -> bool:
-    """Whether ``out`` was trained by this very recipe and seed.
+    """Whether ``out`` was trained by this very recipe and seed on these very data.
 
     Raises:
         UserError: it holds something else.
@@ -100,11 +102,12 @@ def _already(out: Path, plan: Recipe, seed: int, progress: Progress) -> bool:
     from sisbench.core.state_dict import read_metadata
 
     about = (read_metadata(out) or {}).get("training", {})
-    if about.get("recipe") == _recipe(plan) and about.get("seed") == seed:
-        progress.say(f"{out} is there already, by this recipe and seed")
+    same = about.get("recipe") == _recipe(plan) and about.get("seed") == seed
+    if same and about.get("data") == _dataset(plan).fingerprint():
+        progress.say(f"{out} is there already, by this recipe, seed and data")
         return True
     raise UserError(
-        f"{out} exists and was not made by this recipe, length and seed",
+        f"{out} exists and was not made by this recipe, length, seed and data",
         "write to another file, or delete it",
     )
 
@@ -114,12 +117,18 @@ def _recipe(plan: Recipe) -> dict[str, Any]:
     return found
 
 
+def _dataset(plan: Recipe) -> Dataset:
+    from sisbench.data import open_dataset
+
+    found: Dataset = open_dataset(plan.data.name, **plan.data.arguments)
+    return found
+
+
 def _open(plan: Recipe, progress: Progress, fabric: Any) -> TrainingData:
     """The training set; with several processes the first one decodes it for all."""
-    from sisbench.data import open_dataset
     from sisbench.training.data import TrainingData
 
-    dataset = open_dataset(plan.data.name, **plan.data.arguments)
+    dataset = _dataset(plan)
     shared = fabric.world_size > 1
     if shared and fabric.global_rank:
         fabric.barrier()
@@ -153,6 +162,8 @@ def _work(
     if checkpoint.is_file() and not trainer.resume(checkpoint):
         told.say(f"{checkpoint} is damaged: training starts anew")
     monitor = Monitor(out.with_name(out.name + ".log"), trainer.step) if first else None
+    if monitor is not None and monitor.writer is None:
+        told.say('no curves: they need TensorBoard, pip install "sisbench[train]"')
     preview = data.batch(0, min(SAMPLES, len(data)), 0, flip=False, crop=plan.crop)
     total, start = trainer.steps, trainer.step
     with told.bar(f"training {plan.name}", total, start) as advance:
@@ -229,7 +240,7 @@ def _validate(
         monitor.scalars(trainer.step, {f"validation/{name}": score})
     better = trainer.best is None or (score > trainer.best if up else score < trainer.best)
     mark = ""
-    if better:
+    if better and math.isfinite(score):
         trainer.best = score
         present.replace(out.with_name(f"{out.stem}.best.safetensors"))
         mark = ", the best so far"

@@ -28,6 +28,7 @@ from sisbench.methods.layers.training.least_squares import (
 from sisbench.methods.layers.training.losses import kl_to_prior
 from sisbench.methods.maskgan.network import Blender
 from sisbench.methods.maskgan.vae import SIDE, MaskVAE
+from sisbench.methods.options import require_positive
 from sisbench.methods.training import Losses, Phase, Step
 
 if TYPE_CHECKING:
@@ -63,9 +64,7 @@ class MaskganTrainingOptions(LeastSquaresOptions):
         super().__post_init__()
         if self.vae is not None and self.vae_steps:
             raise ValueError("vae gives weights and vae_steps trains them: take one")
-        for name in ("lr_joint", "lr_vae"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        require_positive(self, "lr_joint", "lr_vae")
         if self.vae_steps < 0 or self.vae_kl < 0:
             raise ValueError("vae_steps and vae_kl must not be negative")
 

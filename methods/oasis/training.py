@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sisbench.methods.layers.labels import one_hot
-from sisbench.methods.layers.training.adversarial import adam
+from sisbench.methods.layers.training.adversarial import PairTraining
 from sisbench.methods.layers.training.initial import xavier_method, xavier_modules
 from sisbench.methods.oasis.discriminator import SegmentationDiscriminator
-from sisbench.methods.training import Losses, Phase, Step, Training
+from sisbench.methods.options import require_not_negative, require_positive
+from sisbench.methods.training import Losses, Step
 
 if TYPE_CHECKING:
     from sisbench.methods.oasis.method import OASIS
@@ -44,15 +44,11 @@ class OasisTrainingOptions:
     betas: tuple[float, float] = (0.0, 0.999)
 
     def __post_init__(self) -> None:
-        for name in ("width", "lr_g", "lr_d"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("labelmix", "perceptual", "l1"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        require_positive(self, "width", "lr_g", "lr_d")
+        require_not_negative(self, "labelmix", "perceptual", "l1")
 
 
-class OasisTraining(Training):
+class OasisTraining(PairTraining):
     """Generator against a discriminator that names the class of each pixel."""
 
     Options: ClassVar[type] = OasisTrainingOptions
@@ -64,18 +60,6 @@ class OasisTraining(Training):
         self.discriminator = SegmentationDiscriminator(self.method.num_classes, self.options.width)
         xavier_method(self.method)
         xavier_modules(self.discriminator)
-
-    def networks(self) -> Mapping[str, nn.Module]:
-        """The generator and its discriminator."""
-        return {"net": self.method.net, "discriminator": self.discriminator}
-
-    def phases(self) -> tuple[Phase, ...]:
-        """Generator, then discriminator."""
-        o = self.options
-        return (
-            Phase("generator", ("net",), adam(o.lr_g, o.betas), self.generator_losses),
-            Phase("discriminator", ("discriminator",), adam(o.lr_d, o.betas), self.critic_losses),
-        )
 
     def draw(self, step: Step) -> tuple[Tensor, Tensor]:
         """A picture (B, 3, H, W) of drawn noise, and the label map (B, H, W) of the network."""

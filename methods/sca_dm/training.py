@@ -37,6 +37,7 @@ from sisbench.methods.layers.training.denoising import (
 )
 from sisbench.methods.layers.training.discriminator import MultiScaleDiscriminator
 from sisbench.methods.layers.training.losses import hinge_discriminator, hinge_generator
+from sisbench.methods.options import require_not_negative, require_positive
 from sisbench.methods.sca_dm.checkpoint import PREFIXES
 from sisbench.methods.training import Losses, Phase, Step, Training
 
@@ -100,15 +101,20 @@ class SCADMTrainingOptions:
             raise ValueError(f"drop must be within 0..1, got {self.drop}")
         if self.first_stage is not None and self.first_steps:
             raise ValueError("first_stage gives weights and first_steps trains them: take one")
-        for name in ("lr", "first_lr", "ndf", "n_layers"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in (
-            *("attention", "weight_decay", "first_steps", "l1", "perceptual", "codebook"),
-            *("commitment", "gan", "gan_from", "unit"),
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        require_positive(self, "lr", "first_lr", "ndf", "n_layers")
+        require_not_negative(
+            self,
+            "attention",
+            "weight_decay",
+            "first_steps",
+            "l1",
+            "perceptual",
+            "codebook",
+            "commitment",
+            "gan",
+            "gan_from",
+            "unit",
+        )
 
 
 class SCADMTraining(Training):

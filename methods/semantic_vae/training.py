@@ -23,6 +23,7 @@ from sisbench.methods.layers.training.losses import (
     hinge_discriminator,
     hinge_generator,
 )
+from sisbench.methods.options import require_not_negative, require_positive
 from sisbench.methods.training import Losses, Phase, Step, Training
 
 if TYPE_CHECKING:
@@ -64,12 +65,8 @@ class SemanticVAETrainingOptions:
     betas: tuple[float, float] = (0.0, 0.9)
 
     def __post_init__(self) -> None:
-        for name in ("ndf", "n_layers", "scales", "last_stride", "lr_g", "lr_d"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("ce", "kl", "gan", "feature"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        require_positive(self, "ndf", "n_layers", "scales", "last_stride", "lr_g", "lr_d")
+        require_not_negative(self, "ce", "kl", "gan", "feature")
         words = ("auto", "official", "areas", "equal")
         if isinstance(self.class_weights, str) and self.class_weights not in words:
             raise ValueError(f"class_weights is {', '.join(words)} or numbers")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from sisbench.methods.layers.training.losses import (
     kl_to_prior,
 )
 from sisbench.methods.layers.training.perceptual import SPADE_WEIGHTS
+from sisbench.methods.options import require_not_negative, require_positive
 from sisbench.methods.training import Losses, Phase, Step, Training
 
 if TYPE_CHECKING:
@@ -59,12 +61,8 @@ class AdversarialOptions:
     def __post_init__(self) -> None:
         if self.initial not in ("xavier", "torch"):
             raise ValueError(f"initial must be xavier or torch, got {self.initial!r}")
-        for name in ("ndf", "n_layers", "scales", "last_stride", "lr_g", "lr_d"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("gan", "feature", "perceptual", "kl", "l1"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        require_positive(self, "ndf", "n_layers", "scales", "last_stride", "lr_g", "lr_d")
+        require_not_negative(self, "gan", "feature", "perceptual", "kl", "l1")
 
 
 def adam(rate: float, betas: tuple[float, float]) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
@@ -72,7 +70,35 @@ def adam(rate: float, betas: tuple[float, float]) -> Callable[[Iterable[nn.Param
     return lambda parameters: torch.optim.Adam(parameters, rate, betas)
 
 
-class AdversarialTraining(Training):
+class PairTraining(Training):
+    """A method and its discriminator, each moved by Adam, the method first; ``options`` has
+    ``lr_g``, ``lr_d`` and ``betas``. ``setup`` builds the discriminator."""
+
+    method: Method
+    discriminator: nn.Module
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The method and its discriminator."""
+        return {"net": self.method.net, "discriminator": self.discriminator}
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Generator, then discriminator."""
+        o: Any = self.options
+        return (
+            Phase("generator", ("net",), adam(o.lr_g, o.betas), self.generator_losses),
+            Phase("discriminator", ("discriminator",), adam(o.lr_d, o.betas), self.critic_losses),
+        )
+
+    @abstractmethod
+    def generator_losses(self, step: Step) -> Losses:
+        """The losses that move the method."""
+
+    @abstractmethod
+    def critic_losses(self, step: Step) -> Losses:
+        """The losses that move the discriminator."""
+
+
+class AdversarialTraining(PairTraining):
     """Generator (with encoder) against a multi-scale patch discriminator: the generator moves
     first, the discriminator sees a picture that is drawn anew without gradient.
 
@@ -84,7 +110,6 @@ class AdversarialTraining(Training):
 
     Options: ClassVar[type] = AdversarialOptions
     options: AdversarialOptions
-    method: Method
     matched: ClassVar[Sequence[int] | None] = None
     perceptual_weights: ClassVar[Sequence[float]] = SPADE_WEIGHTS
     zero_biases: ClassVar[bool] = True
@@ -109,18 +134,6 @@ class AdversarialTraining(Training):
     def label_channels(self) -> int:
         """Channels of ``semantics``."""
         return self.method.num_classes
-
-    def networks(self) -> Mapping[str, nn.Module]:
-        """The method and its discriminator."""
-        return {"net": self.method.net, "discriminator": self.discriminator}
-
-    def phases(self) -> tuple[Phase, ...]:
-        """Generator, then discriminator."""
-        o = self.options
-        return (
-            Phase("generator", ("net",), adam(o.lr_g, o.betas), self.generator_losses),
-            Phase("discriminator", ("discriminator",), adam(o.lr_d, o.betas), self.critic_losses),
-        )
 
     # ---- losses -----------------------------------------------------------------------------
 
