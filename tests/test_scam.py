@@ -330,6 +330,29 @@ def test_attention_maps_are_distributions_over_the_tokens_of_the_class() -> None
     assert maps[:, :, :2].std() > 0.01
 
 
+def test_gradients_equal_those_of_the_literal_form() -> None:
+    """Also where a class has a single pixel: its tokens' sum of weights is then exactly 1."""
+    method = small(7)
+    batch = scene(method)
+    batch.label[1, 1, 1] = 6  # a class that vanishes in smaller sizes
+    batch.label[2, :16, :16] = 5  # one pixel of the coarsest size
+    net, noise = method.net.requires_grad_(True).train(), Noise(batch.ids)
+    weight = torch.randn(batch.image.shape, generator=torch.Generator().manual_seed(0))
+    found, expected = [], []
+    for gradients, literal in ((found, False), (expected, True)):
+        net.zero_grad()
+        if literal:
+            tokens = plain.encode(net.encoder, method.config, batch.image, batch.label)
+            image = plain.generate(net.generator, method.config, batch.label, tokens, noise)
+        else:
+            regions = Regions(batch.label, 7)
+            image, _ = net.generator(batch.label, regions, net.encoder(batch.image, regions), noise)
+        (image * weight).sum().backward()
+        gradients += [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    for mine, other in zip(found, expected, strict=True):
+        assert (mine - other).norm() < 1e-4 * max(float(other.norm()), 1)
+
+
 def test_gradients_reach_every_parameter() -> None:
     method = small()
     net = method.net.requires_grad_(True).train()

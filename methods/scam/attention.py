@@ -105,7 +105,8 @@ class Attention(nn.Module):
         gathered, total = _mean_by_group(logits, pixels)
         mean = pixels.rows.mean(1)  # (B, D)
         empty = (blocks.counts == 0)[:, :, None, None]
-        gathered = torch.where(empty, mean[:, None, None], gathered / total[..., None].clamp_min(1))
+        total = total.masked_fill(empty[..., 0], 1)  # no clamp: at 1 itself it stops the gradient
+        gathered = torch.where(empty, mean[:, None, None], gathered / total[..., None])
         gathered = gathered.unflatten(2, (self.heads, -1))  # (B, P, h, M, D)
         value = torch.einsum("bphmd,hid->bpmhi", gathered, self.head_weight(self.value)).flatten(3)
         found = self.out(value + self.value.bias)  # (B, P, M, d)
