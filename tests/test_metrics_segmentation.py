@@ -11,7 +11,8 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from sisbench import metrics
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
-from sisbench.metrics.segmentation import confusion_counts, conventions, values_under
+from sisbench.metrics.confusion import confusion_counts
+from sisbench.metrics.segmentation import conventions, values_under
 
 GOLDEN = ("worked2x4", "k6_ignore255", "k19_noignore")
 
