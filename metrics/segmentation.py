@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -11,9 +11,6 @@ from sisbench.core.estimates import bootstrap_confusion
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.tasks import method_tasks
 from sisbench.metrics.base import Context, Metric, Rows, Score
-
-if TYPE_CHECKING:
-    pass
 
 MIOU = "miou_dataset_union"
 ACCURACY = "acc_pixel_dataset"
