@@ -27,6 +27,7 @@ from sisbench.methods.layers.diffusion.attention import SpatialTransformer
 from sisbench.methods.layers.diffusion.blocks import Downsample, ResBlock, Upsample
 from sisbench.methods.layers.diffusion.unet import UNet
 from sisbench.methods.seeded import seeded_state
+from sisbench.run.keys import by_content
 
 TINY = tiny_networks.METHODS["codiff"].options
 SMALL: dict[str, Any] = {
@@ -449,3 +450,12 @@ def test_an_empty_layout_is_drawn() -> None:
     layout = Layout(label, present_classes(label, 19))
     image = method.render(layout, GlobalStyle(torch.zeros(1, 0), layout.present), Noise(["a"]))
     assert image.isfinite().all()
+
+
+def test_the_vocabulary_enters_the_key_by_its_content(tmp_path: Path) -> None:
+    here, there, other = (tmp_path / name for name in ("a.txt", "b.txt", "c.txt"))
+    here.write_text("[PAD]\n")
+    there.write_text("[PAD]\n")
+    other.write_text("[CLS]\n")
+    one, two, three = (by_content(CoDiff, {"vocabulary": str(p)}) for p in (here, there, other))
+    assert one == two != three

@@ -15,7 +15,7 @@ from sisbench.core.tasks import TASKS
 from sisbench.run.items import Item
 from sisbench.run.method_entry import method_class, weights_hash
 
-KEY_SCHEMA = 2
+KEY_SCHEMA = 3
 """Enters every content key: raised when the same plan makes other images than before."""
 _ITEMS = "\0items"
 """Stands in a content key's text for the items, which many cells share."""

@@ -53,6 +53,7 @@ class CoDiff(Method):
     )
     Options = CoDiffOptions
     stored_labels = True
+    file_options: ClassVar[frozenset[str]] = frozenset({"vocabulary"})
     sampling_options: ClassVar[frozenset[str]] = frozenset(
         {"steps", "eta", "caption", "captions", "vocabulary"}
         | {"seg_mask_schedule", "seg_mask_scale_factor"}
