@@ -21,9 +21,9 @@ from sisbench.core.state_dict import (
     FORMAT,
     joined_hash,
     plain_state,
+    read_hashed,
     read_metadata,
     read_state,
-    sha256_of,
     state_hash,
 )
 from sisbench.core.store import write_atomic
@@ -275,7 +275,9 @@ def compare_keys(method: Loadable, space: LabelSpace | str, path: Path) -> None:
     if about:
         _own_keys(method).check(read_state(path, mapped=True), str(path))
         return
-    official = split_official(method, official_files(method, path), mapped=True)
+    files = official_files(method, path)
+    states = {file: read_state(file, mapped=True) for file in set(files.values())}
+    official = split_official(method, files, states)
     for module, key_map in _maps_for(method, official).items():
         key_map.check(official[module], f"{method.name}: {module}")
 
@@ -304,8 +306,9 @@ def load_weights(method: Loadable, space: LabelSpace | str, weights: Path | str 
         _load_own(method, path)  # type: ignore[arg-type]
     else:
         files = official_files(method, path)
-        _fill(method, split_official(method, files))
-        hashes = {m: sha256_of(f) for m, f in files.items()}
+        read = {file: read_hashed(file) for file in set(files.values())}
+        _fill(method, split_official(method, files, {f: state for f, (state, _) in read.items()}))
+        hashes = {m: read[f][1] for m, f in files.items()}
         method.weights_info = {
             "source": "official",
             "files": {m: {"name": f.name, "sha256": hashes[m]} for m, f in files.items()},
@@ -347,12 +350,13 @@ def adopt_options(method: Loadable, about: Mapping[str, Any], path: Path | None)
 
 
 def _load_own(method: Loadable, path: Path) -> None:
-    _own_keys(method).load(read_state(path), str(path))
+    state, digest = read_hashed(path)
+    _own_keys(method).load(state, str(path))
     require_set(method.net, str(path))
     method.weights_info = {
         "source": "sisbench",
-        "files": {"net": {"name": path.name, "sha256": sha256_of(path)}},
-        "sha256": sha256_of(path),
+        "files": {"net": {"name": path.name, "sha256": digest}},
+        "sha256": digest,
         "about": read_metadata(path),
     }
     method.after_load()
@@ -396,11 +400,9 @@ def official_files(method: Loadable, path: Path) -> dict[str, Path]:
 
 
 def split_official(
-    method: Loadable, files: Mapping[str, Path], mapped: bool = False
+    method: Loadable, files: Mapping[str, Path], states: Mapping[Path, dict[str, Tensor]]
 ) -> dict[str, dict[str, Tensor]]:
-    """Read each file once and cut it into the method's modules by their official key prefixes;
-    ``mapped`` as of ``read_state``."""
-    states = {path: read_state(path, mapped) for path in set(files.values())}
+    """Cut the state dicts of files into the method's modules by their official key prefixes."""
     result = {}
     for module, path in files.items():
         prefix = method.prefixes.get(module, "")

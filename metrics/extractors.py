@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sisbench.core import weights
 from sisbench.core.errors import UserError
-from sisbench.core.state_dict import sha256_of
+from sisbench.core.file_hash import sha256_of
 
 if TYPE_CHECKING:
     import torch

@@ -88,7 +88,7 @@ class ToyFeatures(_PooledFeatures):
     resize = "64 x 64 by PIL's bilinear rule, (x - 127.5) / 127.5"
 
     def _file(self, given: Path | str | None) -> tuple[Path, str]:
-        from sisbench.core.state_dict import sha256_of
+        from sisbench.core.file_hash import sha256_of
         from sisbench.segmenters.toy import COMMITTED
 
         path = COMMITTED if given is None else Path(given)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sisbench.core import weights as registry
 from sisbench.core.errors import Unavailable, UserError
 from sisbench.core.fit import Shape, State, fill, fold_batch_norms
-from sisbench.core.state_dict import joined_hash, read_state, sha256_of, state_hash
+from sisbench.core.state_dict import joined_hash, read_hashed, state_hash
 
 Self = TypeVar("Self", bound="Loadable")
 
@@ -90,8 +90,9 @@ class Loadable(ABC):
         parts = self._bare_parts()
         files = {m: self._file(m, part, weights, len(parts)) for m, part in parts.items()}
         where = {m: str(f) for m, f in files.items()}
-        self._fill({m: read_state(f) for m, f in files.items()}, where)
-        hashes = {m: sha256_of(f) for m, f in files.items()}
+        read = {m: read_hashed(f) for m, f in files.items()}
+        self._fill({m: state for m, (state, _) in read.items()}, where)
+        hashes = {m: digest for m, (_, digest) in read.items()}
         self.weights_info = {
             "source": "official",
             "files": {m: {"name": f.name, "sha256": hashes[m]} for m, f in files.items()},

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import plain_ca2sis
 import plain_maskgan
 import plain_scam
 import plain_spade
@@ -52,10 +53,17 @@ def maskgan(method: Any, official: Official, batch: Batch) -> Tensor:
     return plain_maskgan.draw(weights, seg, code, o.n_downsample_global, o.n_blocks_global)
 
 
+def ca2sis(method: Any, _: Official, batch: Batch) -> Tensor:
+    """CA2-SIS with its style encoder, which has no plain form of its own."""
+    layout, codes = method.encode_layout(batch), method.encode_style(batch).codes
+    return plain_ca2sis.generate(method.net, layout.embedding, codes)
+
+
 FORMS: dict[str, Callable[[Any, Official, Batch], Tensor]] = {
     "spade": spade,
     "sean": sean,
     "scam": scam,
     "maskgan": maskgan,
+    "ca2sis": ca2sis,
 }
 """By the method's name."""

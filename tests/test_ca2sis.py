@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import plain_ca2sis
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ from sisbench.diagnose.conformance import check_batch, check_method
 from sisbench.methods.base import Method, Style, why_not
 from sisbench.methods.ca2sis import CA2SIS, CA2Layout, transformer
 from sisbench.methods.ca2sis.network import StyleMapNorm
-from sisbench.methods.ca2sis.transformer import Block, StyleTransformer
+from sisbench.methods.ca2sis.transformer import StyleTransformer
 from sisbench.methods.layers.labels import one_hot
 from sisbench.methods.loadable import save_weights
 from sisbench.methods.seeded import seeded_entry, seeded_state
@@ -318,28 +319,6 @@ def test_ablations_have_the_key_layouts_of_the_older_code() -> None:
 # ---- laws ---------------------------------------------------------------------------------------
 
 
-def plain(net: StyleTransformer, x: Tensor, codes: Tensor) -> Tensor:
-    """The transformer as the paper writes it, step by step."""
-    block: Block = net.transformer_blocks[0]  # type: ignore[assignment]
-    x0, (height, width) = x, x.shape[2:]
-
-    def attend(part: Any, query: Tensor, context: Tensor) -> Tensor:
-        q, k, v = (
-            layer(t).unflatten(2, (part.heads, -1)).transpose(1, 2)
-            for layer, t in ((part.to_q, query), (part.to_k, context), (part.to_v, context))
-        )
-        weights = (q @ k.transpose(2, 3) * q.shape[3] ** -0.5).softmax(3)
-        return part.to_out[0]((weights @ v).transpose(1, 2).flatten(2))
-
-    t = net.proj_in(net.norm(x)).flatten(2).transpose(1, 2)
-    if net.self_attention:
-        t = t + attend(block.attn1, block.norm1(t), block.norm1(t))
-    t = t + attend(block.attn2, block.norm2(t), codes)
-    value, gate = block.ff.net[0].proj(block.norm3(t)).chunk(2, 2)  # type: ignore[union-attr, operator]
-    t = t + block.ff.net[2](value * F.gelu(gate))
-    return x0 + net.proj_out(t.transpose(1, 2).unflatten(2, (height, width)))
-
-
 @pytest.mark.parametrize(
     ("channels", "heads", "head_dim", "attention", "classes", "side"),
     [
@@ -360,7 +339,7 @@ def test_equals_the_plain_form_with_its_gradients(
     x, codes = torch.randn(2, channels, side, side), torch.randn(2, classes, 20)
     gradients = []
     with torch.enable_grad():
-        for form in (net, lambda a, b: plain(net, a, b)):
+        for form in (net, lambda a, b: plain_ca2sis.transformer(net, a, b)):
             a, b = x.clone().requires_grad_(), codes.clone().requires_grad_()
             net.zero_grad()
             out = form(a, b)

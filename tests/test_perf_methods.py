@@ -23,6 +23,11 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
         "celebamask_hq",
         {"ngf": 4, "nhidden": 16, "crop_size": 64, "style_length": 16, "style_encoder_ngf": 4},
     ),
+    "ca2sis": (
+        "ca2sis",
+        "celebamask_hq",
+        {"resolution": 64, "style_dim": 8, "style_enc_feat_dim": 1},
+    ),
 }
 
 

@@ -4,6 +4,7 @@ kind of answer to the same file."""
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -20,15 +21,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sisbench import methods, segmenters
+from sisbench.core import file_hash, state_dict
 from sisbench.core.batch import Batch
 from sisbench.core.errors import Unavailable, UserError
+from sisbench.core.file_hash import forget_hashes, sha256_of
 from sisbench.core.fit import fold_batch_norms
 from sisbench.core.label_space import LabelSpace
-from sisbench.core.state_dict import forget_hashes, joined_hash, read_state, sha256_of, state_hash
+from sisbench.core.state_dict import joined_hash, read_hashed, read_state, state_hash
 from sisbench.core.unset import UnsetParameters
 from sisbench.methods.base import Layout, Method, NoiseSource, Style
 from sisbench.methods.key_map import KeyMap
-from sisbench.methods.loadable import load_official
+from sisbench.methods.loadable import load_official, save_weights
 from sisbench.methods.seeded import seeded_state
 from sisbench.metrics import create_maker
 from sisbench.metrics.perceptual import LPIPSNetwork, _features
@@ -332,20 +335,57 @@ def test_hashes_of_any_dtype_and_of_files(tmp_path: Path) -> None:
     assert joined_hash({"a": "x", "b": "x"}) == "x" != joined_hash({"a": "x", "b": "y"})
 
 
-def test_a_file_is_hashed_once_a_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sisbench.core import state_dict
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of files whose bytes are hashed."""
+    found: list[str] = []
+    digest = file_hash._digest
+    monkeypatch.setattr(file_hash, "_digest", lambda p: (found.append(p.name), digest(p))[1])
+    return found
 
+
+def test_a_file_is_hashed_once_a_load(
+    tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.save(STATES["method"], tmp_path / "w.pth")
-    os.utime(tmp_path / "w.pth", (1, 1))  # one that was written just now is read every time
-    count: list[Path] = []
-    digest = state_dict.hashlib.file_digest
-    monkeypatch.setattr(
-        state_dict.hashlib, "file_digest", lambda f, kind: count.append(f) or digest(f, kind)
-    )
+    os.utime(tmp_path / "w.pth", (1, 1))
     monkeypatch.setattr("sisbench.methods.loadable.state_hash", lambda _: pytest.fail("hashed"))
     _method(tmp_path / "w.pth")
     _method(tmp_path / "w.pth")
-    assert len(count) == 1
+    sha256_of(tmp_path / "w.pth")
+    assert hashed == ["w.pth"]
+
+
+def test_a_file_from_just_now_is_hashed_once_a_load_too(tmp_path: Path, hashed: list[str]) -> None:
+    """Its hash is not remembered, so a second look would read it again."""
+    torch.save(STATES["method"], tmp_path / "w.pth")
+    method = methods.create("spade", SPACE, **SPADE).load(SPACE, tmp_path / "w.pth")
+    assert hashed == ["w.pth"]
+    save_weights(method, tmp_path / "own.safetensors", {})
+    own = methods.create("spade", SPACE).load(SPACE, tmp_path / "own.safetensors")
+    assert hashed == ["w.pth", "own.safetensors"]
+    content = (tmp_path / "own.safetensors").read_bytes()
+    assert own.weights_info["sha256"] == hashlib.sha256(content).hexdigest()
+    torch.save(STATES["parser"], tmp_path / "p.pth")
+    _parser(tmp_path / "p.pth")
+    assert hashed == ["w.pth", "own.safetensors", "p.pth"]
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(STATES["method"], path)
+    read = state_dict.read_state
+
+    def written_to(file: Path) -> State:
+        found = read(file)
+        path.write_bytes(path.read_bytes() + b"more")
+        return found
+
+    monkeypatch.setattr(state_dict, "read_state", written_to)
+    with pytest.raises(UserError, match="was written to while it was read"):
+        read_hashed(path)
 
 
 def test_in_memory_states_are_treated_alike() -> None:

@@ -1,4 +1,4 @@
-"""sha256 of many files, remembered by path, size and time of change."""
+"""sha256 of files: of one, remembered in memory, or of many, remembered in the cache folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from sisbench.core.errors import UserError
@@ -16,6 +17,9 @@ from sisbench.core.errors import UserError
 _RACY_NS = 2_000_000_000
 """A file changed less than this before it was hashed could change again unseen: file systems
 stamp times coarsely, so its hash is not remembered."""
+
+Stamp = tuple[int, int, int, int]
+"""Size, time of change, inode, time of change of the inode."""
 
 
 def cache_dir() -> Path | None:
@@ -31,6 +35,28 @@ def cache_dir() -> Path | None:
         return None
 
 
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file, remembered in memory for as long as the file is not written to, moved
+    or replaced.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    key = stamp(path)
+    settled = key[1] < time.time_ns() - _RACY_NS
+    return (_sha256 if settled else _sha256.__wrapped__)(path.resolve(), key)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, _stamp: Stamp) -> str:
+    return _digest(path).hex()
+
+
+def forget_hashes() -> None:
+    """Let the next ``sha256_of`` of every file read it again."""
+    _sha256.cache_clear()
+
+
 def file_hashes(paths: Sequence[Path], workers: int = 2) -> dict[Path, bytes]:
     """sha256 digests (32 bytes) of files. A file whose path, size and mtime are those of an earlier
     call is not read again; without a cache that can be written, all are read.
@@ -38,7 +64,7 @@ def file_hashes(paths: Sequence[Path], workers: int = 2) -> dict[Path, bytes]:
     Raises:
         UserError: a file cannot be read.
     """
-    stamps = {path: _stamp(path) for path in dict.fromkeys(paths)}
+    stamps = {path: stamp(path)[:2] for path in dict.fromkeys(paths)}
     names = {path: os.path.abspath(path) for path in stamps}
     known = _recall(list(names.values()))
     found = {
@@ -56,23 +82,25 @@ def file_hashes(paths: Sequence[Path], workers: int = 2) -> dict[Path, bytes]:
     return {path: found[path] for path in stamps}
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> Stamp:
+    """What changes where a file is written to, moved or replaced.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         status = path.stat()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
 
 
 def _digest(path: Path) -> bytes:
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
+            return hashlib.file_digest(handle, "sha256").digest()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    return digest.digest()
 
 
 def _open() -> sqlite3.Connection:

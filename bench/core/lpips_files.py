@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sisbench.core.errors import Unavailable
-from sisbench.core.state_dict import sha256_of
+from sisbench.core.file_hash import sha256_of
 
 LINEAR_SHA256 = {
     "alex": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",

@@ -1,5 +1,5 @@
-"""The one reader of weights files: state dicts, read without running anything in them, and their
-hashes."""
+"""The one reader of weights files: state dicts, read without running anything in them, and hashes
+of their tensors."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import io
 import json
 import pickle
 import pickletools
-import time
 import zipfile
 from collections.abc import Mapping
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sisbench.core.errors import UserError
+from sisbench.core.file_hash import sha256_of, stamp
 from sisbench.core.file_kinds import is_safetensors, refuse_foreign
 
 if TYPE_CHECKING:
@@ -29,32 +29,10 @@ PREFIXES = ("module.", "_orig_mod.")
 
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
 _LEGACY_PICKLES = 5  # magic number, version, machine, object, keys; then come the tensors' bytes
-_RACY_NS = 2_000_000_000  # file systems stamp times coarsely: a newer file could change unseen
 _DEEPEST = 8  # wrappers within one another
 
 
-# ---- hashes -----------------------------------------------------------------------------------
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file, remembered in memory for as long as the file is not written to, moved
-    or replaced (size, inode, times of change)."""
-    stat = path.stat()
-    settled = stat.st_mtime_ns < time.time_ns() - _RACY_NS
-    read = _sha256 if settled else _sha256.__wrapped__
-    when = (stat.st_mtime_ns, stat.st_ctime_ns)
-    return read(str(path.resolve()), stat.st_size, stat.st_ino, *when)
-
-
-@lru_cache(maxsize=256)
-def _sha256(path: str, size: int, inode: int, modified: int, changed: int) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def forget_hashes() -> None:
-    """Let the next ``sha256_of`` of every file read it again."""
-    _sha256.cache_clear()
+# ---- hashes of tensors ------------------------------------------------------------------------
 
 
 def joined_hash(hashes: Mapping[str, str]) -> str:
@@ -103,6 +81,25 @@ def read_state(path: Path, mapped: bool = False) -> dict[str, Tensor]:
     refuse_foreign(path)
     raw = _read_safetensors(path) if is_safetensors(path) else _read_torch(path, mapped)
     return plain_state(_state_in(raw, path))
+
+
+def read_hashed(path: Path) -> tuple[dict[str, Tensor], str]:
+    """``read_state`` of a file, and its sha256, taken while it is read: the file leaves the disk
+    once, and the hash is that of what was loaded.
+
+    Raises:
+        Unavailable, UserError: as ``read_state``; the file was written to meanwhile.
+    """
+    refuse_foreign(path)
+    before = stamp(path)
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(sha256_of, path)
+        state = read_state(path)
+    if stamp(path) != before:
+        raise UserError(
+            f"{path} was written to while it was read", "wait until it is whole, and start again"
+        )
+    return state, digest.result()
 
 
 def plain_state(state: Mapping[str, Any]) -> dict[str, Tensor]:

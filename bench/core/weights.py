@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 
 from sisbench.core.errors import Unavailable, UserError, did_you_mean
+from sisbench.core.file_hash import forget_hashes, sha256_of
 from sisbench.core.file_kinds import foreign_kind, refuse_foreign
-from sisbench.core.state_dict import forget_hashes, sha256_of
 
 LOCK = "weights.lock.json"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from sisbench.config import RunConfig
 from sisbench.core import weights
 from sisbench.core.errors import UserError
-from sisbench.core.state_dict import sha256_of
+from sisbench.core.file_hash import sha256_of
 from sisbench.diagnose.finding import Finding
 from sisbench.metrics.inception import Inception
 from sisbench.run.plan import run_protocols

@@ -124,7 +124,7 @@ def resolve_weights(name: str) -> Path:
 
 def weights_hash(path: Path, cls: Any = None) -> str:
     """sha256 of a file, or over the files of a folder that images of a method's class depend on."""
-    from sisbench.core.state_dict import sha256_of
+    from sisbench.core.file_hash import sha256_of
     from sisbench.methods.loadable import Loadable
 
     if path.is_file():

@@ -37,7 +37,7 @@ def perceptual_file(name: str) -> str:
     if name == "none":
         return "none"
     from sisbench.core import weights
-    from sisbench.core.state_dict import sha256_of
+    from sisbench.core.file_hash import sha256_of
 
     return f"{name}, sha256 {sha256_of(weights.path(name))}"
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
+from sisbench.core.file_hash import sha256_of
 from sisbench.core.label_space import HOLE, LabelSpace
 from sisbench.core.resize import resize_labels_pil
-from sisbench.core.state_dict import joined_hash, read_metadata, sha256_of
+from sisbench.core.state_dict import joined_hash, read_metadata
 from sisbench.core.unset import require_set
 from sisbench.methods.base import GlobalStyle, Layout, Method, NoiseSource, draw, present_classes
 from sisbench.methods.controlnet.folders import Folders, contents

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from sisbench.core import weights
-from sisbench.core.state_dict import read_state, sha256_of, state_hash
+from sisbench.core.file_hash import sha256_of
+from sisbench.core.state_dict import read_state, state_hash
 from sisbench.methods.loadable import EncodingCost
 from sisbench.methods.semantic_stylegan.inversion import Inversion, invert, tune
 from sisbench.methods.semantic_stylegan.lpips import Lpips
