@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_faults_are_known_before_a_shard_loads_anything(
     assert re.search(r"note: no images of foreign \(2 cells\): .* does not fit", said), said
     assert "note: no images of size (2 cells): renders 64x64" in said, said
     assert len(list((tmp_path / "run").rglob("images/*.png"))) == 4
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: (10**9, 10**9, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match="1000 bytes are free"):
         run_shard(own, Shard(2, 2), QUIET)
 
