@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import shutil
 import signal
 import socket
@@ -35,6 +36,7 @@ SlurmdLogFile={folder}/slurmd.log
 SlurmUser={user}
 SlurmdUser={user}
 ReturnToService=2
+SlurmdParameters=config_overrides
 JobRequeue=1
 KillWait=2
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
@@ -73,7 +75,7 @@ class SlurmHere:
             node=_free_port(),
             folder=self.folder,
             user=getpass.getuser(),
-            cpus=os.cpu_count(),
+            cpus=max(2, os.cpu_count() or 1),
         )
         self.config.write_text(text)
         named = [f"--{k}={self.folder}/munge.{k.split('-')[0]}" for k in ("socket", "key-file")]
@@ -84,8 +86,16 @@ class SlurmHere:
         self.start_node()
 
     def start_node(self) -> None:
+        """Start slurmd and wait until the controller knows that this one is there."""
+        before = self._started()
         self._run("slurmd", "-D", "-f", str(self.config))
+        _wait(lambda: self._started() != before)
         _wait(lambda: self.ask("sinfo", "-h", "-t", "idle,mix,alloc", "-o", "%n").strip() != "")
+
+    def _started(self) -> str:
+        """When the node's slurmd started, as the controller knows it; "" for never."""
+        found = re.search(r"SlurmdStartTime=(\d\S*)", self.ask("scontrol", "show", "node"))
+        return found[1] if found else ""
 
     def kill_node(self) -> None:
         """kill -9 of slurmd: what it has started lives on."""
@@ -100,7 +110,7 @@ class SlurmHere:
     def stop(self) -> None:
         self.ask("scancel", "--user", getpass.getuser(), "--signal=KILL", "--full")
         self.ask("scancel", "--user", getpass.getuser())
-        time.sleep(1)
+        _wait(lambda: not self.ask("squeue", "--noheader").strip())
         for daemon in reversed(self._daemons.values()):
             daemon.terminate()
         for daemon in self._daemons.values():
@@ -121,7 +131,7 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def _wait(there: object, seconds: float = 60) -> None:
+def _wait(there: object, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not there():  # type: ignore[operator]
         assert time.monotonic() < deadline, "Slurm did not start: see its logs"

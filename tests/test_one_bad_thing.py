@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageOps
+from rich.console import Console
 
-from sisbench import methods
+from sisbench import data, methods
 from sisbench.config import RunConfig
 from sisbench.core.errors import UserError
 from sisbench.core.progress import Progress
@@ -219,3 +222,35 @@ def test_one_process_a_device_gives_up_alike(method_file: str, tmp_path: Path) -
     make_share(plan, "cpu", QUIET, (0, 2))
     (cell,) = plan.cells
     assert len(CellFolder(tmp_path / "run" / cell.folder).item_rows()) == 5
+
+
+def test_an_image_that_the_run_did_not_draw_is_named(method_file: str, tmp_path: Path) -> None:
+    """A picture that somebody put in its place is scored as it is, and the score says so."""
+    folder = tmp_path / "run"
+    made(config(folder, [method_file]))
+    path = sorted(folder.rglob("images/*.png"))[0]
+    with Image.open(path) as picture:
+        ImageOps.invert(picture.convert("RGB")).save(path)
+    stream = io.StringIO()
+    score_run(folder, None, [], [], Progress(Console(file=stream, width=400)))
+    assert "images are not the files that the run drew" in stream.getvalue()
+    assert path.stem in stream.getvalue()
+    marks = [m for s in RunStore(folder).scores()[0] if s.metric == "psnr" for m in s.marks]
+    assert any("not those that the run drew" in m for m in marks), marks
+    made(config(folder, [method_file]))
+    score_run(folder, None, [], [], QUIET)
+    marks = [m for s in RunStore(folder).scores()[0] for m in s.marks]
+    assert not any("not those that the run drew" in m for m in marks), "drawn anew"
+
+
+def test_a_class_that_is_not_there_is_told_those_of_the_file(method_file: str) -> None:
+    """Not the classes that the file imports: 'NoiseSource' is near 'NoSuch', and no method."""
+    with pytest.raises(UserError, match="has no class 'NoSuch'") as caught:
+        methods.registry.get(method_file.replace("MeanColour", "NoSuch"))
+    assert caught.value.hint == "known: MeanColour"
+
+
+def test_a_data_set_without_its_folder_is_told_the_option() -> None:
+    with pytest.raises(UserError, match="data set 'celebamask_hq': needs 'root'") as caught:
+        data.open_dataset("celebamask_hq")
+    assert "--root" in caught.value.hint

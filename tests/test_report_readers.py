@@ -167,6 +167,9 @@ def paired_run(tmp_path: Path) -> Path:
 
 def test_p_values_stand_in_every_format(tmp_path: Path) -> None:
     run = paired_run(tmp_path)
+    with pytest.raises(UserError) as caught:
+        build_report(run, versus="SAEN")
+    assert caught.value.hint in ("did you mean 'SEAN'?", "did you mean 'sean'?")
     build_report(run, versus="SEAN")  # by its title
     table = next((run / "report" / "tables").glob("*versus-sean*.csv"))
     rows = list(csv.DictReader(io.StringIO(table.read_text())))

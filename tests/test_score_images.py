@@ -233,6 +233,7 @@ def test_label_maps_bring_the_parsers_scores(pair: tuple[Path, Path], tmp_path: 
         (["{made}", "{real}", "-m", "pnsr"], "did you mean 'psnr'"),
         (["{made}", "{real}", "-p", "sisbench"], "did you mean 'sisbench1'"),
         (["{made}", "{real}", "--resize", "bicubik"], "did you mean 'bicubic'"),
+        (["{made}", "{tmp}/nowhere"], "nowhere: give the path as seen from the current folder"),
         (["{made}", "{real}", "--missing", "ignore"], "skip or error"),
         (["{made}", "{real}", "--labels", "{real}"], "need their label space"),
         (["{made}", "{real}", "--space", "celebamask_hq"], "needs label maps"),
@@ -249,7 +250,7 @@ def test_bad_input_is_one_message(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    places = {"made": pair[0], "real": pair[1]}
+    places = {"made": pair[0], "real": pair[1], "tmp": tmp_path}
     for name, file in (("empty", ""), ("text", "0.png"), ("jpeg", "0.jpg")):
         places[name] = tmp_path / name
         places[name].mkdir()

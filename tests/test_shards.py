@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from method_text import METHOD
+from rich.console import Console
 from typer.testing import CliRunner
 
 from sisbench.cli import app
@@ -27,7 +32,9 @@ from sisbench.core.shard import Shard, all_shards
 from sisbench.core.store import CellFolder, RunStore, write_atomic
 from sisbench.pipeline import run_all, run_shard, score_run
 from sisbench.run import locks
+from sisbench.run.engines import local
 from sisbench.run.locks import busy_shards, run_lock, shard_lock
+from sisbench.run.plan import Cell
 from sisbench.run.status import status_of, status_tables
 from sisbench.run.stored import write_items
 from sisbench.score import rows as rows_module
@@ -120,6 +127,37 @@ def test_shards_of_copied_folders_are_put_together(
         shutil.copytree(tmp_path / f"machine{shard.number}", tmp_path / "run", dirs_exist_ok=True)
     run_all(config(method_file, tmp_path / "run"), QUIET)
     assert outcome(tmp_path / "run") == whole
+
+
+def test_faults_are_known_before_a_shard_loads_anything(
+    method_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a run without shards: keys, sizes and the space on the disk."""
+    foreign = tmp_path / "foreign.pth"
+    torch.save({"state_dict": {"up_0.mlp_gamma.weight": torch.zeros(4, 4)}}, foreign)
+    entries = [
+        {"name": "spade", "label": "foreign", "weights": str(foreign)},
+        {"name": "sean", "label": "size", "weights": "bundled:toy-sean"},
+        {"name": method_file, "label": "good"},
+    ]
+    own = config(method_file, tmp_path / "run", n=4, methods=entries)
+    loaded, load = [], local.load_method
+
+    def loading(cell: Cell, *more: Any) -> Any:
+        loaded.append(cell.method.label)
+        return load(cell, *more)
+
+    monkeypatch.setattr(local, "load_method", loading)
+    stream = io.StringIO()
+    run_shard(own, Shard(1, 2), Progress(Console(file=stream, width=400)))
+    said = stream.getvalue()
+    assert loaded == ["good"]
+    assert re.search(r"note: no images of foreign \(2 cells\): .* does not fit", said), said
+    assert "note: no images of size (2 cells): renders 64x64" in said, said
+    assert len(list((tmp_path / "run").rglob("images/*.png"))) == 4
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match="1000 bytes are free"):
+        run_shard(own, Shard(2, 2), QUIET)
 
 
 @pytest.mark.parametrize("first", ["failed", "made"])

@@ -399,3 +399,9 @@ def test_rows_that_are_gone_are_named(
     with pytest.raises(UserError, match="the rows of Mean, reconstruct on toyfaces: psnr are gone"):
         write_bundle(run, tmp_path / "run.zip")
     assert not list(tmp_path.glob("*.zip"))
+
+
+def test_a_run_folder_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder, no bundle") as caught:
+        failures(tmp_path)
+    assert f"sisbench bundle {tmp_path}" in caught.value.hint

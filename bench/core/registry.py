@@ -103,7 +103,8 @@ class Registry:
         module = load_file(Path(path_text))
         found = getattr(module, attribute, None)
         if not isinstance(found, type):
-            classes = [n for n, v in vars(module).items() if isinstance(v, type)]
+            own = {n: v for n, v in vars(module).items() if isinstance(v, type)}
+            classes = [n for n, v in own.items() if v.__module__ == module.__name__]
             raise UserError(
                 f"{path_text} has no class '{attribute}'", did_you_mean(attribute, classes)
             )

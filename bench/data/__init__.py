@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
@@ -44,9 +45,14 @@ def open_dataset(name: str, **arguments: Any) -> Dataset:
     except TypeError as error:
         if "argument" not in str(error):
             raise
+        said = str(error).split("__init__() ")[-1]
+        needed = re.findall("'([^']+)'", said) if "required positional" in said else []
+        told = f"needs {', '.join(repr(n) for n in needed)}" if needed else said
         raise UserError(
-            f"data set '{name}': {str(error).split('__init__() ')[-1]}",
-            "see: sisbench datasets",
+            f"data set '{name}': {told}",
+            "give --root DIR, or see: sisbench datasets"
+            if needed == ["root"]
+            else "see: sisbench datasets",
         ) from error
     return dataset
 

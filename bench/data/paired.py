@@ -46,18 +46,21 @@ def natural_key(stem: str) -> tuple[int, int, str]:
     return (0, int(stem), stem) if stem.isdigit() else (1, 0, stem)
 
 
-def by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+def by_stem(
+    folder: Path, suffixes: Sequence[str], remedy: str = "check 'root' and 'split'"
+) -> dict[str, Path]:
     """Files of ``folder`` by stem, in natural order. Hidden files (macOS leaves ``._0.jpg`` beside
     ``0.jpg``) and folders are passed over.
+
+    Args:
+        remedy: what to do where there is no such folder.
 
     Raises:
         UserError: no such folder, no such files, two files of one stem, or a name that cannot
             stand in tables and paths.
     """
     if not folder.is_dir():
-        raise UserError(
-            f"no folder {folder}", f"looked for {folder.absolute()}: check 'root' and 'split'"
-        )
+        raise UserError(f"no folder {folder}", f"looked for {folder.absolute()}: {remedy}")
     files, others = [], set()
     for entry in sorted(listed(folder), key=lambda e: e.name):
         suffix = Path(entry.name).suffix.lower()

@@ -61,7 +61,9 @@ def versus_tables(
         return paper_tables(versus, results, protocols, results.facts), []
     except UserError as error:
         listed = ", ".join(row.key for row in own) or "none"
+        near = did_you_mean(versus, {name for row in own for name in (row.key, row.title)})
         hint = f"{error.hint}; methods of this run: {listed}".removeprefix("; ")
+        hint = near if near.startswith("did you mean") else hint
         raise UserError(error.message, hint) from error
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import dis
 import inspect
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sisbench.core.label_space import LabelSpace
     from sisbench.core.progress import Progress
 
+STRICT_HINT = "leave out --strict to go on without it"
 BYTES_A_PIXEL = 2.0
 """Of a photograph as PNG; noise has 3, photographs of the benchmark's data sets 1.3 to 1.9."""
 BYTES_A_SAMPLE = 16_384
@@ -47,6 +49,31 @@ def preflight(plan: Plan, cells: Sequence[Cell]) -> dict[str, Unable]:
             if reason:
                 found[cell.key] = Unable(reason, failed=True)
     return found
+
+
+def known(plan: Plan, found: Mapping[str, Unable], strict: bool, progress: Progress) -> Plan:
+    """The plan with the reasons that were found for some cells (by key); each is said, once.
+
+    Raises:
+        UserError: under ``strict``, a cell that is wanted and gets no images.
+    """
+    cells = [_without(cell, found.get(cell.key)) for cell in plan.cells]
+    said: dict[tuple[str, str], int] = {}
+    for cell in cells:
+        if not (cell.reason and plan.wanted(cell)):
+            continue
+        if strict:
+            raise UserError(f"{cell.folder}: {cell.reason}", STRICT_HINT)
+        if cell.key in found:
+            said[cell.method.shown, cell.reason] = said.get((cell.method.shown, cell.reason), 0) + 1
+    for (method, reason), count in said.items():
+        counted = "1 cell" if count == 1 else f"{count} cells"
+        progress.say(f"note: no images of {method} ({counted}): {reason}")
+    return replace(plan, cells=cells)
+
+
+def _without(cell: Cell, found: Unable | None) -> Cell:
+    return cell if found is None else replace(cell, reason=found.reason, failed=found.failed)
 
 
 def _size(cell: Cell, space: LabelSpace) -> tuple[int, int] | str | None:
@@ -116,23 +143,25 @@ def _sets_size(cls: type) -> bool:
     return computed or any(s.opname == "STORE_ATTR" and s.argval == "size" for s in steps)
 
 
-def bytes_needed(plan: Plan, cells: Sequence[Cell]) -> int:
-    """Estimate of what the missing images of ``cells`` and their rows take on disk."""
+def bytes_needed(plan: Plan, cells: Sequence[Cell], share: tuple[int, int] = (0, 1)) -> int:
+    """Estimate of what the missing images of a share of ``cells`` and their rows take on disk."""
     total = 0.0
     for cell in cells:
         high, wide = plan.datasets[cell.dataset.shown].size
         each = high * wide * BYTES_A_PIXEL + BYTES_A_SAMPLE
-        total += len(pending(plan.config.folder, cell)) * each
+        total += len(pending(plan.config.folder, cell, share)) * each
     return int(total)
 
 
-def check_disk(plan: Plan, cells: Sequence[Cell], progress: Progress) -> None:
+def check_disk(
+    plan: Plan, cells: Sequence[Cell], progress: Progress, share: tuple[int, int] = (0, 1)
+) -> None:
     """Say what the run will take and what is free; a warning where it may not be enough.
 
     Raises:
         UserError: clearly too little: less than half of the estimate is free.
     """
-    needed = bytes_needed(plan, cells)
+    needed = bytes_needed(plan, cells, share)
     free = shutil.disk_usage(existing(plan.config.folder)).free
     text = f"the images take about {size_text(needed)}, {size_text(free)} are free at "
     text += f"{existing(plan.config.folder).resolve()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from sisbench.run.imported import fill_cell
 from sisbench.run.loading import Unable, by_method, load_editor, load_method, unable
 from sisbench.run.method_entry import method_class
 from sisbench.run.plan import Cell, Plan
-from sisbench.run.preflight import check_disk, preflight
+from sisbench.run.preflight import STRICT_HINT, check_disk, known, preflight
 from sisbench.run.stored import finished, merge_items, pending
 from sisbench.run.trial import tell_failures, trials
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from sisbench.core.progress import Progress
     from sisbench.methods.base import Method
     from sisbench.run.tasks import Editor
-
-_STRICT = "leave out --strict to go on without it"
 
 
 def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
@@ -52,12 +49,12 @@ def generate(plan: Plan, progress: Progress, strict: bool = False) -> Timer:
     found = preflight(plan, missing)
     missing = [c for c in missing if c.key not in found]
     check_disk(plan, missing, progress)
-    plan = _known(plan, found, strict, progress)
+    plan = known(plan, found, strict, progress)
     timer = Timer()
     _write_manifest(plan, [_entry(plan, cell) for cell in plan.cells], about)
     tried = trials(plan, missing, device, timer, progress)
     missing = [c for c in missing if c.key not in tried]
-    plan = _known(plan, tried, strict, progress)
+    plan = known(plan, tried, strict, progress)
     entries = [_entry(plan, cell) for cell in plan.cells]
     _write_manifest(plan, entries, about)
     open_keys = frozenset(cell.key for cell in missing)
@@ -102,31 +99,6 @@ def _make(
         reason = fill_cell(plan, cell, method, editor, timer, progress)
         found = Unable(reason) if reason else None
     return found
-
-
-def _known(plan: Plan, found: Mapping[str, Unable], strict: bool, progress: Progress) -> Plan:
-    """The plan with the reasons that were found for some cells (by key); each is said, once.
-
-    Raises:
-        UserError: under ``strict``, a cell that is wanted and gets no images.
-    """
-    cells = [_without(cell, found.get(cell.key)) for cell in plan.cells]
-    said: dict[tuple[str, str], int] = {}
-    for cell in cells:
-        if not (cell.reason and plan.wanted(cell)):
-            continue
-        if strict:
-            raise UserError(f"{cell.folder}: {cell.reason}", _STRICT)
-        if cell.key in found:
-            said[cell.method.shown, cell.reason] = said.get((cell.method.shown, cell.reason), 0) + 1
-    for (method, reason), count in said.items():
-        counted = "1 cell" if count == 1 else f"{count} cells"
-        progress.say(f"note: no images of {method} ({counted}): {reason}")
-    return replace(plan, cells=cells)
-
-
-def _without(cell: Cell, found: Unable | None) -> Cell:
-    return cell if found is None else replace(cell, reason=found.reason, failed=found.failed)
 
 
 def _status(failed: bool) -> str:
@@ -217,7 +189,7 @@ def _settled(plan: Plan, cell: Cell, entry: CellEntry, strict: bool) -> CellEntr
             }
         )
     if strict and plan.wanted(cell) and entry.status != "done":
-        raise UserError(f"{cell.folder}: {entry.reason}", _STRICT)
+        raise UserError(f"{cell.folder}: {entry.reason}", STRICT_HINT)
     return entry
 
 

@@ -62,7 +62,7 @@ class Status:
     Attributes:
         cells, shards: the states of each.
         jobs: job id -> (what it does, Slurm's state), of the jobs that are queued or running.
-        remark: why shards are not counted, "" where they are.
+        remark: why shards are not counted or jobs not known, "" where they are.
     """
 
     cells: Sequence[CellState]
@@ -83,18 +83,27 @@ def status_of(root: Path, shards: int = 0) -> Status:
     manifest = RunStore(root).manifest()
     config = validated(RunConfig, manifest.config, str(root / "run.json"))
     cells = [_cell(view) for view in RunStore(root).cells()]
-    named = jobs_of(root)
-    queued = {job: (named[job], state) for job, state in states(root).items()}
+    queued, remark = _queued(root)
     of = shards or config.engine.shards
     if of == 1:
-        return Status(cells, [], queued)
+        return Status(cells, [], queued, remark)
     try:
         plan = make_plan(config)
     except UserError as error:  # the data may lie on another machine
-        return Status(cells, [], queued, f"shards are not counted: {error.message}")
+        uncounted = f"shards are not counted: {error.message}"
+        return Status(cells, [], queued, "; ".join(filter(None, [remark, uncounted])))
     counts = _counts(root, plan, of)
     named_shards = zip(all_shards(of), counts, strict=True)
-    return Status(cells, [_shard(root, s, c, queued) for s, c in named_shards], queued)
+    return Status(cells, [_shard(root, s, c, queued) for s, c in named_shards], queued, remark)
+
+
+def _queued(root: Path) -> tuple[dict[str, tuple[str, str]], str]:
+    """Job id -> (what it does, Slurm's state); and why they are not known, "" where they are."""
+    named = jobs_of(root)
+    try:
+        return {job: (named[job], state) for job, state in states(root).items()}, ""
+    except UserError as error:
+        return {}, error.message
 
 
 def _cell(view: CellView) -> CellState:

@@ -30,6 +30,7 @@ from sisbench.score.sources import Source
 
 BARE = LabelSpace("none", ("everything",))
 """Stands where there are no label maps."""
+_SEEN = "give the path as seen from the current folder"
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ class Folders:
         if request.missing not in ("skip", "error"):
             raise UserError(f"'missing' is skip or error, got '{request.missing}'")
         self.request, self.notes = request, list[str]()
-        self.images = by_stem(request.images, IMAGE_SUFFIXES)
-        self.real = by_stem(request.reference, IMAGE_SUFFIXES)
+        self.images = by_stem(request.images, IMAGE_SUFFIXES, _SEEN)
+        self.real = by_stem(request.reference, IMAGE_SUFFIXES, _SEEN)
         self.ids = self._partners()
         self.labels = self._label_maps()
         self.size, self.resized = self._one_size()
@@ -130,7 +131,7 @@ class Folders:
                 f"label maps in {request.labels} need their label space",
                 "give --space celebamask_hq, or a YAML file of one",
             )
-        found = by_stem(request.labels, LABEL_SUFFIXES)
+        found = by_stem(request.labels, LABEL_SUFFIXES, _SEEN)
         alone = [i for i in self.ids.values() if i not in found]
         if len(alone) == len(self.ids):
             raise UserError(

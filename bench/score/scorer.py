@@ -34,7 +34,7 @@ from sisbench.score.scores import (
     label_map_of,
     resized_basis,
 )
-from sisbench.score.sources import cell_source, in_groups
+from sisbench.score.sources import cell_source, in_groups, replaced
 
 
 class Scorer:
@@ -44,6 +44,7 @@ class Scorer:
         self.run, self.request, self.progress = run, request, progress
         self.sets, self.makers = RealSets(request, progress), Makers()
         self._named: set[tuple[str, str]] = set()
+        self._replaced: dict[str, list[str]] = {}
         self.used: dict[str, type[Metric]] = {}
 
     def scores(self) -> list[ScoreRecord]:
@@ -130,6 +131,7 @@ class Scorer:
         source = cell_source(cell, items, photos, _sibling(cell, cells))
         rows = map_rows(source, makers, self.progress, self.request.workers)
         self._tell(cell, rows.values())
+        self._tell_replaced(cell, items)
         everything = Mapped(tuple(r.id for r in items), {}, {})
         for column in chosen:
             if column.fault:
@@ -157,6 +159,20 @@ class Scorer:
             self.progress.say(f"left out of {where}: {item}: {left[item]}")
         if len(new) > NAMED:
             self.progress.say(f"left out of {where}: {len(new) - NAMED} more items")
+
+    def _tell_replaced(self, cell: CellView, items: Sequence[ItemRow]) -> None:
+        """Name the items whose files are no longer those that were drawn, once a cell; scores are
+        those of the files that are there, and say it."""
+        if cell.key in self._replaced:
+            return
+        found = self._replaced[cell.key] = replaced(cell, items)
+        if found:
+            where = f"{cell.entry.method.label} {cell.entry.task.slug}"
+            shown = ", ".join(found[:NAMED]) + (", ..." if len(found) > NAMED else "")
+            self.progress.say(
+                f"note: {where}: {len(found)} of {len(items)} images are not the files that the "
+                f"run drew ({shown}): sisbench run draws them anew"
+            )
 
     def _reduce(
         self,
@@ -192,6 +208,8 @@ class Scorer:
         if split:
             extra["real_split"] = split
         lost = _lost(cell, items, rows, real)
+        if made_by is not None and (others := self._replaced.get(cell.key)):
+            lost += (f"{len(others)} of {len(items)} images are not those that the run drew",)
         try:
             record = self._record(cell, protocol, name, score, "", extra, lost)
             if score.values is not None and len(score.values) == len(rows.ids):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sisbench.core.errors import UserError
-from sisbench.core.file_hash import cache_dir
+from sisbench.core.file_hash import cache_dir, file_hashes
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.log import ItemRow
 from sisbench.core.store import CellView
@@ -245,6 +245,20 @@ class _CellReader:
             return None  # nothing to render a truth from
         truth = self.photos.dataset.truth
         return truth(task, row.target, row.reference, row.classes)
+
+
+def replaced(view: CellView, items: Sequence[ItemRow]) -> list[str]:
+    """Ids of items whose image or drawn label map is another file than the run wrote, by its hash;
+    files that are gone or cannot be read are told elsewhere."""
+    files = {view.image_path(row.id): (row.id, row.sha256) for row in items if row.sha256}
+    for row in items:
+        if row.label_sha256 and (path := view.drawn_path(row)) is not None:
+            files[path] = (row.id, row.label_sha256)
+    try:
+        hashes = file_hashes([path for path in files if path.is_file()])
+    except UserError:
+        return []
+    return list(dict.fromkeys(files[p][0] for p, h in hashes.items() if h.hex() != files[p][1]))
 
 
 def _digests(view: CellView) -> Digests:

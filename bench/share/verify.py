@@ -45,6 +45,10 @@ def verify(path: Path, largest: int = LARGEST) -> Iterator[Finding]:
     Raises:
         UserError: no such file.
     """
+    if path.is_dir():
+        raise UserError(
+            f"{path} is a folder, no bundle", f"sisbench bundle {path} makes one of a run"
+        )
     if not path.is_file():
         raise UserError(f"no file {path}")
     try:

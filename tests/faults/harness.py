@@ -7,7 +7,6 @@ import io
 import json
 import multiprocessing
 import os
-import runpy
 import shutil
 import sys
 import time
@@ -19,30 +18,22 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import yaml
+from method_text import METHOD
 from PIL import Image
 
 SEED = int(os.environ.get("SISBENCH_FAULTS_SEED", "0"))
 """Of everything that is drawn: SISBENCH_FAULTS_SEED=7 make test-faults draws others."""
 
-METHOD = runpy.run_path(str(Path(__file__).parent.parent / "conftest.py"))["METHOD"]
 SIDE = 32
 ITEMS = 3
 TASKS = ["reconstruct", {"shape_transfer": ["hair"]}]
 METRICS = ["psnr", "miou"]
 
-PRELOADED = [
-    *("torch", "torchvision", "scipy.linalg", "scipy.stats", "pandas", "pyarrow.parquet"),
-    *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "matplotlib.figure"),
-    *("jinja2", "safetensors.torch", "sisbench.cli", "sisbench.pipeline", "sisbench.report"),
-    *(
-        "sisbench.score.scorer",
-        "sisbench.run.runner",
-        "sisbench.training.trainer",
-        "lightning_fabric",
-    ),
-]
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(PRELOADED)
+_CONTEXT.set_forkserver_preload(["warm"])
+# the process that is forked from starts with the first command, before it gets our import path
+_PATH = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+os.environ["PYTHONPATH"] = os.pathsep.join(p for p in _PATH if p)
 
 _PATIENCE = 1800
 """Seconds for a command that is not to be killed: a machine may be busy with other things."""
@@ -108,12 +99,12 @@ def _command(
     import torch
 
     torch.set_num_threads(1)
-    from sisbench.cli import main
+    import sisbench.cli
 
     sys.argv = ["sisbench", *arguments]
     if before is not None:
         before(*given)
-    main()
+    sisbench.cli.main()
 
 
 def draw_pairs(root: Path, n: int = ITEMS, side: int = SIDE) -> Path:

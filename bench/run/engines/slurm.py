@@ -28,7 +28,7 @@ def submit(config: RunConfig, work: Work, progress: Progress) -> dict[str, str]:
 
     Raises:
         UserError: submitit or Slurm is not here, jobs of this run are still queued, or Slurm
-            refuses the job.
+            refuses the job or does not answer.
     """
     executor = _executor(config.folder)
     queued = states(config.folder)
@@ -49,6 +49,7 @@ def submit(config: RunConfig, work: Work, progress: Progress) -> dict[str, str]:
             executor, _Resumable(work.shard), [raw] * many, [where] * many, shards, [stage] * many
         )
         jobs |= {job: f"{stage}-{shard}" for job, shard in zip(array, shards, strict=True)}
+        write_json(config.folder / JOBS, jobs)  # known, should the next submission fail
         before = array[0].partition("_")[0]
     _ask(executor, config, "finish", before)
     flags = [work.strict], [work.generate_only]
@@ -62,20 +63,25 @@ def submit(config: RunConfig, work: Work, progress: Progress) -> dict[str, str]:
 
 def states(root: Path) -> dict[str, str]:
     """Job id -> Slurm's state, of the jobs of a run that are queued or running; {} where none is,
-    or where there is no Slurm. It asks squeue alone: accounting may be switched off."""
+    or where there is no Slurm. It asks squeue alone: accounting may be switched off.
+
+    Raises:
+        UserError: Slurm does not answer, as a busy controller does: nothing is known of the jobs.
+    """
     known = jobs_of(root)
     if not known:
         return {}
+    command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format=%i %T"]
     try:
-        asked = subprocess.run(
-            ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format=%i %T"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except FileNotFoundError:
         return {}
+    except (OSError, subprocess.SubprocessError) as error:
+        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        raise UserError(
+            f"Slurm does not say which jobs of {root} are queued: {lines[-1] if lines else error}",
+            "squeue asks it; try again when it answers",
+        ) from error
     rows = [line.split() for line in asked.stdout.splitlines() if line.strip()]
     return {job: state for job, state, *_ in rows if job in known}
 
