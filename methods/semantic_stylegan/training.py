@@ -163,8 +163,12 @@ class SemanticStyleGANTraining(Training):
         image = self.generator(rows, noises)[0]
         weights = draw(step.noise, "path", len(step.batch), *image.shape[1:], like=image)[:count]
         lengths = path_lengths(image, rows, weights)
+        return (lengths - self.moved_mean(lengths)).square().mean()
+
+    def moved_mean(self, lengths: Tensor) -> Tensor:
+        """The running mean after these lengths (B,), without gradient."""
         self.path.mean.lerp_(lengths.detach().mean(), PATH_DECAY)
-        return (lengths - self.path.mean.clone()).square().mean()
+        return self.path.mean.clone()
 
     def judge(self, image: Tensor, segmentation: Tensor) -> Tensor:
         """Logits (B, 1).
