@@ -32,7 +32,7 @@ FACES = LabelSpace.named("celebamask_hq")
 STEPS = (1e-7, 1e-8, 1e-6)
 """Of the difference, in float64, relative to the root mean square of each parameter; a kink of an
 activation may lie within one of them, a wrong gradient is wrong by all."""
-TOLERANCE = 1e-5
+TOLERANCE = 1e-4
 """Of the difference of both derivatives, relative to the typical size of such a derivative."""
 SHARP = 20.0
 """Factor of queries, so that attentions saturate."""
@@ -427,5 +427,5 @@ def test_a_gradient_that_stops_at_a_bound_is_found(
 
     monkeypatch.setattr(Tensor, "masked_fill", clamped)
     apart = disagreements(CASES["scam"], tmp_path, monkeypatch, sharp=False)
-    found = {name for name, off in apart.items() if off > 100 * TOLERANCE}
+    found = {name for name, off in apart.items() if off > 10 * TOLERANCE}
     assert found == {f"generator: {loss}" for loss in ("gan", "l1", "perceptual")}
