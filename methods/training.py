@@ -86,6 +86,7 @@ class Training(ABC):
             the official ones.
         averages_per_batch: whether the running average moves once a micro-batch (else an update).
         forgiven: updates in a row that may have a loss that is not finite; they move nothing.
+        file_options: options that name files; the sha256 of a given one goes into the provenance.
 
     Args:
         method: built for the label space; its networks are put into train mode.
@@ -96,6 +97,7 @@ class Training(ABC):
     Options: ClassVar[type] = NoTrainingOptions
     averages_per_batch: ClassVar[bool] = False
     forgiven: ClassVar[int] = 0
+    file_options: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,

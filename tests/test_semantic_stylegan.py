@@ -35,6 +35,7 @@ from sisbench.methods.semantic_stylegan.local import (
     composite_weights,
     fourier_features,
 )
+from sisbench.methods.semantic_stylegan.lpips import _length
 from sisbench.methods.semantic_stylegan.method import SemanticStyleGAN
 from sisbench.methods.semantic_stylegan.render import OutputLayer, RenderLayer
 from sisbench.methods.semantic_stylegan.store import InversionStore
@@ -427,6 +428,18 @@ def trunk_file(case: Case, folder: Path) -> str:
     path = folder / "vgg16.pth"
     torch.save({k: v * 2**0.5 if v.ndim == 4 else v for k, v in state.items()}, path)
     return str(path)
+
+
+def test_features_that_are_all_zero_have_a_gradient() -> None:
+    x = torch.zeros(1, 3, 2, 2)
+    x[..., 0] = torch.rand(1, 3, 2)
+    x.requires_grad_()
+    length = _length(x)
+    assert torch.equal(length, x.square().sum(1, keepdim=True).sqrt())
+    length.sum().backward()
+    assert x.grad is not None
+    assert float(x.grad[..., 1].abs().max()) == 0
+    torch.testing.assert_close(x.grad[..., 0], (x / length)[..., 0].detach())
 
 
 def test_inversion_matches(tmp_path: Path) -> None:

@@ -33,16 +33,11 @@ from sisbench.methods.layers.training.losses import (
 )
 from sisbench.methods.layers.training.perceptual import Vgg19
 from sisbench.training import Recipe, load_recipe, recipe_names, train
+from sisbench.training.build import build_method, require_trainable
 from sisbench.training.data import TrainingData
 from sisbench.training.fabric import make_fabric
 from sisbench.training.monitor import sample_grid
-from sisbench.training.trainer import (
-    NonFinite,
-    Trainer,
-    build_method,
-    plain_state,
-    require_trainable,
-)
+from sisbench.training.trainer import NonFinite, Trainer, plain_state
 
 ATOL, RTOL = 1e-4, 1e-4
 

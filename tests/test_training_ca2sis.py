@@ -274,6 +274,11 @@ def test_a_certain_attention_has_a_finite_loss_and_gradient() -> None:
         (gradient,) = torch.autograd.grad(loss, logits)
         assert torch.isfinite(loss)
         assert torch.isfinite(gradient).all()
+        # a head that is certain of the wrong class is told so, however certain it is
+        if wanted == 0:  # by the missed class and by the wrong one
+            torch.testing.assert_close(
+                gradient[:, :, 1], torch.full((1, 2, 4, 4), 2 / (2 * 3 * 16))
+            )
 
 
 def test_head_logits_average_to_the_mean_and_split_as_the_attention_does() -> None:

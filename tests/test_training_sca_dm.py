@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sisbench.core.batch import Batch
 from sisbench.core.errors import UserError
 from sisbench.core.label_space import LabelSpace
 from sisbench.core.noise import Noise
+from sisbench.core.state_dict import read_metadata, read_state
 from sisbench.data.toyfaces.dataset import ToyFaces
 from sisbench.methods.layers.diffusion.blocks import SPADEResBlock
 from sisbench.methods.layers.training.autoencoder import adaptive_weight, unit_loss
@@ -26,7 +28,7 @@ from sisbench.methods.sca_dm.method import SCADM
 from sisbench.methods.sca_dm.training import SCADMTraining
 from sisbench.methods.seeded import seeded_state
 from sisbench.methods.training import Step
-from sisbench.training import load_recipe
+from sisbench.training import load_recipe, train
 from sisbench.training.data import TrainingData
 from sisbench.training.trainer import Trainer
 
@@ -272,8 +274,7 @@ def test_options_are_checked(options: dict[str, Any], words: str) -> None:
         tiny(first_steps=1, **options)
 
 
-def test_the_trainer_lets_phases_rest(tmp_path: Path) -> None:
-    """Both stages from one recipe, and weights that load."""
+def recipe_file(folder: Path, training: dict[str, Any], **changes: Any) -> Path:
     recipe = {
         "method": "sca-dm",
         "options": TINY,
@@ -281,11 +282,17 @@ def test_the_trainer_lets_phases_rest(tmp_path: Path) -> None:
         "steps": 4,
         "batch": 2,
         "ema": 0.5,
-        "training": {"first_steps": 2, "gan": 0.0},
+        "training": training,
         "device": "cpu",
     }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(json.dumps(recipe))
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe | changes))
+    return path
+
+
+def test_the_trainer_lets_phases_rest(tmp_path: Path) -> None:
+    """Both stages from one recipe, and weights that load."""
+    path = recipe_file(tmp_path, {"first_steps": 2, "gan": 0.0})
     data = TrainingData(ToyFaces("train", 16, 4))
     trainer = Trainer(load_recipe(path), data, seed=0)
     names = [set(trainer.update()) for _ in range(4)]
@@ -294,3 +301,54 @@ def test_the_trainer_lets_phases_rest(tmp_path: Path) -> None:
     picture = trainer.finished().reconstruct(batch, Noise(batch.ids))
     assert picture.shape == batch.image.shape
     assert bool(picture.isfinite().all())
+
+
+@pytest.mark.slow
+def test_phases_rest_in_two_processes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First stage, then diffusion, while the adversary never moves: the updates of one process."""
+    monkeypatch.setenv("SISBENCH_CACHE", str(tmp_path / "cache"))
+    training = {"first_steps": 2, "gan_from": 99, "ndf": 4}
+    found = []
+    for devices in (1, 2):
+        out = tmp_path / f"{devices}.safetensors"
+        train(recipe_file(tmp_path, training, devices=devices), out)
+        found.append(read_state(out))
+    start = methods.create("sca-dm", FACES, **TINY).net.state_dict()
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, atol=2e-5, rtol=1e-3, msg=key)
+    assert found[0].keys() == start.keys()
+
+
+def test_the_provenance_names_the_given_first_stage(tmp_path: Path) -> None:
+    file, out = tmp_path / "first.safetensors", tmp_path / "w.safetensors"
+    first = tiny(first_steps=1).net.first_stage
+    save_file(first.state_dict(), file)
+    path = recipe_file(tmp_path, {"first_stage": str(file)}, steps=1, ema=None)
+    train(path, out)
+    about = read_metadata(out)
+    assert about is not None
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    wanted = {"training.first_stage": f"first.safetensors, sha256 {digest}"}
+    assert about["training"]["files"] == wanted
+    made = out.read_bytes()
+    assert train(path, out).read_bytes() == made
+    with torch.no_grad():
+        next(first.parameters()).add_(1)
+    save_file(first.state_dict(), file)  # the same name, other weights
+    with pytest.raises(UserError, match="was not made by this recipe"):
+        train(path, out)
+    file.unlink()
+    with pytest.raises(UserError, match="first_stage: there is no file"):
+        train(path, tmp_path / "v.safetensors")
+    assert out.read_bytes() == made
+
+
+def test_weights_that_a_training_begins_from_are_in_the_provenance(tmp_path: Path) -> None:
+    out, more = tmp_path / "w.safetensors", tmp_path / "v.safetensors"
+    train(recipe_file(tmp_path, {"first_steps": 1, "gan": 0.0}, steps=1), out)
+    train(recipe_file(tmp_path, {}, steps=1, start=str(out)), more)
+    about = read_metadata(more)
+    assert about is not None
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    assert about["training"]["start"] == f"w.safetensors, sha256 {digest}"
+    assert "files" not in about["training"]

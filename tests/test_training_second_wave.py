@@ -3,6 +3,7 @@ moves, initial weights, bad input."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,35 @@ def test_the_variational_bound_moves_the_variance_alone() -> None:
     assert out.grad is not None
     assert float(out.grad[:, :3].abs().max()) == 0
     assert float(out.grad[:, 3:].abs().amin((1, 2, 3)).max()) > 0
+
+
+def test_the_bound_at_the_first_step_is_the_discretised_likelihood() -> None:
+    """Number by number: at t = 0 the mean is the predicted picture, the variance lies between the
+    posterior's at step 1 and the first beta, and a number costs the share of its 8-bit cell."""
+    schedule, generator = Respaced.make(1000), torch.Generator().manual_seed(0)
+    image = (torch.rand(1, 3, 2, 2, generator=generator).double() * 255).round() / 127.5 - 1
+    image[0, 0, 0, 0], image[0, 0, 0, 1] = -1, 1  # open cells
+    eps = torch.randn(image.shape, generator=generator).double()
+    out = torch.randn(1, 6, 2, 2, generator=generator).double()
+    a, beta = float(schedule.alphas[0]), float(schedule.betas[0])
+    x = a**0.5 * image + (1 - a) ** 0.5 * eps
+    posterior = float(schedule.betas[1]) * (1 - a) / (1 - float(schedule.alphas[1]))
+    bits = []
+    for place in np.ndindex(3, 2, 2):
+        channel, *where = place
+        value, noisy = (float(p[(0, *place)]) for p in (image, x))
+        guess, share = (float(out[(0, channel + add, *where)]) for add in (0, 3))
+        mean = (noisy - (1 - a) ** 0.5 * guess) / a**0.5
+        share = (share + 1) / 2
+        deviation = (beta**share * posterior ** (1 - share)) ** 0.5
+        below, above = (
+            0.5 * math.erfc(-(value + side / 255 - mean) / (deviation * 2**0.5)) for side in (-1, 1)
+        )
+        below, above = (0.0 if value == -1 else below), (1.0 if value == 1 else above)
+        bits.append(-math.log2(max(above - below, 1e-12)))
+    found = variational_bound(schedule, image, x, out, torch.tensor([0]))
+    assert float(found) == pytest.approx(sum(bits) / len(bits), rel=1e-9)
+    assert max(bits) < -math.log2(1e-11)  # none is at the floor
 
 
 def test_eight_bit_values_share_all_probability() -> None:

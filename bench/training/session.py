@@ -74,8 +74,8 @@ def train(
     if plan.validation.every and validator is None:
         raise UserError("the recipe asks for validation", "call sisbench train, or pass validator")
     told = progress or Progress(quiet=True)
+    from sisbench.training.build import require_trainable
     from sisbench.training.fabric import make_fabric
-    from sisbench.training.trainer import require_trainable
 
     require_trainable(plan)
     if _already(out, plan, seed, told):
@@ -100,9 +100,12 @@ def _already(out: Path, plan: Recipe, seed: int, progress: Progress) -> bool:
     if not out.exists():
         return False
     from sisbench.core.state_dict import read_metadata
+    from sisbench.training.build import training_files
 
     about = (read_metadata(out) or {}).get("training", {})
     same = about.get("recipe") == _recipe(plan) and about.get("seed") == seed
+    files = training_files(plan)
+    same = same and about.get("files", files) == files
     if same and about.get("data") == _dataset(plan).fingerprint():
         progress.say(f"{out} is there already, by this recipe, seed and data")
         return True
@@ -213,6 +216,10 @@ def _write(trainer: Trainer, out: Path, method: Loadable) -> None:
         "device": _device_name(trainer.fabric.device),
         "perceptual_loss": trainer.perceptual,
     }
+    if trainer.files:
+        about["files"] = trainer.files
+    if plan.start is not None:
+        about["start"] = f"{Path(plan.start).name}, sha256 {trainer.method.weights_info['sha256']}"
     save_weights(method, out, about)
 
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from sisbench import methods
 from sisbench.core.errors import UserError
 from sisbench.methods.base import Method
-from sisbench.methods.options import parse_options
 from sisbench.methods.training import Losses, Phase, Step, Training
 from sisbench.training.average import Average
+from sisbench.training.build import build_method, training_files
 from sisbench.training.checkpoint import read_checkpoint, write_checkpoint
 from sisbench.training.data import TrainingData
 from sisbench.training.fabric import make_fabric
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch.optim import Optimizer
 
-    from sisbench.core.label_space import LabelSpace
     from sisbench.methods.loadable import Loadable
     from sisbench.training.recipe import Recipe
 
@@ -51,37 +49,6 @@ class _PhaseModule(nn.Module):
     def forward(self, step: Step) -> Losses:
         """The phase's losses."""
         return self.losses(step)
-
-
-def method_class(recipe: Recipe) -> type[Loadable]:
-    """The class of the method or layout editor that a recipe names."""
-    editor = recipe.method in methods.editors.names()
-    found: type[Loadable] = (methods.editors if editor else methods.registry).get(recipe.method)
-    return found
-
-
-def require_trainable(recipe: Recipe) -> None:
-    """Check what can be checked before data are read.
-
-    Raises:
-        UserError: unknown method or options, of the method or of its training; a start that is not
-            there.
-        Unavailable: the method declares no training; the perceptual network is not here.
-    """
-    kind = method_class(recipe)
-    kind(**recipe.options)
-    parse_options(kind.training().Options, recipe.training, f"training of {recipe.method}")
-    if recipe.start is not None and not Path(recipe.start).exists():
-        raise UserError(f"start: there is no file {recipe.start}", "give a weights file or folder")
-    perceptual_file(recipe.perceptual)
-
-
-def build_method(recipe: Recipe, space: LabelSpace) -> Loadable:
-    """The method or layout editor of a recipe, with initial weights or those of ``start``."""
-    method = method_class(recipe)(**recipe.options)
-    if recipe.start is not None:
-        return method.load(space, recipe.start)
-    return method.setup(space)
 
 
 class Trainer:
@@ -109,6 +76,7 @@ class Trainer:
         self._require_size()
         perceptual = make_perceptual(recipe.perceptual)
         self.perceptual = perceptual_file(recipe.perceptual)
+        self.files = training_files(recipe)
         if perceptual is not None:
             perceptual.to(self.fabric.device)
         self.training: Training = type(self.method).training()(
@@ -293,6 +261,7 @@ class Trainer:
         method = build_method(self.recipe.model_copy(update={"start": None}), self.data.space)
         settle = 0 if self.average is None else SETTLE
         method.net.load_state_dict(plain_state(twin, settle))
+        method.after_load()
         return method
 
     # ---- resuming ---------------------------------------------------------------------------
@@ -300,7 +269,8 @@ class Trainer:
     def _identity(self) -> str:
         aside = {"steps", "epochs", "device", "devices", "checkpoint_every", "log_every"}
         recipe = self.recipe.model_dump_json(exclude=aside | {"grid_every", "validation"})
-        return f"{recipe} seed {self.seed} data {self.data.fingerprint}"
+        files = f" files {self.files}" if self.files else ""
+        return f"{recipe} seed {self.seed} data {self.data.fingerprint}{files}"
 
     def save(self, path: Path) -> None:
         """Everything that a later process needs to go on, written by the first process alone."""

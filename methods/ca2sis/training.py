@@ -26,8 +26,6 @@ from sisbench.methods.training import Losses, Phase, Step
 if TYPE_CHECKING:
     from sisbench.methods.ca2sis.method import CA2SIS
 
-_LEAST = 1e-12
-"""Smallest 1 - p that a logarithm is taken of."""
 _MAPPING = "noise_encoder"
 
 
@@ -175,11 +173,24 @@ def attention_of_heads(maps: Sequence[Tensor], label: Tensor) -> Tensor:
     """
     losses = []
     for logits in maps:
-        inside = logits.float().log_softmax(2)
-        outside = (-torch.expm1(inside)).clamp_min(_LEAST).log()
+        logits = logits.float()
+        inside = logits.log_softmax(2)
         target = _target(inside[:, 0], label)[:, None] > 0
-        losses.append(-torch.where(target, inside, outside).mean())
+        losses.append(-torch.where(target, inside, _log_outside(logits, inside)).mean())
     return torch.stack(losses).mean()
+
+
+def _log_outside(logits: Tensor, inside: Tensor) -> Tensor:
+    """log(1 - p) of each class, by the other classes' logits for the most probable one: where p
+    rounds to 1 there are a value and a gradient too.
+
+    Args:
+        logits, inside: (B, heads, C, h, w), and their log-softmax.
+    """
+    first = torch.zeros_like(logits, dtype=torch.bool).scatter_(2, logits.argmax(2, True), True)
+    rest = logits.masked_fill(first, -torch.inf).logsumexp(2, True) - logits.logsumexp(2, True)
+    others = torch.log1p(-inside.masked_fill(first, -1.0).exp())
+    return torch.where(first, rest, others)
 
 
 def _target(maps: Tensor, label: Tensor) -> Tensor:

@@ -58,6 +58,7 @@ class CoDiffTraining(Training):
     """UNet and mask encoder learn to denoise latents; no condition is dropped."""
 
     Options: ClassVar[type] = CoDiffTrainingOptions
+    file_options: ClassVar[frozenset[str]] = frozenset({"first_stage"})
     options: CoDiffTrainingOptions
     method: CoDiff
 

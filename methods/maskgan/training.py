@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sisbench.core.errors import UserError
+from sisbench.core.label_space import HOLE
 from sisbench.core.resize import resize_labels_torch
 from sisbench.core.state_dict import read_state
 from sisbench.methods.key_map import KeyMap
@@ -76,6 +77,7 @@ class MaskganTraining(LeastSquaresTraining):
     """
 
     Options: ClassVar[type] = MaskganTrainingOptions
+    file_options: ClassVar[frozenset[str]] = frozenset({"vae"})
     options: MaskganTrainingOptions
     method: MaskGAN
 
@@ -147,7 +149,8 @@ class MaskganTraining(LeastSquaresTraining):
     # ---- losses -----------------------------------------------------------------------------
 
     def vae_losses(self, step: Step) -> Losses:
-        """Cross-entropy of the label map and divergence from the prior, in the first updates."""
+        """Cross-entropy of the label map, whose holes do not count, and divergence from the prior,
+        in the first updates."""
         if step.index >= self.options.vae_steps:
             return {}
         assert self.vae is not None
@@ -156,7 +159,8 @@ class MaskganTraining(LeastSquaresTraining):
         logits = self.vae.decode(mean + (0.5 * logvar).exp() * eps)
         label = resize_labels_torch(step.batch.label, (SIDE, SIDE))
         kl = kl_to_prior(mean, logvar) / len(mean)
-        return {"mask": F.cross_entropy(logits, label), "vae_kl": kl}
+        mask = F.cross_entropy(logits, label, ignore_index=HOLE)
+        return {"mask": mask, "vae_kl": kl}
 
     def generator_losses(self, step: Step) -> Losses:
         """Of the picture in its own style."""

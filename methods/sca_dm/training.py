@@ -121,6 +121,7 @@ class SCADMTraining(Training):
     """UNet and style encoder learn to denoise latents; the running average covers the UNet."""
 
     Options: ClassVar[type] = SCADMTrainingOptions
+    file_options: ClassVar[frozenset[str]] = frozenset({"first_stage"})
     averages_per_batch: ClassVar[bool] = True
     options: SCADMTrainingOptions
     method: SCADM

@@ -60,7 +60,7 @@ class Lpips(nn.Module):
         found = []
         for part in self.slices:
             x = part(x)
-            found.append(x / (x.square().sum(1, keepdim=True).sqrt() + _EPS))
+            found.append(x / (_length(x) + _EPS))
         return found
 
     def forward(self, image: Tensor, target: list[Tensor]) -> Tensor:
@@ -70,3 +70,10 @@ class Lpips(nn.Module):
             weighted = (a - b).square() * getattr(self, f"linear_{i}")
             total = total + weighted.sum(1).mean((1, 2))
         return total
+
+
+def _length(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, 1, h, w) over C; its gradient is 0, not NaN, where all are 0."""
+    squares = x.square().sum(1, keepdim=True)
+    none = squares == 0
+    return squares.masked_fill(none, 1).sqrt().masked_fill(none, 0)

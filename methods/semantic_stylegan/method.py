@@ -26,6 +26,7 @@ from sisbench.methods.semantic_stylegan.lpips import Lpips
 from sisbench.methods.semantic_stylegan.network import LR_MUL, Networks, check_kernels
 from sisbench.methods.semantic_stylegan.options import SemanticStyleGANOptions
 from sisbench.methods.semantic_stylegan.photographs import Inversions
+from sisbench.methods.semantic_stylegan.training import SemanticStyleGANTraining
 
 _DRAWS = 1000  # of the mean latent, at a time
 
@@ -53,6 +54,11 @@ class SemanticStyleGAN(Method):
     photographs_by = "lanczos"
     options: SemanticStyleGANOptions
     net: Networks
+
+    @classmethod
+    def training(cls) -> type[SemanticStyleGANTraining]:
+        """Logistic loss, R1, mask loss and path length."""
+        return SemanticStyleGANTraining
 
     # ---- construction -------------------------------------------------------------------------
 
