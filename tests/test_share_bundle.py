@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from share_runs import other_method, scored_run, tiny_inception
 from typer.testing import CliRunner
 
@@ -397,6 +398,17 @@ def test_rows_that_are_gone_are_named(
     for path in run.rglob("rows/psnr*.npz"):
         path.unlink()
     with pytest.raises(UserError, match="the rows of Mean, reconstruct on toyfaces: psnr are gone"):
+        write_bundle(run, tmp_path / "run.zip")
+    assert not list(tmp_path.glob("*.zip"))
+
+
+def test_images_that_the_run_did_not_draw_are_not_handed_on(
+    method_file: str, tmp_path: Path
+) -> None:
+    run = scored_run(method_file, tmp_path / "run", metrics=["psnr"], parsers={})
+    image = next(run.rglob("images/*.png"))
+    Image.new("RGB", Image.open(image).size).save(image)
+    with pytest.raises(UserError, match=f"1 images are not the files .* '{image.stem}' first"):
         write_bundle(run, tmp_path / "run.zip")
     assert not list(tmp_path.glob("*.zip"))
 

@@ -20,6 +20,7 @@ from sisbench.core.store import CellView, RunStore
 from sisbench.metrics.reference import FrechetReference
 from sisbench.report.tables import scrub
 from sisbench.score.given import REAL_ROWS, ROWS, real_rows_path
+from sisbench.score.sources import replaced
 from sisbench.share.archive import read_npz, write_npz, write_zip
 from sisbench.share.recompute import metric_class
 
@@ -60,7 +61,8 @@ def write_bundle(
         Remarks on what is not as the run has it.
 
     Raises:
-        UserError: no scores; rows of a score that are gone; ``to`` is there already.
+        UserError: no scores; rows of a score that are gone; images that are not those that the run
+            drew; ``to`` is there already.
     """
     if to.exists():
         raise UserError(f"{to} is there already", "remove it, or name another file: -o FILE")
@@ -68,6 +70,7 @@ def write_bundle(
     manifest, scores = store.manifest(), store.scores_file()
     packed = Packed()
     for cell in store.cells():
+        _require_drawn(cell)
         _pack_cell(packed, cell, pictures)
     kept = [_with_rows(packed, run, s, store.cells(), every_feature) for s in scores.scores]
     about = {
@@ -123,6 +126,15 @@ def _write(to: Path, files: Mapping[str, bytes | Path]) -> None:
 
 
 # ---- cells ------------------------------------------------------------------------------------
+
+
+def _require_drawn(cell: CellView) -> None:
+    if found := replaced(cell, cell.item_rows()):
+        where = f"{cell.entry.method.label} {cell.entry.task.slug}"
+        raise UserError(
+            f"{where}: {len(found)} images are not the files that the run drew, '{found[0]}' first",
+            "sisbench run draws them anew and scores them; then bundle",
+        )
 
 
 def _pack_cell(packed: Packed, cell: CellView, pictures: Pictures) -> None:
