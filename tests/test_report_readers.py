@@ -215,8 +215,10 @@ def test_versus_tables_stay_and_follow_the_scores(tmp_path: Path) -> None:
 
 def test_an_unknown_opponent_lists_the_runs_methods(run: Path) -> None:
     with pytest.raises(UserError) as error:
-        build_report(run, versus="saen")
+        build_report(run, versus="nothing of the kind")
     assert "sean, spade, ca2sis, v-inade" in str(error.value)
+    with pytest.raises(UserError, match="did you mean 'sean'"):
+        build_report(run, versus="saen")
 
 
 def test_seeded_methods_are_never_the_best(tmp_path: Path) -> None:
