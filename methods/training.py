@@ -99,6 +99,18 @@ class Training(ABC):
     forgiven: ClassVar[int] = 0
     file_options: ClassVar[frozenset[str]] = frozenset()
 
+    @classmethod
+    def require(cls, options: Any, started: bool) -> None:
+        """Check before data are read that the training can begin.
+
+        Args:
+            options: an ``Options``.
+            started: whether it begins from given weights.
+
+        Raises:
+            UserError: something is missing.
+        """
+
     def __init__(
         self,
         method: Loadable,

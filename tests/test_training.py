@@ -351,10 +351,14 @@ def test_a_large_training_set_is_kept_in_a_file(
 
 
 def test_recipes_are_strict_and_those_of_sisbench_fit(tmp_path: Path) -> None:
+    stage = tmp_path / "stage.safetensors"
+    stage.touch()
     for name in recipe_names():
-        require_trainable(
-            load_recipe(name).model_copy(update={"perceptual": "none", "start": None})
-        )
+        recipe = load_recipe(name)
+        given = {"perceptual": "none", "start": None, "training": dict(recipe.training)}
+        if recipe.method == "sca-dm" and "first_steps" not in recipe.training:
+            given["training"]["first_stage"] = str(stage)  # the user's
+        require_trainable(recipe.model_copy(update=given))
         if name.startswith("toy-"):
             recipe = load_recipe(name)
             method = build_method(recipe, LabelSpace.named("celebamask_hq"))
@@ -485,7 +489,10 @@ def test_weights_of_changed_data_are_not_taken_for_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = train(tint_file(tmp_path), tmp_path / "w.safetensors", steps=1)
+    left = out.with_name("w.safetensors.ckpt")
+    left.write_bytes(b"of a stop between the last two writes")
     assert train(tint_file(tmp_path), out, steps=1) == out
+    assert not left.exists()
     monkeypatch.setattr("sisbench.training.session._dataset", lambda plan: Squares(9))
     with pytest.raises(UserError, match="was not made by this recipe, length, seed and data"):
         train(tint_file(tmp_path), out, steps=1)

@@ -358,3 +358,11 @@ def test_weights_that_a_training_begins_from_are_in_the_provenance(tmp_path: Pat
     digest = hashlib.sha256(out.read_bytes()).hexdigest()
     assert about["training"]["start"] == f"w.safetensors, sha256 {digest}"
     assert "files" not in about["training"]
+
+
+def test_a_missing_first_stage_is_said_before_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sisbench.training.session._dataset", lambda plan: pytest.fail("read"))
+    with pytest.raises(UserError, match="needs the latent of a first stage"):
+        train(recipe_file(tmp_path, {}, steps=1), tmp_path / "w.safetensors")

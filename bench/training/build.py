@@ -34,7 +34,9 @@ def require_trainable(recipe: Recipe) -> None:
     """
     kind = method_class(recipe)
     kind(**recipe.options)
-    parse_options(kind.training().Options, recipe.training, f"training of {recipe.method}")
+    training = kind.training()
+    options = parse_options(training.Options, recipe.training, f"training of {recipe.method}")
+    training.require(options, recipe.start is not None)
     for option, path in _training_files(recipe).items():
         if not Path(path).is_file():
             raise UserError(f"{option}: there is no file {path}", "give a weights file")

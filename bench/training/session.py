@@ -108,6 +108,7 @@ def _already(out: Path, plan: Recipe, seed: int, progress: Progress) -> bool:
     same = same and about.get("files", files) == files
     if same and about.get("data") == _dataset(plan).fingerprint():
         progress.say(f"{out} is there already, by this recipe, seed and data")
+        out.with_name(out.name + ".ckpt").unlink(missing_ok=True)  # of a stop after the last write
         return True
     raise UserError(
         f"{out} exists and was not made by this recipe, length, seed and data",

@@ -126,6 +126,20 @@ class SCADMTraining(Training):
     options: SCADMTrainingOptions
     method: SCADM
 
+    @classmethod
+    def require(cls, options: SCADMTrainingOptions, started: bool) -> None:
+        """A first stage is given, trained before, or in the weights that the training starts from.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not (started or options.first_stage is not None or options.first_steps):
+            raise UserError(
+                "sca-dm: the diffusion needs the latent of a first stage, and there is none",
+                "give its weights (training.first_stage=FILE) or train one before "
+                "(training.first_steps=N)",
+            )
+
     def setup(self) -> None:
         """Zero-initialised layers, the discriminator of the first stage, or its given weights.
 
@@ -136,19 +150,12 @@ class SCADMTraining(Training):
         if o.first_stage is not None:
             load_autoencoder(self.net.first_stage, o.first_stage, PREFIXES["first_stage"])
         if self.method.weights_info["source"] == "none":
-            self._start()
+            self.require(o, started=False)
+            zero_last_layers(self.net.unet)
         self.signal = alphas_cumprod(m.timesteps, m.linear_start, m.linear_end)
         self.adversary: MultiScaleDiscriminator | None = None
         if o.first_steps and o.gan:
             self.adversary = MultiScaleDiscriminator(0, o.ndf, o.n_layers, 1, 1)
-
-    def _start(self) -> None:
-        zero_last_layers(self.net.unet)
-        if self.options.first_stage is None and not self.options.first_steps:
-            raise UserError(
-                "sca-dm: the diffusion needs the latent of a first stage, and there is none",
-                "give its weights (first_stage: FILE) or train one before (first_steps: N)",
-            )
 
     @property
     def net(self) -> Networks:
