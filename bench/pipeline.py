@@ -430,7 +430,7 @@ def write_report(
 
 
 def demo_config(to: Path, limit: int | None) -> RunConfig:
-    """The bundled run: trained toy SPADE and SEAN on toyfaces."""
+    """The bundled run: the six trained toy methods on toyfaces."""
     import yaml
 
     raw = yaml.safe_load((Path(__file__).parent / "demo.yaml").read_text(encoding="utf-8"))
